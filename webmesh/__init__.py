@@ -1,0 +1,1 @@
+"""WebMesh: remote calls, streams and topics between synchronous Python services, over WebSockets."""

@@ -1,0 +1,189 @@
+"""Every bound, wait and delay of WebMesh, with its unit and its reason.
+
+Pure values: frozen dataclasses that are passed down at construction. A number that stands anywhere
+else in the package is a mistake, unless a standard fixes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from webmesh.exceptions import ConfigurationError
+
+DEFAULT_PORT = 4269
+"""TCP port that servers listen on and clients dial when none is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Sizes and counts. Each is the most that is allowed; none can be switched off, only raised."""
+
+    message_size: int = 1024 * 1024
+    """Bytes of one assembled message, after inflation. NATS and websockets default to 1 MiB; larger
+    payloads belong in a store, with a reference on the wire. Beyond it the connection closes with 1009."""
+
+    fragments: int = 4096
+    """Frames of one message, empty ones included (the default of websockets). Beyond it: 1009."""
+
+    overhead_rate: int = 1000
+    """Frames a second, averaged over a burst of the same size, that carry no whole message: pings, pongs,
+    fragments and empty messages. Each costs about 10 us, so a peer holds 1 % of a core. Beyond it: 1008."""
+
+    frames_per_turn: int = 64
+    """Frames that are read from one connection before the hub serves others."""
+
+    depth: int = 64
+    """Nesting of maps and lists in one message. Decoders disagree (ujson and msgpack near 1,024), so the
+    limit is ours; no schema that people write by hand comes near it. Beyond it: 1007."""
+
+    items: int = 65536
+    """Elements of all lists and maps of one message together. 1 MiB of `[],[],…` becomes 24 MiB of
+    objects from JSON and 72 MiB from msgpack, hence the bound. Beyond it: 1007."""
+
+    headers: int = 64
+    """Entries in the `headers` of an envelope (protocol.md section 2)."""
+
+    request_id_size: int = 64
+    """Bytes of a textual request id (protocol.md section 2)."""
+
+    path_size: int = 1024
+    """Bytes of a request's path; longer ones are refused with `invalid_argument`."""
+
+    invalid_messages: int = 10
+    """Well-formed maps that are no valid message before the connection closes with 4501."""
+
+    call_chain: int = 16
+    """Services that a call may pass through (protocol.md section 2, header `call-chain`)."""
+
+    in_flight: int = 256
+    """Handlers that may run at once for one connection. At the bound reading pauses, so TCP holds the
+    peer back; the reader itself costs one of them."""
+
+    open_requests: int = 1024
+    """Requests of ours, streams included, that may await their answer on one connection; the next
+    one raises `Overloaded` at once."""
+
+    stream_credit: int = 64
+    """Items of a stream that may be on their way: what a receiver grants when it names no number."""
+
+    send_queue: int = 8 * 1024 * 1024
+    """Bytes that may wait for a slow peer's socket. NATS allows 64 MiB, Centrifugo 1 MiB. A sender waits
+    when they are reached; `Timeouts.write` ends a peer that makes no progress."""
+
+    receive_queue: int = 64
+    """Messages of a plain WebSocket route that wait for its handler; at the bound reading pauses."""
+
+    connections: int = 10_000
+    """Connections of one server. About 16 KiB each when idle."""
+
+    spare_connections: int = 64
+    """Places kept beyond `connections` to answer 503 with Retry-After instead of letting clients hang."""
+
+    handshakes: int = 1024
+    """Connections that may be between accept and upgrade at once; beyond it new ones are dropped."""
+
+    backlog: int = 4096
+    """The listening socket's queue. With gevent's default of 256 a burst got 146 handshakes/s here, with
+    this one 3,200/s. The kernel caps it at `net.core.somaxconn`."""
+
+    header_line: int = 8 * 1024
+    """Bytes of the request line (beyond: 414) or of one header line (beyond: 431)."""
+
+    header_count: int = 100
+    """Header lines of an upgrade request. Beyond: 431."""
+
+    head_size: int = 32 * 1024
+    """Bytes of a whole HTTP head, in one read or in many. Beyond: 431."""
+
+    rejected_body: int = 64 * 1024
+    """Bytes of an HTTP answer's body that a client reads when an upgrade is rejected."""
+
+    informational_responses: int = 10
+    """1xx answers that a client skips before the real one."""
+
+    threads: int = 32
+    """Native threads for blocking handlers of one server. Threads start when needed."""
+
+    thread_queue: int = 968
+    """Blocking calls that may wait for a thread; with `threads` at its default the 1,001st one gets
+    `resource_exhausted` at once."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """Waits, in seconds. Every wait of WebMesh is one of these, or was named by the caller."""
+
+    connect: float = 10.0
+    """For a client: name resolution, TCP, TLS and upgrade together."""
+
+    tls: float = 5.0
+    """For a server: a client's whole TLS handshake. gevent has no deadline here of its own."""
+
+    upgrade: float = 5.0
+    """For a server: the whole HTTP head, never extended by progress (slowloris)."""
+
+    request: float = 30.0
+    """A call that names no timeout, on both sides."""
+
+    message: float = 30.0
+    """From the first byte of a message to its last. Beyond it: 1008."""
+
+    write: float = 10.0
+    """A socket that takes no byte for so long ends the connection with 4008."""
+
+    ping_interval: float = 20.0
+    """Silence after which a ping is sent (protocol.md section 6)."""
+
+    liveness: float = 45.0
+    """Silence after which the connection is lost: 4012. Two pings fit in it."""
+
+    close: float = 5.0
+    """From our close frame to the peer's; then TCP is dropped."""
+
+    drain: float = 10.0
+    """For calls in progress to finish when a server closes."""
+
+    start: float = 10.0
+    """For `await_started` and for a client's own thread to run."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        if self.liveness <= self.ping_interval:
+            raise ConfigurationError(
+                f"Timeouts.liveness ({self.liveness:g} s) must be longer than ping_interval ({self.ping_interval:g} s)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """Delays between attempts to connect, in seconds: full jitter, so that clients spread."""
+
+    first: float = 0.1
+    """Upper bound of the first delay."""
+
+    factor: float = 2.0
+    """Growth of that bound from one attempt to the next."""
+
+    maximum: float = 30.0
+    """Where the growth ends."""
+
+    stable_after: float = 60.0
+    """A connection that lasted so long resets the series."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        if self.factor < 1:
+            raise ConfigurationError(f"Backoff.factor must be at least 1, not {self.factor:g}")
+
+
+def _check_positive(options: Limits | Timeouts | Backoff) -> None:
+    for field in fields(options):
+        value = getattr(options, field.name)
+        wanted = int if field.type == "int" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            raise ConfigurationError(f"{type(options).__name__}.{field.name} must be a {field.type}, not {value!r}")
+        if not value > 0:
+            raise ConfigurationError(f"{type(options).__name__}.{field.name} must be above 0, not {value!r}")

@@ -1,0 +1,1 @@
+"""The pure core: bytes, messages and conversations; no socket, clock or greenlet."""

@@ -1,0 +1,1 @@
+"""The transport: sockets that carry messages, and what accepts and dials them."""
