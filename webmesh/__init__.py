@@ -1,1 +1,139 @@
-"""WebMesh: remote calls, streams and topics between synchronous Python services, over WebSockets."""
+"""Remote calls and streams between synchronous Python services, over WebSockets and gevent.
+
+The public names. Those that need more than the standard library are imported when they are first used, so
+`import webmesh` opens nothing, patches nothing and loads neither gevent nor ssl: a program that wants to be
+monkey-patched, `python -m webmesh.serve` among them, can still patch after it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from webmesh.exceptions import (
+    Aborted,
+    AlreadyExists,
+    BadPattern,
+    Cancelled,
+    ConfigurationError,
+    ConnectFailed,
+    ConnectionClosed,
+    DataLoss,
+    DeadlineExceeded,
+    DecodeError,
+    DuplicateRoute,
+    EncodeError,
+    FailedPrecondition,
+    HandlerFailed,
+    HandshakeRejected,
+    InvalidArgument,
+    LocalProtocolError,
+    MessageTooBig,
+    NotFound,
+    OutOfRange,
+    Overloaded,
+    PermissionDenied,
+    ProtocolError,
+    RemoteError,
+    RemoteProtocolError,
+    ReplyLost,
+    RequestError,
+    RequestTimeout,
+    RouteNotFound,
+    RoutingError,
+    SerializationError,
+    TransportError,
+    Unauthenticated,
+    Unavailable,
+    WebMeshError,
+)
+from webmesh.observer import Observer
+from webmesh.options import Limits, Timeouts
+
+if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same names
+    from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
+    from webmesh.routing import Router
+    from webmesh.webmesh_client import WebMeshClient
+    from webmesh.webmesh_server import WebMeshServer
+    from webmesh.websocket.tls import ServerTLS, client_context
+    from webmesh.websocket.websocket_connection import WebSocketConnection
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AbstractMessageSerializer": "webmesh.message_serializers",
+    "MessagePackSerializer": "webmesh.message_serializers",
+    "StandardJsonSerializer": "webmesh.message_serializers",
+    "Router": "webmesh.routing",
+    "WebMeshClient": "webmesh.webmesh_client",
+    "WebMeshServer": "webmesh.webmesh_server",
+    "ServerTLS": "webmesh.websocket.tls",
+    "client_context": "webmesh.websocket.tls",
+    "WebSocketConnection": "webmesh.websocket.websocket_connection",
+}
+"""Public name → the module that it is imported from at its first use."""
+
+__all__ = [
+    "Aborted",
+    "AbstractMessageSerializer",
+    "AlreadyExists",
+    "BadPattern",
+    "Cancelled",
+    "ConfigurationError",
+    "ConnectFailed",
+    "ConnectionClosed",
+    "DataLoss",
+    "DeadlineExceeded",
+    "DecodeError",
+    "DuplicateRoute",
+    "EncodeError",
+    "FailedPrecondition",
+    "HandlerFailed",
+    "HandshakeRejected",
+    "InvalidArgument",
+    "Limits",
+    "LocalProtocolError",
+    "MessagePackSerializer",
+    "MessageTooBig",
+    "NotFound",
+    "Observer",
+    "OutOfRange",
+    "Overloaded",
+    "PermissionDenied",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "ReplyLost",
+    "RequestError",
+    "RequestTimeout",
+    "RouteNotFound",
+    "Router",
+    "RoutingError",
+    "SerializationError",
+    "ServerTLS",
+    "StandardJsonSerializer",
+    "Timeouts",
+    "TransportError",
+    "Unauthenticated",
+    "Unavailable",
+    "WebMeshClient",
+    "WebMeshError",
+    "WebMeshServer",
+    "WebSocketConnection",
+    "client_context",
+]
+
+
+if not TYPE_CHECKING:  # a checker that saw it would take every misspelt name for a public one
+
+    def __getattr__(name: str) -> object:
+        """Import a public name at its first use (PEP 562), and keep it."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

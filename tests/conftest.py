@@ -1,0 +1,51 @@
+"""Settings that every test shares: the two process modes, the markers, hypothesis.
+
+A patched run is `python -m gevent.monkey --module pytest`: it patches before pytest, its plugins or any
+test is imported, so nothing can have bound the blocking `socket` or `ssl` first. Nothing here patches.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+from gevent import monkey
+from hypothesis import HealthCheck, settings
+
+PATCHED = monkey.is_module_patched("socket")
+"""Whether this process is monkey-patched. The whole suite runs once in either mode."""
+
+# Deterministic, so that a failure is the same for everyone; no deadline, since other work may hold the machine.
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, database=None, print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.register_profile("explore", parent=settings.get_profile("ci"), derandomize=False, max_examples=2000)
+settings.load_profile(os.environ.get("WEBMESH_HYPOTHESIS", "ci"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and refuse a run whose mode is not the one that was asked for."""
+    config.addinivalue_line("markers", "row(*numbers): rows of docs/THREATS.md that the test covers")
+    config.addinivalue_line("markers", "patched: the test is about a monkey-patched process and is skipped in others")
+    config.addinivalue_line("markers", "plain: the test is about an unpatched process and is skipped in others")
+    if os.environ.get("WEBMESH_TEST_PATCHED") == "1" and not PATCHED:
+        raise pytest.UsageError("WEBMESH_TEST_PATCHED=1 needs: python -m gevent.monkey --module pytest")
+    plugins = config.pluginmanager
+    # An installed package brings its plugin by entry point; a bare clone needs this line.
+    if not plugins.hasplugin("webmesh") and importlib.util.find_spec("webmesh.pytest_plugin"):
+        plugins.import_plugin("webmesh.pytest_plugin")
+
+
+def pytest_report_header() -> str:
+    """Say in the head of every run which mode was tested."""
+    return f"process: {'monkey-patched' if PATCHED else 'plain'}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of the other mode."""
+    other = "plain" if PATCHED else "patched"
+    for item in items:
+        if item.get_closest_marker(other):
+            item.add_marker(pytest.mark.skip(reason=f"needs a {other} process"))
