@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Protocol
 
 import h11
@@ -19,31 +18,24 @@ from wsproto.utilities import generate_accept_token
 
 from webmesh.exceptions import ConfigurationError, LocalProtocolError
 from webmesh.options import Limits
-from webmesh.protocol.http_head import TOKEN, RefusedHead, Refusal, RequestHead
+from webmesh.protocol.header_fields import checked_fields, is_token, joined_fields, phrase, words
+from webmesh.protocol.http_head import RefusedHead, Refusal, RequestHead
 from webmesh.protocol.origins import HOST
 from webmesh.protocol.request_target import parse_target
 
 __all__ = [
-    "AcceptedExtension", "HttpRequest", "OWN_HEADERS", "Refusal", "ServerHandshake", "UpgradeRequest",
+    "AcceptedExtension", "HttpRequest", "Refusal", "ServerHandshake", "UpgradeRequest",
     "choose_subprotocol",
 ]  # fmt: skip
 
 OFFERED_SUBPROTOCOLS = 64
 """Subprotocols that one request may offer: each is compared with what is known. Beyond: 400."""
 
-OWN_HEADERS = frozenset(
-    {
-        "connection", "content-length", "host", "sec-websocket-accept", "sec-websocket-extensions", "sec-websocket-key",
-        "sec-websocket-protocol", "sec-websocket-version", "te", "trailer", "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
-"""Headers that the handshake writes or forbids; callers cannot add them."""
-
-_TOKEN = re.compile(TOKEN)
 _HOST = re.compile(HOST)
 # Base64 of 16 bytes. The last digit's spare bits may be set: they are in RFC 6455's own example.
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _VERSION = "13"
+_FRAMING = frozenset({"connection", "content-length", "content-type", "transfer-encoding"})
 
 
 class AcceptedExtension(Protocol):
@@ -150,38 +142,29 @@ class ServerHandshake:
             answer.append(("Sec-WebSocket-Protocol", subprotocol))
         if extensions:
             answer.append(("Sec-WebSocket-Extensions", ", ".join(extension.response() for extension in extensions)))
-        for name, value in headers:
-            if name.lower() in OWN_HEADERS:
-                raise ConfigurationError(f"header {name!r} is the handshake's own")
-            answer.append((name, value))
-        try:
-            return self._http.send(
-                h11.InformationalResponse(status_code=101, headers=answer, reason=b"Switching Protocols")
-            )
-        except h11.LocalProtocolError as error:
-            raise ConfigurationError(f"the answer to an upgrade cannot be written: {error}") from error
+        answer += checked_fields(headers)
+        return self._http.send(h11.InformationalResponse(status_code=101, headers=answer, reason=phrase(101)))
 
     def refuse(self, refusal: Refusal) -> bytes:
         """A whole HTTP answer, after which the connection is closed; possible at any time, head or no head.
 
         Raises:
-            ConfigurationError: The refusal's status or headers cannot be written.
+            ConfigurationError: The status is not one of 400 to 599, or a header is malformed or would frame the answer.
         """
+        if refusal.status not in range(400, 600):
+            raise ConfigurationError(f"a refusal has a status from 400 to 599, not {refusal.status!r}")
         body = f"{refusal.reason}\n".encode()
         headers = [
-            *refusal.headers,
+            *checked_fields(refusal.headers, refused=_FRAMING),
             ("Content-Type", "text/plain; charset=utf-8"),
             ("Content-Length", str(len(body))),
             ("X-Content-Type-Options", "nosniff"),
             ("Connection", "close"),
         ]
-        try:
-            head = h11.Response(status_code=refusal.status, headers=headers, reason=_phrase(refusal.status))
-            # Of its own, because the request's may be in no state to answer.
-            http = h11.Connection(h11.SERVER)
-            return http.send(head) + (b"" if self._bodiless else http.send(h11.Data(data=body)))
-        except h11.LocalProtocolError as error:
-            raise ConfigurationError(f"the refusal cannot be written: {error}") from error
+        # Of its own, because the request's may be in no state to answer.
+        http = h11.Connection(h11.SERVER)
+        head = http.send(h11.Response(status_code=refusal.status, headers=headers, reason=phrase(refusal.status)))
+        return head + (b"" if self._bodiless else http.send(h11.Data(data=body)))
 
     def _judge(self, head: bytes) -> UpgradeRequest | HttpRequest:
         """What a head that is written well asks for."""
@@ -195,12 +178,12 @@ class ServerHandshake:
             reason = "bad Content-Length or Transfer-Encoding" if hosts == 1 else "there must be exactly one Host"
             raise RefusedHead(400, reason) from None
         assert isinstance(request, h11.Request), "a whole head yields a request"
-        headers = _joined(request.headers)
+        headers = joined_fields(request.headers)
         if not _HOST.fullmatch(headers["host"]):
             raise RefusedHead(400, "malformed Host")
         target = request.target.decode("ascii")
         path, query = parse_target(target)
-        if "websocket" not in _words(headers.get("upgrade", "")):
+        if "websocket" not in words(headers.get("upgrade", "")):
             return _plain_request(request.method.decode("ascii"), path, query, headers)
         _check_upgrade(request.method, headers)
         return UpgradeRequest(
@@ -234,7 +217,7 @@ def _check_upgrade(method: bytes, headers: Mapping[str, str]) -> None:
     """Refuse what RFC 6455 section 4.2.1 does, and a body, whose bytes could pass for frames."""
     if method != b"GET":
         raise RefusedHead(405, "an upgrade needs GET", (("Allow", "GET"),))
-    if "upgrade" not in _words(headers.get("connection", "")):
+    if "upgrade" not in words(headers.get("connection", "")):
         raise RefusedHead(400, "no 'Connection: Upgrade'")
     if "content-length" in headers or "transfer-encoding" in headers:
         raise RefusedHead(400, "upgrade with a body")
@@ -251,28 +234,8 @@ def _subprotocols(offers: str | None) -> tuple[str, ...]:
     offered = tuple(offer.strip(" \t") for offer in offers.split(","))
     if len(offered) > OFFERED_SUBPROTOCOLS:
         raise RefusedHead(400, f"more than {OFFERED_SUBPROTOCOLS} subprotocols")
-    if not all(map(_TOKEN.fullmatch, offered)):
+    if not all(map(is_token, offered)):
         raise RefusedHead(400, "malformed Sec-WebSocket-Protocol")
     if len(set(offered)) != len(offered):
         raise RefusedHead(400, "a subprotocol is offered twice")
     return offered
-
-
-def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    joined: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name, value = raw_name.decode("ascii"), raw_value.decode("ascii")
-        joined[name] = f"{joined[name]}, {value}" if name in joined else value
-    return joined
-
-
-def _words(value: str) -> list[str]:
-    """The elements of a comma-separated header, in lower case."""
-    return [word.strip(" \t") for word in value.lower().split(",")]
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""

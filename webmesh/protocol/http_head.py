@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 from webmesh.exceptions import RemoteProtocolError
 from webmesh.options import Limits
-
-TOKEN = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
-"""Pattern of a token (RFC 9110 section 5.6.2): methods, header names, subprotocols, extension names."""
+from webmesh.protocol.header_fields import TOKEN
 
 METHODS = ("GET", "HEAD")
 """What the port answers. Everything else gets 405: what is no upgrade is only ever read (protocol.md 7)."""
