@@ -27,7 +27,11 @@ LAYERS = {
     # 1 pure core: no gevent, socket, clock or random source
     "webmesh.message_serializers": 1,
     "webmesh.protocol": 1,
+    "webmesh.linear_regex": 1,
     "webmesh.converters": 1,
+    "webmesh.path_patterns": 1,
+    "webmesh.route": 1,
+    "webmesh.route_tree": 1,
     "webmesh.routing": 1,
     "webmesh._speedups": 1,
     # 2 transport: gevent, no user code
