@@ -33,9 +33,8 @@ def parser() -> argparse.ArgumentParser:
     known = ", ".join(contestant.name for contestant in CONTESTANTS if not contestant.name.startswith(f"{ROUTES}-"))
     made = argparse.ArgumentParser(prog="scripts/bench", description=DESCRIPTION, epilog=f"NAME is one of: {known}")
     made.add_argument("--quick", action="store_true", help="3 rounds of 0.5 s, 128 B only, few idle connections")
-    made.add_argument(
-        "--only", type=names, metavar="NAME,…", help=f"these contestants, and of {IDLE}, {HANDSHAKES}, {ROUTES} what is named"
-    )
+    special = f"{IDLE}, {HANDSHAKES}, {ROUTES}"
+    made.add_argument("--only", type=names, metavar="NAME,…", help=f"these, and of {special} what is named")
     made.add_argument("--rounds", type=int, metavar="N", help="default 5")
     made.add_argument("--seconds", type=float, metavar="S", help="of one measurement, default 1")
     made.add_argument("--sizes", type=sizes, metavar="BYTES,…", help=f"default {','.join(map(str, SIZES))}")

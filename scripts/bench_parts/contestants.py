@@ -72,7 +72,14 @@ def routed(count: int) -> tuple[Contestant, Contestant]:
 CONTESTANTS = (
     floor(FLOOR, "plain gevent TCP echo", "floor", handshakes=True, idle=True),
     floor("floor-raw", "gevent TCP echo, wait first, raw socket", "floor_raw"),
-    echo("wsproto", "gevent + wsproto, straight", "wsproto_straight", ("gevent", "wsproto"), handshakes=True, idle=True),
+    echo(
+        "wsproto",
+        "gevent + wsproto, straight",
+        "wsproto_straight",
+        ("gevent", "wsproto"),
+        handshakes=True,
+        idle=True,
+    ),
     echo("websockets", "websockets, asyncio", "websockets_asyncio", ("websockets",), handshakes=True, idle=True),
     echo("websockets-threads", "websockets, one thread a connection", "websockets_threads", ("websockets",)),
     echo("picows", "picows, asyncio", "picows_echo", ("picows",), handshakes=True, idle=True),

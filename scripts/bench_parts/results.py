@@ -114,7 +114,10 @@ CLAIMS = (
         Row(65536, 1, "websockets-deflate"),
     ),
     Claim(
-        "10,000 routes cost no more than 10 (1.1 for noise)", 1.1, Row(128, 10, "routes-10000"), Row(128, 10, "routes-10")
+        "10,000 routes cost no more than 10 (1.1 for noise)",
+        1.1,
+        Row(128, 10, "routes-10000"),
+        Row(128, 10, "routes-10"),
     ),
     Claim(
         "the same with a parameter in the path",

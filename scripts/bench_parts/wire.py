@@ -89,12 +89,19 @@ class Speech:
     holds: Callable[[bytes, int, int], bool]
     """(body of the answer, id, size) → whether it is the right one."""
     answers_vary: bool = False
-    """Whether later answers lean on earlier ones (a compression window), so that only the first can be checked alone."""
+    """Whether later answers lean on earlier ones (a compression window): only the first can be checked alone."""
 
 
 def raw_speech() -> Speech:
     """Bytes over TCP."""
-    return Speech(b"", lambda ident, size: text(size).encode(), False, lambda body, ident, size: body == text(size).encode())
+
+    def message(ident: int, size: int) -> bytes:
+        return text(size).encode()
+
+    def holds(body: bytes, ident: int, size: int) -> bool:
+        return body == message(ident, size)
+
+    return Speech(b"", message, False, holds)
 
 
 def websocket_speech(path: str = "/", *, deflate: bool = False) -> Speech:

@@ -17,7 +17,7 @@ def prepare() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def announce(port: int) -> None:
+def announce(port: int | None) -> None:
     """Tell the program that started this one where to connect."""
     print(f"PORT {port}", flush=True)
 

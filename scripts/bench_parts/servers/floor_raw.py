@@ -7,6 +7,7 @@ one saves that system call. It shows what is to be had at best, not how to write
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from gevent import get_hub
 from gevent.server import StreamServer
@@ -14,7 +15,7 @@ from gevent.server import StreamServer
 from bench_parts.servers.announce import announce, prepare
 
 
-def echo(sock: socket.socket, address: object) -> None:
+def echo(sock: Any, address: object) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     raw, wait, readable = sock._sock, get_hub().wait, sock._read_event
     while True:

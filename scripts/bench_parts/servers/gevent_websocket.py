@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from gevent.pywsgi import WSGIServer
 from geventwebsocket.exceptions import WebSocketError
@@ -11,7 +12,7 @@ from geventwebsocket.handler import WebSocketHandler
 from bench_parts.servers.announce import announce, prepare
 
 
-def application(environ: dict[str, object], start_response: Callable[..., object]) -> list[bytes]:
+def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
     websocket = environ["wsgi.websocket"]
     try:
         while (message := websocket.receive()) is not None:

@@ -1,8 +1,8 @@
 """WebMesh under measurement: calls by routes in every manner of handler, and a plain WebSocket echo.
 
-Options: `--plain` leaves the process unpatched (handlers then run in the thread pool by default), `--json` makes JSON the
-serializer, `--no-zlib` switches the serializer's own compression off, `--deflate` offers permessage-deflate,
-`--routes N` registers N further routes, half of them with a parameter.
+Options: `--plain` leaves the process unpatched (handlers then run in the thread pool by default), `--json`
+makes JSON the serializer, `--no-zlib` switches the serializer's own compression off, `--deflate` offers
+permessage-deflate, `--routes N` registers N further routes, half of them with a parameter.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 from bench_parts.servers.announce import announce, prepare
 
 
-def answers(websocket: WSConnection, whole: list[bytes]) -> bytes:
+def answers(websocket: WSConnection, whole: list[bytes | bytearray]) -> bytes:
     """The bytes to send back for the events that wait; `whole` gathers the pieces of one message."""
     out = []
     for event in websocket.events():
@@ -34,7 +34,7 @@ def answers(websocket: WSConnection, whole: list[bytes]) -> bytes:
 def echo(sock: socket.socket, address: object) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     websocket = WSConnection(ConnectionType.SERVER)
-    whole: list[bytes] = []
+    whole: list[bytes | bytearray] = []
     while received := sock.recv(65536):
         websocket.receive_data(received)
         sock.sendall(answers(websocket, whole))
