@@ -1,0 +1,103 @@
+"""What is said about peers that are turned away: one counter and at most one log line each.
+
+Every refusal of the transport is told here, so that the bounds on log lines hold for all of them
+together: a scan or an attack must not fill a disk. Whether to refuse is decided by the callers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+from webmesh.deadline import Clock
+from webmesh.observer import Observer
+
+LOG_RATE = 100
+"""Lines a second about refusals, averaged over a burst of the same size. Beyond it they are only
+counted, and the next line says how many were left out (`suppressed`)."""
+
+FIELD_SIZE = 200
+"""Characters of one value in a line about a refusal; the rest is cut off."""
+
+logger = logging.getLogger("webmesh.server")
+
+
+def printable(value: object) -> str:
+    """*value* for a log line: cut, and in printable ASCII, so that no peer writes lines of its own."""
+    text = str(value)[:FIELD_SIZE]
+    if text.isascii() and text.isprintable():
+        return text
+    return text.encode("unicode_escape").decode("ascii")[:FIELD_SIZE]
+
+
+class Refusals:
+    """Counts refusals and writes them down.
+
+    One instance serves all connections of one listener; it is used inside one hub.
+
+    Args:
+        rate: Log lines a second.
+    """
+
+    def __init__(self, observer: Observer, *, rate: int = LOG_RATE, clock: Clock = time.monotonic) -> None:
+        self._observer = observer
+        self._rate = rate
+        self._clock = clock
+        self._tokens = float(rate)
+        self._counted_at = clock()
+        self._suppressed = 0
+        self._next: dict[str, float] = {}
+
+    def handshake(self, address: str, status: int, reason: str, detail: object = "", *, quiet: bool = False) -> None:
+        """A connection was turned away before it was a WebSocket.
+
+        Args:
+            status: HTTP status of the answer, 0 where none was given.
+            reason: Short fixed text: it becomes the label of a counter.
+            detail: More about this one, from the peer perhaps: it only goes to the log.
+            quiet: For what is no offence, as a health check that connects and leaves: level DEBUG.
+        """
+        self._observer.handshake_refused(address, status, reason)
+        fields = {"address": address, "status": status, "reason": reason}
+        self._log("handshake refused", fields, detail, logging.DEBUG if quiet else logging.WARNING)
+
+    def refused(self, kind: str, reason: str, address: str = "", detail: object = "") -> None:
+        """Something of a peer's was turned away or dropped; arguments as for `handshake`."""
+        self._observer.refused(kind, reason)
+        self._log("refused", {"address": address, "kind": kind, "reason": reason}, detail, logging.WARNING)
+
+    def shortage(self, reason: str, address: str | None = None, *, status: int = 0, every: float = 1.0) -> None:
+        """The process lacks something, so that connections are turned away or kept waiting.
+
+        Args:
+            address: The peer that was turned away, if one was.
+            every: Seconds between two log lines for the same *reason*: it is one fault, and ours,
+                however many peers meet it. All of them are counted.
+        """
+        if address is None:
+            self._observer.refused("accept", reason)
+        else:
+            self._observer.handshake_refused(address, status, reason)
+        now = self._clock()
+        if now >= self._next.get(reason, -math.inf):  # reasons are the code's own words: few
+            self._next[reason] = now + every
+            self._log("connections cannot be accepted", {"reason": reason}, "", logging.ERROR)
+
+    def _log(self, event: str, fields: dict[str, object], detail: object, level: int) -> None:
+        if not logger.isEnabledFor(level):
+            return
+        now = self._clock()
+        self._tokens = min(self._rate, self._tokens + (now - self._counted_at) * self._rate)
+        self._counted_at = now
+        if self._tokens < 1:
+            self._suppressed += 1
+            return
+        self._tokens -= 1
+        extra = {key: printable(value) if isinstance(value, str) else value for key, value in fields.items()}
+        if detail != "":
+            extra["detail"] = printable(detail)
+        if self._suppressed:
+            extra["suppressed"] = self._suppressed
+            self._suppressed = 0
+        logger.log(level, event, extra=extra)
