@@ -50,6 +50,8 @@ def install(python: Path, *what: str) -> bool:
 
 def prepare() -> Path:
     """Make the environment, or find it made; returns its Python."""
+    if sys.version_info < (3, 11):
+        raise SystemExit(f"scripts/bench needs Python 3.11 or later, this is {sys.version.split()[0]}")
     python = PLACE / "bin" / "python"
     wanted = fingerprint()
     if STAMP.exists() and STAMP.read_text() == wanted:

@@ -14,8 +14,8 @@ from bench_parts.wire import Speech
 AT_ONCE = 32
 """Handshakes under way at any moment."""
 
-SETTLE = 1.0
-"""Seconds before memory is read, for what the server still has to do after the last connection."""
+SETTLE = 0.0005
+"""Seconds per connection before memory is read, for what the server still has to do after the last one."""
 
 WARM_CONNECTIONS = 100
 """Opened and used before the first reading, so that what a server allocates once is not counted."""
@@ -115,19 +115,20 @@ def exchange_one(sock: socket.socket, speech: Speech) -> None:
 def idle_memory(server: ServerProcess, speech: Speech, connections: int) -> IdleMemory:
     """Open so many connections to a fresh server and read its memory."""
     socks: list[socket.socket] = []
+    settle = 0.1 + SETTLE * connections
     try:
         for _ in range(WARM_CONNECTIONS):
             socks.append(connect(server.port, speech))
             exchange_one(socks[-1], speech)
-        time.sleep(SETTLE)
+        time.sleep(settle)
         base = resident_bytes(server.pid)
         for _ in range(connections):
             socks.append(connect(server.port, speech))
-        time.sleep(SETTLE)
+        time.sleep(settle)
         opened = resident_bytes(server.pid)
         for sock in socks[WARM_CONNECTIONS:]:
             exchange_one(sock, speech)
-        time.sleep(SETTLE)
+        time.sleep(settle)
         used = resident_bytes(server.pid)
     finally:
         for sock in socks:

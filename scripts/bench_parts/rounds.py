@@ -110,24 +110,19 @@ class Bench:
     def _start_servers(self, stack: contextlib.ExitStack) -> dict[str, ServerProcess]:
         """Contestant → its server; those that differ only in what they are sent share one."""
         servers: dict[str, ServerProcess] = {}
-        shared: dict[tuple[str, tuple[str, ...]], ServerProcess] = {}
+        shared: dict[tuple[str, tuple[str, ...]], ServerProcess | StartFailed] = {}
         for contestant in self.contestants:
             if contestant.name in self.outcome.skipped or not self._rows(contestant):
                 continue
             program = (contestant.module, contestant.options)
-            try:
-                if program not in shared:
-                    shared[program] = stack.enter_context(ServerProcess(*program))
-                    say(f"  {contestant.name}: server is process {shared[program].pid}")
-            except StartFailed as error:
-                self._skip(contestant, error)
+            if program not in shared:
+                shared[program] = start(contestant, stack)
+            server = shared[program]
+            if isinstance(server, StartFailed):
+                self.outcome.skipped[contestant.name] = f"did not start: {server}"
             else:
-                servers[contestant.name] = shared[program]
+                servers[contestant.name] = server
         return servers
-
-    def _skip(self, contestant: Contestant, error: StartFailed) -> None:
-        self.outcome.skipped[contestant.name] = f"did not start: {error}"
-        say(f"{contestant.name} did not start: {error}")
 
     def _rows(self, contestant: Contestant) -> list[Row]:
         """The loads that this contestant is put under."""
@@ -186,6 +181,17 @@ class Bench:
                     say(f"{contestant.name}, idle connections: {error}")
                 else:
                     self.outcome.idle.setdefault(contestant.name, []).append(memory)
+
+
+def start(contestant: Contestant, stack: contextlib.ExitStack) -> ServerProcess | StartFailed:
+    """The contestant's server, which the stack will stop, or why there is none."""
+    try:
+        server = stack.enter_context(ServerProcess(contestant.module, contestant.options))
+    except StartFailed as error:
+        say(f"  {contestant.name} did not start: {error}")
+        return error
+    say(f"  {contestant.name}: server is process {server.pid}")
+    return server
 
 
 def run_client(contestant: Contestant, server: ServerProcess, plan: Plan) -> Sample:
