@@ -21,6 +21,7 @@ from webmesh.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from webmesh.message_serializers import AbstractMessageSerializer
     from webmesh.webmesh_server import WebMeshServer
 
 CANDIDATES = ("app", "service", "main")
@@ -83,6 +84,28 @@ def load_server(target: str | None, folder: Path) -> Loaded:
             return _pick(module, None)
     files = " and ".join(f"{name}.py" for name in candidates)
     raise ConfigurationError(f"no WebMeshServer in {files} of {folder}: name it, as module:attribute")
+
+
+def load_serializer(text: str, folder: Path) -> type[AbstractMessageSerializer]:
+    """The serializer class that *text* names: `msgpack`, `json` or `module:Class`.
+
+    Raises:
+        ConfigurationError: It names none.
+        LoadFailed: The user's module raised while it was imported.
+    """
+    from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
+
+    known = {cls.name: cls for cls in (MessagePackSerializer, StandardJsonSerializer)}
+    if text in known:
+        return known[text]
+    if ":" not in text:
+        raise ConfigurationError(f"no serializer {text!r}: there are {_listed(known)}, and your own as module:Class")
+    module_name, attribute = parse_target(text)
+    assert attribute is not None
+    value = _attribute(_import(module_name, folder), attribute)
+    if not (inspect.isclass(value) and issubclass(value, AbstractMessageSerializer)) or inspect.isabstract(value):
+        raise ConfigurationError(f"{text} is no class that implements AbstractMessageSerializer")
+    return value
 
 
 def parse_target(target: str) -> tuple[str, str | None]:

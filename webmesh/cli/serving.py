@@ -1,0 +1,167 @@
+"""Runs a server for the command line: load, configure, listen, wait for a signal, drain.
+
+Decides the order of these steps, what each failure says and the exit status. Comes after the decision to
+patch (`webmesh.serve`), so it may import what it likes; but what touches sockets only after the user's
+module, which may patch by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gevent.monkey import is_module_patched
+
+from webmesh.cli.announcing import Announcer, Banner
+from webmesh.cli.arguments import ServeOptions
+from webmesh.cli.loading import Loaded, LoadFailed, load_serializer, load_server
+from webmesh.cli.reloading import ImportReporter
+from webmesh.exceptions import ConfigurationError, TransportError
+from webmesh.observability.logs import QueuedHandler, set_up_logging
+
+if TYPE_CHECKING:
+    from webmesh.cli.stopping import StopSignals
+    from webmesh.webmesh_server import WebMeshServer
+
+STOPPED, NOT_STARTED = 0, 2
+
+PRIVILEGED_PORTS = 1024
+"""Ports below need a right of their own on Unix systems."""
+
+logger = logging.getLogger("webmesh.serve")
+
+
+def serve(options: ServeOptions, prog: str) -> int:
+    """Serve until a signal asks to stop; the exit status.
+
+    Log records of the whole program go to standard error from here on.
+    """
+    handler = set_up_logging(options.log_level, options.log_format)
+    announcer = Announcer(handler, options.log_format, prog)
+    folder = Path.cwd()
+    reporter = ImportReporter(options.report_to, folder) if options.report_to is not None else None
+    try:
+        return _serve(options, folder, announcer, handler, reporter)
+    except LoadFailed as failed:
+        announcer.failed(str(failed), failed.user_traceback())
+    except ConfigurationError as error:
+        announcer.failed(str(error))
+    except KeyboardInterrupt:  # while the user's module was being imported: afterwards the signal is ours
+        return 128 + signal.SIGINT
+    finally:
+        if reporter is not None:
+            reporter.report()
+        handler.flush()
+    return NOT_STARTED
+
+
+def _serve(
+    options: ServeOptions, folder: Path, announcer: Announcer, handler: QueuedHandler, reporter: ImportReporter | None
+) -> int:
+    loaded = load_server(options.target, folder)
+    _tell_late_patch(options)
+    _configure(loaded.server, options, folder)
+    if reporter is not None:
+        reporter.start()
+    from webmesh.cli.stopping import StopSignals
+
+    def force(number: int) -> None:
+        logger.warning("ended by a second signal", extra={"signal": signal.Signals(number).name})
+        handler.flush()
+        os._exit(128 + number)
+
+    with StopSignals(force) as signals:
+        _listen(loaded.server, options)
+        announcer.serving(_banner(loaded))
+        _run(loaded.server, signals)
+    return STOPPED
+
+
+def _run(server: WebMeshServer, signals: StopSignals) -> None:
+    """Serve until a signal says to stop, then stop accepting and finish the calls in progress."""
+    number = signals.wait()
+    while number is signal.SIGHUP and server.tls is not None:
+        _reload_certificates(server)
+        number = signals.wait()
+    logger.info("draining", extra={"signal": number.name, "connections": len(server.connections)})
+    server.close(server.timeouts.drain)
+    logger.info("stopped")
+
+
+def _reload_certificates(server: WebMeshServer) -> None:
+    try:
+        server.reload_certificates()
+    except ConfigurationError as error:
+        logger.error("certificate not reloaded: the one before stays in use", extra={"reason": error})
+    else:
+        logger.info("certificate reloaded")
+
+
+def _configure(server: WebMeshServer, options: ServeOptions, folder: Path) -> None:
+    """Let what the command line gave override what the program set."""
+    overrides: dict[str, Any] = {}
+    if options.serializer is not None:
+        overrides["serializer_type"] = load_serializer(options.serializer, folder)
+    limits = {"connections": options.pool_size, "threads": options.threads}
+    given = {name: value for name, value in limits.items() if value is not None}
+    if given:
+        overrides["limits"] = replace(server.limits, **given)
+    if options.certfile is not None:
+        from webmesh.websocket.tls import ServerTLS
+
+        overrides["tls"] = ServerTLS(options.certfile, options.keyfile, options.client_ca)
+    if overrides:
+        server.configure(**overrides)
+
+
+def _listen(server: WebMeshServer, options: ServeOptions) -> None:
+    """Listen, or raise a ConfigurationError that says what to do."""
+    try:
+        server.listen(options.host, options.port, unix=options.unix, blocking=False)
+        server.await_started(server.timeouts.start)
+    except (OSError, TransportError) as error:
+        raise ConfigurationError(_listen_failure(options, error)) from error
+
+
+def _listen_failure(options: ServeOptions, error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if options.unix is not None:
+        return f"{options.unix} is in use by another process" if number == errno.EADDRINUSE else str(error)
+    if number == errno.EADDRINUSE:
+        return (
+            f"port {options.port} of {options.host or 'all interfaces'} is in use: stop what listens there or take "
+            "another --port (0 is any that is free)"
+        )
+    if number in (errno.EACCES, errno.EPERM) and options.port < PRIVILEGED_PORTS:
+        return (
+            f"port {options.port} is privileged: take a --port from {PRIVILEGED_PORTS} up, or give the program "
+            "the right to it (CAP_NET_BIND_SERVICE)"
+        )
+    return str(error)
+
+
+def _banner(loaded: Loaded) -> Banner:
+    server = loaded.server
+    patched = is_module_patched("threading")
+    return Banner(
+        name=loaded.name,
+        url=server.url,
+        mode="patched: handlers run in greenlets" if patched else "plain: handlers run in native threads",
+        pid=os.getpid(),
+        routes=server.routes(),
+        notice=loaded.notice,
+    )
+
+
+def _tell_late_patch(options: ServeOptions) -> None:
+    """The user's module may patch by itself; say once that it came too late for what was there before."""
+    if not options.patch and is_module_patched("threading"):
+        logger.warning(
+            "the served module has monkey-patched the process after parts of it were imported: without --no-patch "
+            "everything is patched from the start"
+        )
