@@ -1,4 +1,4 @@
-"""`scripts/conformance` judges what the Autobahn suite found: a case that is not strict, or absent, is never passed over."""
+"""`scripts/conformance` judges what the Autobahn suite found: no case that is not strict, or absent, passes unseen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_report(folder: Path, announced: int, **cases: tuple[str, str]) -> None
         index[number] = {"behavior": behaviour, "behaviorClose": closing, "reportfile": f"{number}.json"}
         (folder / f"{number}.json").write_text(json.dumps({"result": "what happened", "resultClose": "how it closed"}))
     (folder / "index.json").write_text(json.dumps({"webmesh": index}))
-    (folder / "wstest.log").write_text(f"Using a specification\nOk, will run {announced} test cases against 1 servers\n")
+    (folder / "wstest.log").write_text(f"Reading it\nOk, will run {announced} test cases against 1 servers\n")
 
 
 def test_without_the_suite_it_says_how_to_get_it(tmp_path: Path) -> None:
