@@ -27,6 +27,7 @@ LAYERS = {
     # 1 pure core: no gevent, socket, clock or random source
     "webmesh.message_serializers": 1,
     "webmesh.protocol": 1,
+    "webmesh.call": 1,
     "webmesh.linear_regex": 1,
     "webmesh.converters": 1,
     "webmesh.path_patterns": 1,
