@@ -12,13 +12,14 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import h11
 from wsproto.utilities import generate_accept_token
 
 from webmesh.exceptions import ConfigurationError, HandshakeRejected, RemoteProtocolError
 from webmesh.options import Limits
+from webmesh.protocol.deflate import BoundedDeflate
 from webmesh.protocol.header_fields import checked_fields, is_token, joined_fields, words
 from webmesh.protocol.http_head import AnswerHead, RefusedHead
 from webmesh.protocol.origins import HOST
@@ -28,25 +29,13 @@ _HOST = re.compile(HOST)
 _TARGET = re.compile(r"/[!-~]*")
 
 
-class OfferedExtension(Protocol):
-    """An extension that a client asks for."""
-
-    name: str
-
-    def offer(self) -> str:
-        """Its elements of the request's Sec-WebSocket-Extensions."""
-
-    def accept(self, params: str) -> object:
-        """Take the parameters of the answer, as they stand after the name, or raise `RemoteProtocolError`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """What an answer 101 agreed to."""
 
     subprotocol: str | None
     """One of those offered; `None` when the server chose none."""
-    extensions: Sequence[OfferedExtension]
+    extensions: list[BoundedDeflate]
     """Those of the offered that it accepted, in the answer's order; they know their parameters."""
     headers: Mapping[str, str] = field(repr=False)
     """By lower-case name; the values of a repeated one are joined by a comma and a space."""
@@ -73,7 +62,7 @@ class ClientHandshake:
         target: str,
         subprotocols: Sequence[str] = (),
         headers: Iterable[tuple[str, str]] = (),
-        extensions: Sequence[OfferedExtension] = (),
+        extensions: Sequence[BoundedDeflate] = (),
         limits: Limits,
         key_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -180,8 +169,8 @@ class ClientHandshake:
             raise HandshakeRejected(101, "the answer names a subprotocol that was not offered")
         return Accepted(subprotocol, self._agreed_extensions(headers.get("sec-websocket-extensions")), headers)
 
-    def _agreed_extensions(self, answer: str | None) -> list[OfferedExtension]:
-        agreed: list[OfferedExtension] = []
+    def _agreed_extensions(self, answer: str | None) -> list[BoundedDeflate]:
+        agreed: list[BoundedDeflate] = []
         # No comma can stand inside an element: a quoted parameter must be a token too (RFC 6455 section 9.1).
         for element in answer.split(",") if answer is not None else ():
             name, _, params = element.partition(";")

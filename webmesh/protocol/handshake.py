@@ -11,22 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import h11
 from wsproto.utilities import generate_accept_token
 
 from webmesh.exceptions import ConfigurationError, LocalProtocolError
 from webmesh.options import Limits
+from webmesh.protocol.deflate import BoundedDeflate
 from webmesh.protocol.header_fields import checked_fields, is_token, joined_fields, phrase, words
 from webmesh.protocol.http_head import RefusedHead, Refusal, RequestHead
 from webmesh.protocol.origins import HOST
 from webmesh.protocol.request_target import parse_target
 
-__all__ = [
-    "AcceptedExtension", "HttpRequest", "Refusal", "ServerHandshake", "UpgradeRequest",
-    "choose_subprotocol",
-]  # fmt: skip
+__all__ = ["HttpRequest", "Refusal", "ServerHandshake", "UpgradeRequest", "choose_subprotocol"]
 
 OFFERED_SUBPROTOCOLS = 64
 """Subprotocols that one request may offer: each is compared with what is known. Beyond: 400."""
@@ -36,13 +33,6 @@ _HOST = re.compile(HOST)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _VERSION = "13"
 _FRAMING = frozenset({"connection", "content-length", "content-type", "transfer-encoding"})
-
-
-class AcceptedExtension(Protocol):
-    """An extension with the parameters that were agreed."""
-
-    def response(self) -> str:
-        """Its element of the answer's Sec-WebSocket-Extensions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +89,11 @@ class ServerHandshake:
         """What the request turns out to be; `None` while its head is not whole.
 
         Args:
-            data: What was read; empty for the end of the stream. After the outcome it is added to `trailing`.
+            data: What was read; empty for the end of the stream. After a valid request it is added to `trailing`,
+                after a refusal it is dropped.
         """
+        if isinstance(self._outcome, Refusal):
+            return self._outcome
         if self._outcome is not None:
             self.trailing += data
         elif not data:
@@ -109,8 +102,8 @@ class ServerHandshake:
             try:
                 head = self._head.receive(data)
                 if head is not None:
-                    self.trailing = self._head.rest
                     self._outcome = self._judge(head)
+                    self.trailing = self._head.rest
             except RefusedHead as refused:
                 self._outcome = refused.refusal
         return self._outcome
@@ -119,7 +112,7 @@ class ServerHandshake:
         self,
         *,
         subprotocol: str | None,
-        extensions: Sequence[AcceptedExtension] = (),
+        extensions: Sequence[BoundedDeflate] = (),
         headers: Iterable[tuple[str, str]] = (),
     ) -> bytes:
         """The answer 101, after which both sides speak WebSocket.

@@ -29,7 +29,8 @@ _SPACE_BEFORE_COLON = re.compile(rf"{TOKEN}[\t ]+:".encode())
 # A CR at the end of what has arrived may still become a CRLF.
 _FORBIDDEN = re.compile(rb"[^\t\r\n -~]|\r(?!\n|\Z)")
 _CR = 0x0D
-_TLS_HANDSHAKE = b"\x16"
+# First bytes of a TLS alert and of a TLS handshake.
+_TLS_RECORDS = (b"\x15", b"\x16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ class AnswerHead(HeadReader):
 
 
 def _forbidden_reason(byte: bytes, *, at_start: bool) -> str:
-    if at_start and byte == _TLS_HANDSHAKE:
+    if at_start and byte in _TLS_RECORDS:
         return "TLS where plain HTTP is spoken"
     if byte == b"\r":
         return "CR without LF"
