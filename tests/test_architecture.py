@@ -277,3 +277,20 @@ def test_no_bare_except(module: Module) -> None:
     """Whoever catches names what."""
     bare = [n.lineno for n in ast.walk(module.tree) if isinstance(n, ast.ExceptHandler) and n.type is None]
     assert [] == bare
+
+
+@pytest.mark.row(45)
+@each_module
+def test_no_format_that_carries_code(module: Module) -> None:
+    """Nothing that a peer sends can be code: no parser in the package can make objects of any class."""
+    assert set() == module.foreign & {"pickle", "marshal", "shelve", "yaml", "jsonpickle", "dill", "cloudpickle"}
+
+
+@pytest.mark.row(87)
+@each_module
+def test_waits_do_not_use_the_wall_clock(module: Module) -> None:
+    """A wall clock that jumps moves no timer: only log lines may ask for the time of day."""
+    wall = {"time.time", "datetime.now", "datetime.utcnow", "datetime.today", "time.localtime", "time.time_ns"}
+    calls = [ast.unparse(node.func) for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+    if not module.name.startswith("webmesh.observability"):
+        assert [] == [call for call in calls if call.endswith(tuple(wall))]
