@@ -7,6 +7,7 @@ so whoever adds one says where it stands.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
+PAGE = ROOT / "docs" / "ARCHITECTURE.md"
 
 LAYERS = {
     # 0 base: the standard library only
@@ -38,6 +40,7 @@ LAYERS = {
     # 2 transport: gevent, no user code
     "webmesh.websocket": 2,
     # 3 services: user code
+    "webmesh.arguments": 3,
     "webmesh.mounting": 3,
     "webmesh.execution": 3,
     "webmesh.middleware": 3,
@@ -198,6 +201,18 @@ def test_the_table_names_no_module_that_is_gone() -> None:
         if not any((ROOT / name.replace(".", "/")).with_suffix(end).exists() for end in ("", ".py", ".c"))
     }  # fmt: skip
     assert set() == missing
+
+
+def test_the_page_places_every_module() -> None:
+    """docs/ARCHITECTURE.md names each module of the package once, under its layer."""
+    listed: dict[str, int] = {}
+    for first, names in re.findall(r"^\| (\d?)[^|]*\|([^|]*)\|", PAGE.read_text(encoding="utf-8"), re.MULTILINE):
+        layer = int(first) if first else max(listed.values(), default=0)
+        listed |= dict.fromkeys(re.findall(r"`([\w/]+\.(?:py|c))`", names), layer)
+
+    placed = {str(m.path.relative_to(ROOT / "webmesh")): layer_of(m.name) for m in MODULES if m.path.stem != "__init__"}
+
+    assert {**placed, "_speedups.c": 1} == listed
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.path.stem != "__init__"], ids=lambda m: m.name)

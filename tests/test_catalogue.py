@@ -12,15 +12,16 @@ from tests import catalogue
 @pytest.mark.parametrize("row", sorted(catalogue.ROWS))
 def test_row_has_a_test(row: int) -> None:
     """A fault that the catalogue lists is one that a test commits."""
-    assert catalogue.marked_tests().get(row), f"no test is marked pytest.mark.row({row})"
+    covered = sorted(catalogue.marked_tests())
+    assert row in covered, f"no test is marked pytest.mark.row({row})"
 
 
 def test_page_lists_the_rows() -> None:
-    """docs/THREATS.md has every row that this version answers, and no other."""
-    assert catalogue.ROWS == set(catalogue.page_rows())
+    """docs/THREATS.md has every row that this version must answer or already tests, and no other."""
+    assert catalogue.ROWS | set(catalogue.marked_tests()) == set(catalogue.page_rows())
 
 
-@pytest.mark.parametrize("row", sorted(catalogue.ROWS))
+@pytest.mark.parametrize("row", sorted(catalogue.page_rows()))
 def test_page_and_markers_agree(row: int) -> None:
     """The tests that the page names for a row are those that carry its number."""
     listed, marked = catalogue.page_rows()[row], catalogue.marked_tests().get(row, set())
@@ -28,8 +29,8 @@ def test_page_and_markers_agree(row: int) -> None:
 
 
 def test_markers_name_rows_of_the_catalogue() -> None:
-    """No test carries the number of a row that is not on the page."""
-    assert set() == set(catalogue.marked_tests()) - catalogue.ROWS
+    """No test carries a number that no catalogue has."""
+    assert set() == {row for row in catalogue.marked_tests() if not 1 <= row <= catalogue.LAST_ROW}
 
 
 def test_markers_are_read_wherever_pytest_takes_them() -> None:
