@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -13,6 +12,8 @@ import pytest
 from gevent.monkey import get_original
 
 from webmesh.observability.line_writer import WRITE_SIZE, LineWriter
+
+from tests.processes import run_program
 
 WAIT = 10.0
 close = get_original("os", "close")  # gevent's own puts it off to the hub's next turn
@@ -195,11 +196,7 @@ if child == 0:
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 """
-    finished = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60, check=True
-    )
-
-    assert ["child", "parent after", "parent before"] == sorted(finished.stdout.splitlines())
+    assert ["child", "parent after", "parent before"] == sorted(run_program(program).splitlines())
 
 
 @pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()"], ids=["plain", "patched"])
@@ -219,9 +216,7 @@ pool = ThreadPool(4)
 gevent.joinall([pool.spawn(work, f"thread") for _ in range(4)] + [gevent.spawn(work, "greenlet") for _ in range(4)])
 assert writer.flush(5)
 """
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-
-    lines = finished.stdout.splitlines()
+    lines = run_program(program).splitlines()
     assert (800, 800) == (lines.count("thread"), lines.count("greenlet"))
 
 

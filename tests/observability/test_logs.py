@@ -27,6 +27,8 @@ from webmesh.observability.logs import (
     timestamp,
 )
 
+from tests.processes import ENVIRONMENT, run_program
+
 
 def record(message: object = "connection closed", *args: object, **changes: object) -> logging.LogRecord:
     """A record of the server's logger at a fixed time; *changes* are its attributes."""
@@ -405,13 +407,9 @@ gevent.joinall(jobs)
 @pytest.mark.row(85)
 def test_pool_threads_and_greenlets_log_through_one_handler(patch):
     """Four pool threads and four greenlets that log finish, in both modes, and no record is lost."""
-    finished = subprocess.run(
-        [sys.executable, "-c", patch + LOGGING_FROM_EVERYWHERE],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+    written = run_program(patch + LOGGING_FROM_EVERYWHERE)
 
-    assert (400, 400) == (finished.stdout.count("from thread"), finished.stdout.count("from greenlet"))
-    assert "" == finished.stderr
+    assert (400, 400) == (written.count("from thread"), written.count("from greenlet"))
 
 
 @pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()"], ids=["plain", "patched"])
@@ -427,8 +425,9 @@ for number in range(20000):
 print("dropped", handler.writer.dropped > 0, flush=True)
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", patch + program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", patch + program],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stdout and process.stderr
 
     assert "dropped True\n" == process.stdout.readline()

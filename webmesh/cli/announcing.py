@@ -48,7 +48,7 @@ class Announcer:
             return
         routes = [{"path": route.pattern, "handler": route.where} for route in banner.routes]
         self._record(
-            logging.INFO, "serving", target=banner.name, url=banner.url, mode=banner.mode, process=banner.pid,
+            logging.INFO, "serving", target=banner.name, url=banner.url, mode=banner.mode, pid=banner.pid,
             version=__version__, routes=routes, **({"notice": banner.notice} if banner.notice else {}),
         )  # fmt: skip
 

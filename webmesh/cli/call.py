@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "webmesh call") 
     options = parser.parse_args(arguments)
     try:
         payload = _payload(options.payload, sys.stdin)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         parser.error(f'the payload is no JSON: {error}; text needs quotes of its own, as \'"text"\'')
     try:
         return _call(options, payload)
