@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from webmesh.cli import loading
-from webmesh.cli.loading import LoadFailed, load_server, parse_target
+from webmesh.cli.loading import LoadFailed, load_serializer, load_server, parse_target
 from webmesh.exceptions import ConfigurationError
+from webmesh.message_serializers import MessagePackSerializer, StandardJsonSerializer
 
 SERVER = "from webmesh.webmesh_server import WebMeshServer\nserver = WebMeshServer()\n"
 
@@ -329,3 +330,50 @@ class TestNothingToServe:
         """Any other failure of the example is shown."""
         with pytest.raises(LoadFailed, match="ZeroDivisionError"):
             load_server(None, example("1 / 0"))
+
+
+class TestSerializer:
+    OWN = """
+        from webmesh.message_serializers import AbstractMessageSerializer, StandardJsonSerializer
+
+        class Plain(StandardJsonSerializer):
+            name = "plain"
+
+        class Unfinished(AbstractMessageSerializer):
+            name, binary = "unfinished", True
+
+        plain = Plain()
+        """
+
+    @pytest.mark.parametrize(("name", "cls"), [("msgpack", MessagePackSerializer), ("json", StandardJsonSerializer)])
+    def test_ours_have_short_names(self, name, cls, tmp_path):
+        """The name on the wire is the name on the command line."""
+        assert cls is load_serializer(name, tmp_path)
+
+    def test_ones_own_is_named_like_a_server(self, write):
+        """`module:Class`, imported from the same folder."""
+        folder = write(shop=self.OWN)
+
+        loaded = load_serializer("shop:Plain", folder)
+
+        assert sys.modules["shop"].Plain is loaded
+
+    def test_an_unknown_name_lists_what_there_is(self, tmp_path):
+        """A wrong name is answered with the right ones."""
+        with pytest.raises(ConfigurationError, match="no serializer 'pickle': there are 'json', 'msgpack'"):
+            load_serializer("pickle", tmp_path)
+
+    @pytest.mark.parametrize("attribute", ["plain", "Unfinished", "AbstractMessageSerializer"])
+    def test_what_is_no_whole_class_is_refused(self, write, attribute):
+        """An object, or a class that lacks a method, is told at the start and not at the first message."""
+        with pytest.raises(ConfigurationError, match=f"shop:{attribute} is no class that implements"):
+            load_serializer(f"shop:{attribute}", write(shop=self.OWN))
+
+    def test_no_such_module_or_attribute(self, write):
+        """The same errors as for a server."""
+        folder = write(shop=self.OWN)
+
+        with pytest.raises(ConfigurationError, match="no module 'shpo'.* did you mean 'shop'"):
+            load_serializer("shpo:Plain", folder)
+        with pytest.raises(ConfigurationError, match="no attribute 'Plane': did you mean 'Plain'"):
+            load_serializer("shop:Plane", folder)

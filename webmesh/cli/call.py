@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -83,7 +83,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("path", metavar="PATH", help="of the route, such as /users/7")
     parser.add_argument("payload", metavar="JSON", nargs="?", default="null", help="what to send; - for stdin")
     parser.add_argument(
-        "--timeout", type=_seconds, default=timeout, metavar="S", help=f"for all of it (default: {timeout:g})"
+        "--timeout", type=_seconds, default=timeout, metavar="S", help=f"for all; inf: no end (default: {timeout:g})"
     )
     parser.add_argument(
         "--header", action="append", type=_header, default=[], metavar="K=V", dest="headers", help="of the request"
@@ -98,7 +98,7 @@ def _call(options: argparse.Namespace, payload: object) -> int:
     from webmesh.webmesh_client import WebMeshClient
     from webmesh.websocket.tls import client_context
 
-    deadline = Deadline(options.timeout)
+    deadline = Deadline(None if options.timeout == math.inf else options.timeout)
     client = WebMeshClient(
         options.url,
         serializer_type=load_serializer(options.serializer, Path.cwd()),
@@ -142,7 +142,7 @@ class Printer:
         print(escaped(text), file=self._notes)
 
     def text(self, value: object) -> str:
-        """*value* as JSON; bytes as base64, a time as ISO 8601, and nothing that drives the terminal."""
+        """*value* as JSON; bytes as base64, and nothing that drives the terminal."""
         text = json.dumps(value, ensure_ascii=self._ascii, default=self._other)
         if escaped(text) == text:
             return text
@@ -155,7 +155,7 @@ class Printer:
                 self._told_bytes = True
                 self.note("bytes are shown in base64")
             return base64.b64encode(value).decode("ascii")
-        return value.isoformat() if isinstance(value, datetime) else str(value)
+        return str(value)
 
 
 def _payload(text: str, stdin: TextIO) -> object:
@@ -195,6 +195,6 @@ def _seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
-    if not 0 < value < float("inf"):
+    if not value > 0:  # NaN included
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
