@@ -137,13 +137,12 @@ class TestSteps:
         assert [("listen", ("::1", 0)), ("await_started", 2.0), ("close", 3.0)] == server.steps
 
     def test_tells_where_it_listens_and_why_it_stops(self, terminal):
-        """The banner once it listens; then the signal that it drains for, and the end."""
+        """The banner once it listens; then the signal that it drains for."""
         terminal.serve(FakeServer())
 
         lines = terminal.lines()
         assert "  url     ws://127.0.0.1:4269" in lines
-        assert lines[-2].endswith("INFO webmesh.serve: draining signal=SIGTERM connections=2")
-        assert lines[-1].endswith("INFO webmesh.serve: stopped")
+        assert lines[-1].endswith("INFO webmesh.serve: draining signal=SIGTERM connections=2")
 
     def test_the_mode_is_told(self, terminal):
         """Whether handlers run in greenlets or in threads decides what they may do."""
@@ -156,7 +155,7 @@ class TestSteps:
         """The banner included."""
         terminal.serve(FakeServer(), log_format="json")
 
-        assert ["serving", "draining", "stopped"] == [json.loads(line)["message"] for line in terminal.lines()]
+        assert ["serving", "draining"] == [json.loads(line)["message"] for line in terminal.lines()]
 
     def test_the_log_level_holds_for_records_and_not_for_the_banner(self, terminal):
         """Whoever wants a quiet server still learns its port."""

@@ -90,7 +90,6 @@ def _run(server: WebMeshServer, signals: StopSignals) -> None:
         number = signals.wait()
     logger.info("draining", extra={"signal": number.name, "connections": len(server.connections)})
     server.close(server.timeouts.drain)
-    logger.info("stopped")
 
 
 def _reload_certificates(server: WebMeshServer) -> None:
