@@ -8,10 +8,10 @@ and what a message means are others' business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import urandom
-from struct import Struct, error as struct_error, iter_unpack
+from struct import error as struct_error
 from typing import Any, Final, TypeAlias
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
@@ -23,34 +23,24 @@ from wsproto.utilities import ProtocolError as WsprotoError
 from webmesh.exceptions import LocalProtocolError, MessageTooBig, RemoteProtocolError
 from webmesh.options import Limits
 from webmesh.protocol.assembly import Assembly, not_utf8
+from webmesh.protocol.data_frames import ClientFrames, first_and_payload, server_frame
 from webmesh.protocol.deflate import BoundedDeflate
+from webmesh.protocol.frame_head import BINARY, ENDLESS, KEY_SIZE, MASKED, RSV1, TEXT, Head, read_head
 from webmesh.protocol.masking import mask, unmask
+
+__all__ = ["CloseReceived", "Frames", "Incoming", "PingReceived", "PongReceived", "server_frame"]
 
 CLOSE_REASON_SIZE: Final = 100
 """Bytes of the reason in our own close frames (protocol.md section 5; RFC 6455 allows 123)."""
 NO_STATUS: Final = 1005
 """Close code for a close frame without one (RFC 6455 section 7.1.5); never on the wire."""
 
-_TEXT: Final = 0x81
-_BINARY: Final = 0x82
-_RSV1: Final = 0x40
-_CONTROL: Final = 0x08
-_MASKED: Final = 0x80
-_KEY_SIZE: Final = 4
 _LONGEST_HEAD: Final = 8  # bytes of a masked frame's head with a 16-bit length; longer ones are seldom whole anyway
 _CHUNK: Final = 64 * 1024  # bytes that wsproto, which copies what it gets several times, gets at once
-_KEYS_AT_ONCE: Final = 1024  # bytes of masking keys drawn from the system in one call, which costs as much as for 4
-_UNBOUNDED: Final = 1 << 63
-_CLEAN: Final = frozenset((0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A))
-_CLEAN_WITH_RSV1: Final = _CLEAN | {0x41, 0x42, 0xC1, 0xC2}
-"""First bytes of frames that may be right; all others wsproto refuses."""
 _CODES_TO_SEND: Final = (range(1000, 1004), range(NO_STATUS, NO_STATUS + 1), range(1007, 1014), range(3000, 5000))
 """RFC 6455 section 7.4 and IANA's registry; 1005 stands for a close frame without a code."""
 _FOREIGN: Final = (WsprotoError, ValueError, LookupError, TypeError, AssertionError, struct_error)
 """What wsproto has been seen to raise, or may, on a peer's bytes: all of it is the peer's fault."""
-
-_head_16 = Struct("!BBH").pack
-_head_64 = Struct("!BBQ").pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +81,9 @@ class Frames:
 
     __slots__ = (
         "pending", "overhead", "close_sent", "close_received",
-        "_client", "_mask_bit", "_key_size", "_limits", "_limit", "_turn", "_extensions", "_deflate", "_clean",
+        "_client", "_mask_bit", "_key_size", "_limits", "_limit", "_turn", "_extensions", "_deflate",
         "_fast", "_plain", "_over", "_rest", "_begun", "_missing", "_gathers", "_key",
-        "_assembly", "_fragments", "_size", "_allowed", "_wire", "_sendable", "_mask_keys", "_keys",
+        "_assembly", "_fragments", "_size", "_allowed", "_wire", "_sendable", "_frame",
     )  # fmt: skip
 
     def __init__(
@@ -116,8 +106,8 @@ class Frames:
         self.close_sent = False
         self.close_received = False
         self._client = client
-        self._mask_bit = 0 if client else _MASKED  # of frames that come in, and
-        self._key_size = 0 if client else _KEY_SIZE  # bytes of their masking keys
+        self._mask_bit = 0 if client else MASKED  # of frames that come in, and
+        self._key_size = 0 if client else KEY_SIZE  # bytes of their masking keys
         self._limits = limits
         self._limit = limits.message_size
         self._turn = limits.frames_per_turn
@@ -125,7 +115,6 @@ class Frames:
         self._deflate = next((each for each in self._extensions if isinstance(each, BoundedDeflate)), None)
         if self._deflate is not None:
             self._deflate.assembles = True
-        self._clean = _CLEAN_WITH_RSV1 if self._extensions else _CLEAN
         self._plain = not self._extensions
         self._fast = self._plain  # between two messages, no extension: a plain frame is read right here
         self._over = False
@@ -140,8 +129,7 @@ class Frames:
         self._allowed = 0  # of at most
         self._wire: Connection | None = None
         self._sendable = True
-        self._mask_keys = mask_keys
-        self._keys: Iterator[tuple[bytes, ...]] = iter(())
+        self._frame = ClientFrames(mask_keys).frame if client else server_frame
 
     @property
     def mid_message(self) -> bool:
@@ -171,14 +159,14 @@ class Frames:
                 start = position + 2
                 if size > 125:  # 126: the length stands in the next two bytes; other frames are not for this lane
                     wide = data[start] << 8 | data[start + 1]
-                    size = wide if size == 126 and wide > 125 else _UNBOUNDED
+                    size = wide if size == 126 and wide > 125 else ENDLESS
                     start += 2
                 stop = start + size + self._key_size
-                if stop > end or size > self._limit or first != _BINARY and first != _TEXT:
+                if stop > end or size > self._limit or first != BINARY and first != TEXT:
                     position = self._take(data, position, received)
                     continue
                 payload = unmask(data, start, stop) if self._mask_bit else data[start:stop]
-                received.append(payload if first == _BINARY else payload.decode())
+                received.append(payload if first == BINARY else payload.decode())
                 position = stop
                 if not size:
                     self.overhead += 1
@@ -200,24 +188,12 @@ class Frames:
         """
         if not self._sendable:
             raise LocalProtocolError("a message cannot be sent after a close frame")
-        if self._deflate is not None and self._deflate.compresses(len(message)):
-            return self._send(TextMessage(message) if isinstance(message, str) else BytesMessage(message))
-        if not self._client:
-            return server_frame(message)
-        first, payload = (_BINARY, message) if isinstance(message, bytes) else _first_and_payload(message)
-        try:
-            (key,) = next(self._keys)
-        except StopIteration:
-            self._keys = iter_unpack("4s", self._mask_keys(_KEYS_AT_ONCE))
-            (key,) = next(self._keys)
-        size = len(payload)
-        if size < 126:
-            head = bytes((first, _MASKED | size))
-        elif size < 65536:
-            head = _head_16(first, _MASKED | 126, size)
-        else:
-            head = _head_64(first, _MASKED | 127, size)
-        return head + key + mask(payload, key)
+        if self._deflate is None:
+            return self._frame(message)
+        first, payload = first_and_payload(message)
+        if not self._deflate.compresses(len(payload)):
+            return self._frame(message)
+        return self._send(TextMessage(payload.decode()) if first == TEXT else BytesMessage(payload))
 
     def ping(self, payload: bytes = b"") -> bytes:
         """A ping frame; *payload*, of at most 125 bytes, comes back in the pong."""
@@ -252,16 +228,18 @@ class Frames:
         return closing
 
     def _take(self, data: bytes, position: int, received: list[Incoming]) -> int:
-        """Read what is not the fast lane's: one frame, or what has come of it. Return where it ends."""
+        """Read what is not the fast lane's: one frame, or what has come of it. Return where that ends."""
         end = len(data)
         if self._over:
             return end
         if not self._begun:
-            head = self._read_head(data, position)
-            if head is None:
+            head = read_head(data, position, mask_bit=self._mask_bit, compression=not self._plain)
+            if head is not None:
+                self._check_size(head)
+            if head is None or not head.wrong and end < head.start + self._key_size:
                 self._rest = data[position:]
                 return end
-            position = self._begin(data, position, *head)
+            position = self._begin(head, data, position)
         stop = min(end, position + self._missing, position + _CHUNK)
         self._missing -= stop - position
         self._begun = self._missing > 0
@@ -269,74 +247,55 @@ class Frames:
             self._gather(data[position:stop], received)
         else:
             self._feed(data[position:stop], received)
-        self._fast = self._plain and not self._begun and not self._fragments and not self._over
+        self._settle()
         return stop
 
-    def _read_head(self, data: bytes, position: int) -> tuple[int, int] | None:
-        """Payload size of the frame at *position* and where its key, else its payload, starts; `None`: not whole yet.
-
-        A frame that cannot be right is given as endless and to start at *position*: wsproto gets all bytes
-        of it as they come, and so finds the fault as early as it can.
-        """
-        available = len(data) - position
-        if available < 2:
-            return None
-        first, size = data[position], data[position + 1] ^ self._mask_bit
-        start = position + 2
-        if first not in self._clean or size > (125 if first & _CONTROL else 127):
-            return _UNBOUNDED, position
-        if size > 125:
-            length_size, least = (2, 126) if size == 126 else (8, 1 << 16)
-            if available < 2 + length_size:
-                return None
-            size = int.from_bytes(data[start : start + length_size], "big")
-            start += length_size
-            if size < least:
-                return _UNBOUNDED, position
-        self._check_size(first, size)
-        return (size, start) if len(data) >= start + self._key_size else None
-
-    def _check_size(self, first: int, size: int) -> None:
+    def _check_size(self, head: Head) -> None:
         """Refuse a data frame by its head if its message grows too big with it."""
-        if first & _CONTROL:
+        if head.control or head.wrong:
             return
         if not self._fragments:
             self._size = 0
             self._allowed = self._limit
-            if first & _RSV1:
-                # Deflate's worst code has nine bits a byte (RFC 1951 section 3.2.6), and may have idle blocks.
+            if head.first & RSV1:
+                # Deflate's worst code has nine bits a byte (RFC 1951 section 3.2.6); blocks may be empty besides.
                 self._allowed += self._limit // 8 + 64
-        if self._size + size > self._allowed:
-            raise MessageTooBig(self._size + size, self._limit)
+        if self._size + head.size > self._allowed:
+            raise MessageTooBig(self._size + head.size, self._limit)
 
-    def _begin(self, data: bytes, position: int, size: int, start: int) -> int:
-        """Enter the frame whose head is whole; return where to go on reading."""
-        if start == position:  # cannot be right
-            self._gathers = False
-            self._missing = size
-            return position
-        first = data[position]
-        if not size or first & ~_RSV1 not in (_TEXT, _BINARY):
+    def _begin(self, head: Head, data: bytes, position: int) -> int:
+        """Enter the frame at *position*; return where to go on reading."""
+        payload_start = head.start + self._key_size
+        if not head.size or not head.whole_message:
             self.overhead += 1
-        self._gathers = self._fast and first in (_TEXT, _BINARY)
+        self._gathers = self._fast and not head.wrong and head.first in (TEXT, BINARY)
         if self._gathers:
-            self._assembly = Assembly(text=first == _TEXT, limit=self._limit)
-            self._key = data[start : start + self._key_size]
-            self._missing = size
-            return start + self._key_size
-        self._missing = start + self._key_size + size - position
-        if not first & _CONTROL:
+            self._assembly = Assembly(text=head.first == TEXT, limit=self._limit)
+            self._key = data[head.start : payload_start]
+            self._missing = head.size
+            return payload_start
+        self._missing = payload_start + head.size - position
+        if not head.control:
             self._fragments += 1
-            self._size += size
+            self._size += head.size
             if self._fragments > self._limits.fragments:
                 raise MessageTooBig(self._fragments, self._limits.fragments, unit="fragments")
         return position
+
+    def _settle(self) -> None:
+        """After a frame, or a piece of one: decide what the next bytes are."""
+        between = not (self._begun or self._fragments or self._over)
+        self._fast = between and self._plain
+        if between and not self.close_sent:
+            # It has nothing to remember, and 10,000 idle ones take 17 MB. A new one costs 2 us, and the garbage
+            # collector's work: wsproto's parts refer to each other.
+            self._wire = None
 
     def _gather(self, piece: bytes, received: list[Incoming]) -> None:
         """Take a piece of a long plain frame."""
         assert self._assembly is not None
         if self._key:
-            turn = len(piece) % _KEY_SIZE
+            turn = len(piece) % KEY_SIZE
             piece, self._key = mask(piece, self._key), self._key[turn:] + self._key[:turn]
         self._assembly.add(piece)
         if not self._begun:
@@ -401,9 +360,11 @@ class Frames:
         if not self._sendable:
             raise LocalProtocolError(f"{type(event).__name__} cannot be sent after a close frame")
         try:
-            return bytes(self._connection().send(event))
+            sent = bytes(self._connection().send(event))
         except (WsprotoError, ValueError, TypeError) as error:
             raise LocalProtocolError(str(error)) from error
+        self._settle()
+        return sent
 
     def _fail(self, error: RemoteProtocolError, received: list[Incoming]) -> None:
         """The peer has broken the protocol: nothing that it sends is looked at any more."""
@@ -416,33 +377,3 @@ class Frames:
         self._sendable = False
         self._begun = False
         self._assembly = None
-
-
-def server_frame(message: str | bytes) -> bytes:
-    """A whole message as a server's frame: the same bytes for any number of receivers.
-
-    Receivers with permessage-deflate take it, too: no message need be compressed (RFC 7692 section 6). Whether
-    a receiver's connection may still be written to is for the caller to know.
-
-    Raises:
-        LocalProtocolError: *message* is neither text that UTF-8 can say, nor bytes.
-    """
-    first, payload = (_BINARY, message) if isinstance(message, bytes) else _first_and_payload(message)
-    size = len(payload)
-    if size < 126:
-        return bytes((first, size)) + payload
-    if size < 65536:
-        return _head_16(first, 126, size) + payload
-    return _head_64(first, 127, size) + payload
-
-
-def _first_and_payload(message: object) -> tuple[int, bytes]:
-    """First byte and payload for a message that is not `bytes`."""
-    if isinstance(message, str):
-        try:
-            return _TEXT, message.encode()
-        except UnicodeEncodeError as error:
-            raise LocalProtocolError(f"text cannot be sent as UTF-8: {error.reason}") from error
-    if isinstance(message, (bytearray, memoryview)):
-        return _BINARY, bytes(message)
-    raise LocalProtocolError(f"a message is str or bytes, not {type(message).__name__}")

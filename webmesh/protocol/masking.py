@@ -59,8 +59,8 @@ speedups = False
 
 if os.environ.get("WEBMESH_NO_SPEEDUPS") != "1":
     try:
-        from webmesh import _speedups
+        from webmesh._speedups import mask as mask_in_c, unmask as unmask_in_c
     except ImportError:  # no compiler when the package was built: slower for large payloads, else equal
         pass
     else:
-        mask, unmask, speedups = _speedups.mask, _speedups.unmask, True
+        mask, unmask, speedups = mask_in_c, unmask_in_c, True
