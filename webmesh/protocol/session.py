@@ -1,0 +1,242 @@
+"""One conversation: which requests are open in each direction, and what a message means for them.
+
+Pure: no socket, clock, greenlet or serializer. Requests that are answered within the turn in which
+they came never enter a table here; `begin` is for those that last. Wire form: docs/PROTOCOL.md section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from webmesh.exceptions import DataLoss, InvalidArgument, Overloaded, error_from_wire
+from webmesh.options import Limits
+from webmesh.protocol import envelope
+from webmesh.protocol.envelope import (
+    Cancel, Credit, EndOfItems, ErrorReply, InvalidEnvelope, Item, Notification, Reply, Request, TopicMessage,
+)  # fmt: skip
+from webmesh.protocol.events import (
+    Answered, CancelArrived, CreditArrived, Dropped, Failed, ItemArrived, ItemsEnded, Refused,
+)  # fmt: skip
+from webmesh.protocol.streams import ItemReceiver, ItemSender
+
+RequestId: TypeAlias = int | str
+Event: TypeAlias = (
+    Request | Notification | TopicMessage | Answered | Failed | ItemArrived | ItemsEnded | CreditArrived
+    | CancelArrived | Dropped | Refused
+)  # fmt: skip
+SAFE_INTEGER = 2**53
+"""Ids stay below it, so that a peer whose numbers are doubles can hold them (RFC 8259 section 6)."""
+ACCEPTING_SIDE_IDS = 2**52
+"""First id of the side that accepted the connection; the side that dialled begins at 0.
+
+Items and credit carry an id that either side may have chosen, so equal ids open in both directions
+could not be told apart (docs/PROTOCOL.md section 2). Foreign clients count from a small number.
+"""
+
+
+class OpenRequest:
+    """A request of ours that awaits its answer.
+
+    Attributes:
+        waiter: Whatever the layer above gave; the session only hands it back.
+        receiver: Counts the items that come back; `None` for a plain call.
+        sender: Counts the items that we send; `None` when we announced none.
+    """
+
+    __slots__ = ("id", "path", "receiver", "sender", "waiter")
+
+    def __init__(
+        self, request_id: RequestId, path: str, waiter: Any, receiver: ItemReceiver | None, sender: ItemSender | None
+    ) -> None:
+        self.id = request_id
+        self.path = path
+        self.waiter = waiter
+        self.receiver = receiver
+        self.sender = sender
+
+    def __repr__(self) -> str:
+        return f"<OpenRequest {self.id!r} {self.path}>"
+
+
+class Answering:
+    """A request of the peer's whose handler has not returned yet.
+
+    Attributes:
+        owner: Whatever the layer above gave; the session only hands it back.
+        sender: Counts the items that we send, within the credit of the request.
+        receiver: Counts the items that the asking side sends; `None` when it announced none.
+    """
+
+    __slots__ = ("id", "owner", "receiver", "sender")
+
+    def __init__(self, request: Request, owner: Any, window: int) -> None:
+        self.id = request.id
+        self.owner = owner
+        self.sender = ItemSender(request.credit)
+        self.receiver = ItemReceiver(window) if request.stream else None
+
+    def __repr__(self) -> str:
+        return f"<Answering {self.id!r}>"
+
+
+class Session:
+    """The state of one conversation between two peers; both sides have the same rights.
+
+    Args:
+        dialled: Whether this side opened the connection; it decides from where ids are counted.
+    """
+
+    def __init__(self, limits: Limits, *, dialled: bool) -> None:
+        self._limits = limits
+        self._next_id = 0 if dialled else ACCEPTING_SIDE_IDS
+        self._invalid = 0
+        self._asked: dict[RequestId, OpenRequest] = {}
+        self._answering: dict[RequestId, Answering] = {}
+        self._handlers: dict[type, Callable[[Any], Event]] = {
+            Reply: self._reply,
+            ErrorReply: self._error,
+            Item: self._item,
+            EndOfItems: self._end,
+            Cancel: self._cancel,
+            Credit: self._credit,
+        }
+
+    @property
+    def open_requests(self) -> int:
+        """Requests of ours that await an answer."""
+        return len(self._asked)
+
+    @property
+    def answering(self) -> int:
+        """Requests of the peer's that lasted longer than the turn in which they came."""
+        return len(self._answering)
+
+    # ------------------------------------------------------------------ asking
+
+    def ask(
+        self,
+        path: str,
+        data: Any,
+        waiter: Any,
+        *,
+        timeout_ms: float | None = None,
+        headers: dict[str, str] | None = None,
+        credit: int | None = None,
+        stream: bool = False,
+    ) -> tuple[OpenRequest, dict[str, Any]]:
+        """Open a request and return it with the message to send.
+
+        Args:
+            credit: Items that may be on their way to us; `None` makes a plain call of it.
+            stream: Announces items of ours; the peer grants the first ones.
+
+        Raises:
+            Overloaded: `Limits.open_requests` are open already.
+        """
+        if len(self._asked) >= self._limits.open_requests:
+            raise Overloaded(f"{len(self._asked)} requests are open on this connection, the limit")
+        request_id = self._fresh_id()
+        message = envelope.request(
+            path, request_id, data, timeout_ms=timeout_ms, headers=headers, credit=credit, stream=stream
+        )
+        receiver = None if credit is None else ItemReceiver(credit)
+        request = OpenRequest(request_id, path, waiter, receiver, ItemSender(0) if stream else None)
+        self._asked[request_id] = request
+        return request, message
+
+    def _fresh_id(self) -> int:
+        request_id = self._next_id
+        while request_id in self._asked:  # after 2**53 requests an old stream may still hold its number
+            request_id = (request_id + 1) % SAFE_INTEGER
+        self._next_id = (request_id + 1) % SAFE_INTEGER
+        return request_id
+
+    def abandon(self, request: OpenRequest) -> dict[str, Any] | None:
+        """Stop waiting. Returns the cancel to send, or `None` when the answer has come already."""
+        if self._asked.pop(request.id, None) is None:
+            return None
+        return envelope.cancel(request.id)
+
+    # --------------------------------------------------------------- answering
+
+    def begin(self, request: Request, owner: Any) -> Answering:
+        """Enter a request of the peer's that lasts, so that cancels, credit and items find it.
+
+        Raises:
+            InvalidArgument: A request with this id is being answered already.
+        """
+        if request.id in self._answering:
+            raise InvalidArgument(f"a request with id {request.id!r} is open already")
+        answering = self._answering[request.id] = Answering(request, owner, self._limits.stream_credit)
+        return answering
+
+    def finish(self, answering: Answering) -> None:
+        """Its answer is on its way, or nobody wants it: what comes for it now is dropped."""
+        self._answering.pop(answering.id, None)
+
+    # ---------------------------------------------------------------- messages
+
+    def receive(self, message: object) -> Event:
+        """What a decoded message means; never raises for anything that a peer can send."""
+        try:
+            parsed = envelope.classify(message, self._limits)
+        except InvalidEnvelope as fault:
+            return self._refuse(fault)
+        handler = self._handlers.get(type(parsed))
+        if handler is None:  # a request, notification or topic message is its own event
+            return parsed  # type: ignore[return-value]
+        return handler(parsed)
+
+    def close(self) -> tuple[list[OpenRequest], list[Answering]]:
+        """End the conversation: what was asked, and what was being answered; nothing is open after it."""
+        asked, answering = list(self._asked.values()), list(self._answering.values())
+        self._asked.clear()
+        self._answering.clear()
+        return asked, answering
+
+    def _refuse(self, fault: InvalidEnvelope) -> Refused:
+        self._invalid += 1
+        error = InvalidArgument(str(fault)).to_wire()
+        return Refused(envelope.error(fault.id, error), fatal=self._invalid >= self._limits.invalid_messages)
+
+    def _reply(self, reply: Reply) -> Event:
+        request = self._asked.pop(reply.id, None)
+        return Dropped("late reply") if request is None else Answered(request, reply.data)
+
+    def _error(self, reply: ErrorReply) -> Event:
+        request = None if reply.id is None else self._asked.pop(reply.id, None)
+        return Dropped("late error") if request is None else Failed(request, error_from_wire(reply.error))
+
+    def _item(self, item: Item) -> Event:
+        asked, answering = self._asked.get(item.id), self._answering.get(item.id)
+        if asked is not None and asked.receiver is not None:
+            fault = asked.receiver.accept(item.seq)
+            if fault is None:
+                return ItemArrived(asked, item.item)
+            del self._asked[asked.id]
+            return Failed(asked, DataLoss(fault), envelope.cancel(asked.id))
+        if answering is not None and answering.receiver is not None:
+            fault = answering.receiver.accept(item.seq)
+            return ItemArrived(answering, item.item) if fault is None else Failed(answering, DataLoss(fault))
+        return Dropped("late item")
+
+    def _end(self, end: EndOfItems) -> Event:
+        answering = self._answering.get(end.id)
+        if answering is None or answering.receiver is None:
+            return Dropped("late end of items")
+        return ItemsEnded(answering)
+
+    def _cancel(self, cancel: Cancel) -> Event:
+        answering = self._answering.get(cancel.id)
+        return Dropped("late cancel") if answering is None else CancelArrived(answering)
+
+    def _credit(self, credit: Credit) -> Event:
+        asked, answering = self._asked.get(credit.id), self._answering.get(credit.id)
+        if asked is not None and asked.sender is not None:
+            asked.sender.grant(credit.credit)
+            return CreditArrived(asked)
+        if answering is not None:
+            answering.sender.grant(credit.credit)
+            return CreditArrived(answering)
+        return Dropped("late credit")
