@@ -1,0 +1,86 @@
+"""The answer to a call that is on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from webmesh.deadline import Deadline
+from webmesh.exceptions import Cancelled, RequestTimeout
+from webmesh.websocket.hub import Completion
+
+
+class Future:
+    """What `spawn` returns. May be used from any greenlet or thread.
+
+    Args:
+        completion: Gets the reply or the error.
+        deadline: The call's own; past it the call has failed, whoever waits.
+        abandon: Tells the peer that nobody waits; safe to call when the answer has come.
+    """
+
+    __slots__ = ("_abandon", "_completion", "_deadline", "path", "timeout")
+
+    def __init__(
+        self,
+        path: str,
+        completion: Completion[Any],
+        deadline: Deadline,
+        timeout: float | None,
+        abandon: Callable[[], None],
+    ) -> None:
+        self.path = path
+        self.timeout = timeout
+        self._completion = completion
+        self._deadline = deadline
+        self._abandon = abandon
+
+    def done(self) -> bool:
+        """Whether the reply or an error is there."""
+        return self._completion.done
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The reply.
+
+        Args:
+            timeout: Seconds to wait here; the call itself goes on after them. `None` waits as long as the
+                call lasts.
+
+        Raises:
+            TimeoutError: Nothing came within *timeout*.
+            RequestTimeout: Nothing came within the call's own time; the peer is told. The handler may have run.
+            ReplyLost: The connection ended meanwhile.
+            RemoteError: The peer answered with an error.
+        """
+        left = self._deadline.remaining()
+        own = timeout is not None and (left is None or timeout < left)
+        completed = False
+        try:
+            value = self._completion.wait(timeout if own else left)
+            completed = True
+            return value
+        except TimeoutError:
+            if own or self._completion.done:
+                completed = True
+                raise
+            raise RequestTimeout(self.path, self.timeout) from None
+        finally:
+            # A kill or a foreign Timeout ends the wait of `call` as well; whoever holds a future goes on.
+            if not completed and not self._completion.done:
+                self.cancel()
+
+    def cancel(self) -> None:
+        """Give up: the peer's handler is cancelled; whoever waits gets `Cancelled`. Nothing happens when done."""
+        if not self._completion.done:
+            self._completion.fail(Cancelled("given up by the asking side"))
+            self._abandon()
+
+    def expire(self) -> None:
+        """The call's time is up."""
+        if not self._completion.done:
+            self._completion.fail(RequestTimeout(self.path, self.timeout))
+            self._abandon()
+
+    def when_done(self, callback: Callable[[Future], object]) -> None:
+        """Call *callback* with this future once it is done, in the hub; it must not block."""
+        self._completion.when_done(lambda: callback(self))
