@@ -1,0 +1,65 @@
+"""The pulse: looks after the deadlines of many connections, about once a second.
+
+One greenlet for all of them: a timer per connection would cost memory, and a timer per read would cost
+each message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+import gevent
+
+from webmesh.options import Timeouts
+
+SLICE = 256
+"""Connections that are looked at before the hub serves others: about 0.2 ms."""
+
+
+class Ticking(Protocol):
+    """What has deadlines."""
+
+    def tick(self, now: float) -> None:
+        """Look at them; *now* is the clock's reading."""
+
+
+class Pulse:
+    """Calls `tick` of everything in *connections* until stopped.
+
+    Args:
+        connections: Changes meanwhile; each beat looks at those that are there when it begins.
+    """
+
+    def __init__(
+        self,
+        connections: Collection[Ticking],
+        timeouts: Timeouts,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connections = connections
+        self._clock = clock
+        # A quarter of the shortest wait, so that none is overrun by more; a second is fine for the defaults.
+        shortest = min(timeouts.ping_interval, timeouts.liveness, timeouts.message, timeouts.write)
+        self._period = min(1.0, shortest / 4)
+        self._greenlet: gevent.Greenlet[[], None] | None = None
+
+    def start(self) -> None:
+        """Begin, in the calling thread's hub."""
+        self._greenlet = gevent.spawn(self._beat)
+
+    def stop(self) -> None:
+        """End; called in the same hub."""
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
+
+    def _beat(self) -> None:
+        while True:
+            gevent.sleep(self._period)
+            now = self._clock()
+            for number, connection in enumerate(tuple(self._connections), 1):
+                connection.tick(now)
+                if number % SLICE == 0:
+                    gevent.sleep(0)

@@ -1,0 +1,402 @@
+"""A socket that carries WebSocket messages: reads, writes, pings, deadlines and the closing handshake.
+
+Decides when bytes move. What they mean is `protocol.frames`; which greenlet reads is `turns`. Everything
+here runs in the hub that owns the socket. One greenlet reads at a time; any number may send.
+"""
+
+from __future__ import annotations
+
+import socket as stdlib_socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.hub import get_hub
+
+from webmesh.exceptions import ConnectionClosed, MessageTooBig, RemoteProtocolError
+from webmesh.options import Limits, Timeouts
+from webmesh.protocol.frames import CloseReceived, Frames, Incoming, PingReceived
+from webmesh.websocket.hub import Completion
+from webmesh.websocket.upgraded import Upgraded
+
+READ_SIZE = 64 * 1024
+"""Bytes asked for in one read: more than most turns bring, and a recv buffer that malloc reuses."""
+FLUSH_SIZE = 64 * 1024
+"""Bytes of answers after which they leave before the turn is over: about one socket buffer."""
+OPEN, CLOSING, CLOSED = "open", "closing", "closed"
+
+
+class MessageStream:
+    """Messages over one upgraded socket.
+
+    Args:
+        client: Whether this side dialled; it masks, and waits for the server to end TCP first.
+        on_closed: Called once, in the hub, when the connection has ended.
+    """
+
+    def __init__(
+        self,
+        upgraded: Upgraded,
+        *,
+        client: bool,
+        limits: Limits,
+        timeouts: Timeouts,
+        on_closed: Callable[[ConnectionClosed], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.state = OPEN
+        self.closed: Completion[ConnectionClosed] = Completion()
+        self._client = client
+        self._limits = limits
+        self._timeouts = timeouts
+        self._on_closed = on_closed
+        self._clock = clock
+        self._frames = Frames(client=client, limits=limits, extensions=upgraded.extensions)
+        self._encode = self._frames.encode
+        self._early = upgraded.trailing
+        self._adopt(upgraded.sock)
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._flushing = False
+        self._backlog: deque[bytes | memoryview] = deque()
+        self._backlog_size = 0
+        self._room: Event | None = None
+        self._pong: bytes | None = None
+        self._ending: ConnectionClosed | None = None
+        self._overhead = 0
+        self._tokens = float(limits.overhead_rate)
+        self._close_timer: Any = None
+        self._tokens_at = 0.0
+        self._watch(clock())
+
+    def _adopt(self, sock: Any) -> None:
+        self._sock = sock
+        self._hub = get_hub()
+        # The socket's own watchers, no others: libev aborts the process when a watcher is active on a
+        # closed descriptor, and only of these does gevent's close() know.
+        self._readable, self._writable = sock._read_event, sock._write_event
+        sock.settimeout(0.0)
+        if isinstance(sock, ssl.SSLSocket):
+            self._recv, self._send = self._recv_tls, self._send_tls
+        else:
+            self._raw = sock._sock
+            self._recv, self._send = self._recv_plain, self._send_plain
+
+    # ----------------------------------------------------------------- reading
+
+    def read(self) -> list[Incoming] | None:
+        """What came next, at least one item; `None` once the connection has ended.
+
+        Whatever is no message goes to `control`. Always lets the hub turn, however fast the peer sends.
+        """
+        frames = self._frames
+        while self.state is not CLOSED:
+            if frames.pending:
+                gevent.sleep(0)
+                data = b""
+            elif self._early:
+                data, self._early = self._early, b""
+            else:
+                self._waiting = True
+                data = self._recv()
+                self._waiting = False
+                if not data:
+                    self._end(self._ending or ConnectionClosed(1006, "the link ended without a close"))
+                    return None
+            self._heard = True
+            incoming = frames.receive(data)
+            if frames.overhead != self._overhead:
+                self._charge(frames.overhead)
+            if incoming:
+                self._whole = True
+                return incoming
+        return None
+
+    def control(self, item: object) -> None:
+        """Act on what `read` returned that is no message."""
+        if isinstance(item, PingReceived):
+            self._answer_ping(item.payload)
+        elif isinstance(item, CloseReceived):
+            self._peer_closes(item)
+        elif isinstance(item, RemoteProtocolError):
+            reason = "message too big" if isinstance(item, MessageTooBig) else str(item)
+            self.close(item.close_code, reason)
+
+    def _recv_plain(self) -> bytes:
+        try:
+            while True:
+                # Wait, then read: a read that is tried first nearly always fails (half the cost of an echo).
+                self._hub.wait(self._readable)
+                try:
+                    return self._raw.recv(READ_SIZE)  # type: ignore[no-any-return]
+                except BlockingIOError:
+                    continue
+        except OSError:
+            return b""
+
+    def _recv_tls(self) -> bytes:
+        try:
+            while True:
+                if not self._sock.pending():
+                    self._hub.wait(self._readable)
+                try:
+                    return self._sock.recv(READ_SIZE)  # type: ignore[no-any-return]
+                except ssl.SSLWantReadError:
+                    continue
+        except (OSError, ValueError):  # ValueError: closed by another greenlet between the two steps
+            return b""
+
+    def _charge(self, overhead: int) -> None:
+        """Count frames that carry no whole message against the rate that a peer may send them at."""
+        now = self._clock()
+        rate = self._limits.overhead_rate
+        self._tokens = min(rate, self._tokens + (now - self._tokens_at) * rate) - (overhead - self._overhead)
+        self._tokens_at = now
+        self._overhead = overhead
+        if self._tokens < 0:
+            self.close(1008, "too many control frames or fragments")
+
+    # ----------------------------------------------------------------- writing
+
+    def send(self, message: str | bytes) -> None:
+        """Take a message; it leaves with `flush`, or before when much has gathered.
+
+        Raises:
+            ConnectionClosed: It is closing or closed.
+        """
+        if self.state is not OPEN:
+            raise self._ending or ConnectionClosed()
+        data = self._encode(message)
+        self._out.append(data)
+        self._out_size += len(data)
+        if self._out_size > FLUSH_SIZE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was taken, as one write; never waits. What the socket does not take is queued."""
+        out = self._out
+        if not out:
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._out_size = 0
+        self._write(data)
+
+    def flush_soon(self) -> None:
+        """Flush when the running greenlet switches, with whatever else is sent until then."""
+        if not self._flushing:
+            self._flushing = True
+            self._hub.loop.run_callback(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = False
+        self.flush()
+
+    def drain(self) -> None:
+        """Wait until no more than `Limits.send_queue` bytes await the socket."""
+        while self._backlog_size > self._limits.send_queue and self.state is not CLOSED:
+            if self._room is None:
+                self._room = Event()
+            self._room.clear()
+            self._room.wait()
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the peer's socket."""
+        return self._backlog_size + self._out_size
+
+    def _write(self, data: bytes) -> None:
+        if self.state is CLOSED:
+            return
+        if not self._backlog:
+            sent = self._send(data)
+            if sent == len(data) or sent < 0:
+                return
+            self._wrote_at = self._clock()
+            self._queue(memoryview(data)[sent:] if sent else data)
+            gevent.spawn(self._write_backlog)
+        else:
+            self._queue(data)
+
+    def _queue(self, data: bytes | memoryview) -> None:
+        self._backlog.append(data)
+        self._backlog_size += len(data)
+
+    def _send_plain(self, data: bytes | memoryview) -> int:
+        try:
+            return self._raw.send(data)  # type: ignore[no-any-return]
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            return self._broken(error)
+
+    def _send_tls(self, data: bytes | memoryview) -> int:
+        try:
+            return self._sock.send(data)  # type: ignore[no-any-return]
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+        except (OSError, ValueError) as error:
+            return self._broken(error)
+
+    def _broken(self, error: Exception) -> int:
+        # Not ended here: the caller may be in the middle of anything. The reader sees the end as well;
+        # shutting down makes sure that it does.
+        self._ending = self._ending or ConnectionClosed(1006, f"sending failed: {error}")
+        self._hub.loop.run_callback(self._end, self._ending)
+        return -1
+
+    def _write_backlog(self) -> None:
+        """Write the queue as the socket takes it; one such greenlet runs while there is a queue."""
+        try:
+            while self._backlog and self.state is not CLOSED:
+                self._hub.wait(self._writable)
+                self._write_some()
+        except OSError as error:
+            self._broken(error)
+        if self._after_backlog:
+            self._end(self._ending or ConnectionClosed())
+
+    def _write_some(self) -> None:
+        while self._backlog:
+            chunk = self._backlog[0]
+            sent = self._send(chunk)
+            if sent <= 0:
+                return
+            self._wrote_at = self._clock()
+            self._backlog_size -= sent
+            if sent < len(chunk):
+                self._backlog[0] = memoryview(chunk)[sent:]
+                return
+            self._backlog.popleft()
+            if self._room is not None and self._backlog_size <= self._limits.send_queue:
+                self._room.set()
+            if not self._backlog and self._pong is not None:
+                pong, self._pong = self._pong, None
+                self._answer_ping(pong)
+
+    def _answer_ping(self, payload: bytes) -> None:
+        if self.state is not OPEN:
+            return
+        if self._backlog:
+            self._pong = payload  # RFC 6455 §5.5.3: only the newest ping of a slow reader needs its pong
+        else:
+            self.flush()
+            self._write(self._frames.pong(payload))
+
+    def ping(self, payload: bytes = b"") -> None:
+        """Send a ping; its pong counts as life like any frame."""
+        if self.state is OPEN:
+            self.flush()
+            self._write(self._frames.ping(payload))
+
+    # ---------------------------------------------------------------- deadlines
+
+    def _watch(self, now: float) -> None:
+        self._heard = False
+        self._heard_at = now
+        self._ping_at = now + self._timeouts.ping_interval
+        self._waiting = False
+        self._whole = False
+        self._begun_at: float | None = None
+        self._wrote_at = now
+        self._tokens_at = now
+        self._after_backlog = False
+
+    def tick(self, now: float) -> None:
+        """Look at every deadline; called about once a second, with the clock's reading."""
+        if self._backlog and now - self._wrote_at > self._timeouts.write:
+            self.abort(ConnectionClosed(4008, "too slow: no byte taken in time"))
+        if self.state is not OPEN:
+            return
+        if self._heard or not self._waiting:
+            # While we ourselves read nothing, as at the bound of handlers, silence proves nothing.
+            self._heard = False
+            self._heard_at = now
+            self._ping_at = now + self._timeouts.ping_interval
+        elif now - self._heard_at >= self._timeouts.liveness:
+            self.abort(ConnectionClosed(4012, "no pong"), say=True)
+            return
+        elif now >= self._ping_at:
+            self._ping_at = now + self._timeouts.ping_interval
+            self.ping()
+        self._tick_message(now)
+
+    def _tick_message(self, now: float) -> None:
+        if not self._frames.mid_message or not self._waiting:
+            self._begun_at = None
+        elif self._begun_at is None or self._whole:
+            self._begun_at = now
+        elif now - self._begun_at > self._timeouts.message:
+            self.close(1008, "message not finished in time")
+        self._whole = False
+
+    # ------------------------------------------------------------------ closing
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin the closing handshake; returns at once. `closed` tells the end, at most `Timeouts.close` later."""
+        if self.state is not OPEN:
+            return
+        self.flush()
+        self.state = CLOSING
+        self._ending = ConnectionClosed(code, reason)
+        self._write(self._frames.close(code, reason))
+        self._end_in(self._timeouts.close)
+
+    def _peer_closes(self, item: CloseReceived) -> None:
+        if self.state is OPEN:
+            self.flush()
+            self.state = CLOSING
+            self._ending = ConnectionClosed(item.code, item.reason)
+            self._write(self._frames.close(item.code))
+        if self._client:
+            # RFC 6455 §7.1.1: the server ends TCP first; the reader sees that.
+            self._end_in(self._timeouts.close)
+        elif self._backlog:
+            self._after_backlog = True
+            self._end_in(self._timeouts.close)
+        else:
+            self._end(self._ending or ConnectionClosed(item.code, item.reason))
+
+    def _end_in(self, seconds: float) -> None:
+        if self._close_timer is None:
+            self._close_timer = self._hub.loop.timer(seconds)
+            self._close_timer.start(self._end, self._ending or ConnectionClosed())
+
+    def abort(self, why: ConnectionClosed, *, say: bool = False) -> None:
+        """End at once, without the closing handshake.
+
+        Args:
+            say: Try to tell the peer the code first, as far as its socket takes it.
+        """
+        if self.state is CLOSED:
+            return
+        if say and self.state is OPEN and not self._backlog:
+            self.state = CLOSING
+            self._write(self._frames.close(why.code, why.reason))
+        self._ending = why
+        self._end(why)
+
+    def _end(self, why: ConnectionClosed) -> None:
+        if self.state is CLOSED:
+            return
+        self.state = CLOSED
+        self._out.clear()
+        self._backlog.clear()
+        self._backlog_size = 0
+        if self._close_timer is not None:
+            self._close_timer.close()
+            self._close_timer = None
+        if self._room is not None:
+            self._room.set()
+        try:
+            # Wakes the peer even if another process shares the descriptor.
+            self._sock.shutdown(stdlib_socket.SHUT_RDWR)
+        except (OSError, ValueError):
+            pass
+        self._sock.close()
+        self.closed.succeed(why)
+        self._on_closed(why)
