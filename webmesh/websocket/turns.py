@@ -1,0 +1,168 @@
+"""Leader and followers: which greenlet of a connection reads, and which run handlers.
+
+The greenlet that read a message handles it itself. Before it does, it leaves a callback with the hub.
+If handling ends without a switch the callback is taken back and nothing was spawned; if handling
+switches, the hub runs the callback and another greenlet takes over reading. So a slow handler never
+holds up its connection, and a quick one costs no spawn (docs/ARCHITECTURE.md, "Hot path").
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from gevent import Greenlet, getcurrent
+from gevent.hub import get_hub
+
+T = TypeVar("T")
+
+
+class Turns(Generic[T]):
+    """The greenlets of one connection.
+
+    Args:
+        read: The next items, or `None` at the end; blocks.
+        handle: Acts on one item; may switch.
+        flush: Writes what handling produced; called when a turn is over. May switch.
+        on_switch: Called in the hub, with the greenlet, when handling the current item has switched for the first time.
+        on_failure: Called when a follower died of something else than the end.
+        bound: Items that may be in hand at once. At the bound nothing is read.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], list[T] | None],
+        handle: Callable[[T], None],
+        flush: Callable[[], None],
+        on_switch: Callable[[Any], None],
+        on_failure: Callable[[], None],
+        bound: int,
+    ) -> None:
+        self._read = read
+        self._handle = handle
+        self._flush = flush
+        self._on_switch = on_switch
+        self._on_failure = on_failure
+        self._bound = bound
+        self._hub = get_hub()
+        self._todo: deque[T] = deque()
+        self._leader: Any = None
+        self._resident: Any = None
+        self._parked: deque[Any] = deque()  # the resident leftmost, so that it goes last
+        self._handover: Any = None
+        self._others = 0
+        self._stalled = False
+        self._ended = False
+
+    @property
+    def in_flight(self) -> int:
+        """Items whose handling has switched and is not over, the leader's own left out."""
+        return self._others
+
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing is read because the bound is reached."""
+        return self._stalled
+
+    def run(self) -> None:
+        """Lead and follow until the connection has ended and this greenlet's handler has returned.
+
+        The calling greenlet is the one that stays while the connection is idle.
+        """
+        me = self._leader = getcurrent()
+        try:
+            self._live(me, resident=True)
+        finally:
+            self._end()
+
+    def dismiss(self) -> None:
+        """Let followers go that have nothing to do; called now and then, not after each message."""
+        while self._parked and self._parked[-1] is not self._resident:
+            idle = self._parked.pop()
+            self._hub.loop.run_callback(idle.switch, False)
+
+    def _live(self, me: Any, *, resident: bool) -> None:
+        if resident:
+            self._resident = me
+        while True:
+            self._lead(me)
+            if self._ended:
+                return
+            if resident:
+                self._parked.appendleft(me)
+            else:
+                self._parked.append(me)
+            promoted = self._hub.switch()  # until _promote, dismiss or _end switches back
+            if not promoted:
+                return
+
+    def _lead(self, me: Any) -> None:
+        """Read and handle until the lead is lost or the connection has ended."""
+        todo, handle = self._todo, self._handle
+        run_callback = self._hub.loop.run_callback
+        while True:
+            if not todo:
+                self._flush()
+                items = self._read()
+                if items is None:
+                    self._end()
+                    return
+                todo.extend(items)
+            self._handover = run_callback(self._switched)
+            while todo:
+                handle(todo.popleft())
+                if self._leader is not me:
+                    self._flush()
+                    if not self._retake(me):
+                        return
+                if self._handover is None:
+                    self._stalled = False
+                    self._handover = run_callback(self._switched)
+            self._handover.stop()
+
+    def _switched(self) -> None:
+        """In the hub: the leader's handler has switched. Someone else must read, unless enough is in hand."""
+        self._handover = None
+        self._on_switch(self._leader)
+        if self._others + 1 >= self._bound:
+            self._stalled = True
+        else:
+            self._promote()
+
+    def _promote(self) -> None:
+        self._others += 1
+        if self._parked:
+            self._leader = self._parked.pop()
+            self._leader.switch(True)
+        else:
+            self._leader = follower = Greenlet(self._follow)
+            follower.start()
+
+    def _follow(self) -> None:
+        try:
+            self._live(getcurrent(), resident=False)
+        except BaseException:
+            # Handlers' errors never come here: this is a kill, or a fault of ours. Without a reader the
+            # connection would hang, so it ends.
+            self._end()
+            self._on_failure()
+            raise
+
+    def _retake(self, me: Any) -> bool:
+        """A handler that had lost the lead is over: read again only where nothing is read now."""
+        self._others -= 1
+        if not self._stalled or self._ended:
+            return False
+        # The leader is itself in a handler and could not hand over; now there is room for one more.
+        self._stalled = False
+        self._others += 1
+        self._leader = me
+        return True
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._handover is not None:
+            self._handover.stop()
+        while self._parked:
+            self._hub.loop.run_callback(self._parked.pop().switch, False)
