@@ -1,0 +1,260 @@
+"""The mesh protocol over one stream: what came is decoded and acted on, what is said is encoded and sent.
+
+Runs in the hub that owns the socket. Which handler answers a request is not known here: `Answerer` is
+handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gevent.hub import get_hub
+
+from webmesh.exceptions import ConnectionClosed, DecodeError, MessageTooBig, RemoteError, RouteNotFound
+from webmesh.message_serializers import AbstractMessageSerializer
+from webmesh.observer import Observer
+from webmesh.options import Limits
+from webmesh.protocol import envelope
+from webmesh.protocol.envelope import Notification, Request, TopicMessage
+from webmesh.protocol.events import (
+    Answered, CancelArrived, CreditArrived, Dropped, Failed, ItemArrived, ItemsEnded, Refused,
+)  # fmt: skip
+from webmesh.protocol.session import Answering, OpenRequest, Session
+from webmesh.websocket.stream import MessageStream
+
+
+class Waiter(Protocol):
+    """Who waits for the answer to a request of ours."""
+
+    def succeed(self, value: Any) -> None:
+        """The reply."""
+
+    def fail(self, error: BaseException) -> None:
+        """The error that came instead of it."""
+
+
+class ItemWaiter(Waiter, Protocol):
+    """Who waits for a stream's items too."""
+
+    def put(self, item: Any) -> None:
+        """The next item."""
+
+    def credited(self) -> None:
+        """The peer takes more items of ours."""
+
+
+class Answerer(Protocol):
+    """Answers requests of the peer. *owner* is what it gave to `Conversation.begin`."""
+
+    def serve(self, request: Request | Notification, conversation: Conversation) -> None:
+        """Answer; may switch, after which other messages are read."""
+
+    def switched(self, conversation: Conversation, greenlet: Any) -> None:
+        """In the hub: what `serve` runs in *greenlet* has switched for the first time."""
+
+    def cancel(self, owner: Any) -> None:
+        """The peer no longer wants the answer, or has gone."""
+
+    def item(self, owner: Any, item: Any) -> None:
+        """The asking side has sent an item."""
+
+    def end_items(self, owner: Any, error: RemoteError | None) -> None:
+        """The asking side's items are over, or broken."""
+
+    def credited(self, owner: Any) -> None:
+        """The asking side takes more items."""
+
+
+class Conversation:
+    """One peer's and our requests, over one stream.
+
+    Attributes:
+        session: What is open.
+        stream: The messages' way.
+        hub: The hub that owns the stream.
+        connection: What handlers get; set by its maker.
+        current: The call that the reading greenlet handles now; the answerer's to use.
+    """
+
+    def __init__(
+        self,
+        stream: MessageStream,
+        serializer: AbstractMessageSerializer,
+        answerer: Answerer,
+        *,
+        limits: Limits,
+        observer: Observer,
+        dialled: bool,
+    ) -> None:
+        self.session = Session(limits, dialled=dialled)
+        self.stream = stream
+        self.hub = get_hub()
+        self.connection: Any = None
+        self.current: Any = None
+        self._serializer = serializer
+        self._wire_type = bytes if serializer.binary else str
+        self._serialize = serializer.serialize
+        self._deserialize = serializer.deserialize
+        self._stream_send = stream.send
+        self._answerer = answerer
+        self._serve = answerer.serve
+        self._receive = self.session.receive
+        self._observer = observer
+        self._acts: dict[type, Callable[[Any], None]] = {
+            Answered: self._answered,
+            Failed: self._failed,
+            ItemArrived: self._item,
+            ItemsEnded: self._items_ended,
+            CancelArrived: self._cancel,
+            CreditArrived: self._credit,
+            Dropped: self._dropped,
+            Refused: self._refused,
+            TopicMessage: self._topic,
+        }
+
+    # ----------------------------------------------------------------- incoming
+
+    def handle(self, item: object) -> None:
+        """Act on one thing that was read."""
+        if type(item) is not self._wire_type:
+            self._no_message(item)
+            return
+        try:
+            event = self._receive(self._deserialize(item))
+        except (DecodeError, MessageTooBig) as error:
+            self._undecodable(error)
+            return
+        kind = type(event)
+        if kind is Request or kind is Notification:
+            self._serve(event, self)  # type: ignore[arg-type]
+        else:
+            self._acts[kind](event)
+
+    def switched(self, greenlet: Any) -> None:
+        """In the hub: handling the current message in *greenlet* has switched."""
+        if self.current is not None:
+            self._answerer.switched(self, greenlet)
+
+    def _no_message(self, item: object) -> None:
+        if isinstance(item, str | bytes):
+            wanted = "binary" if self._serializer.binary else "text"
+            self._observer.refused("message", "wrong opcode")
+            self.stream.close(1003, f"{self._serializer.name} messages are {wanted}")
+        else:
+            self.stream.control(item)
+
+    def _undecodable(self, error: Exception) -> None:
+        if isinstance(error, MessageTooBig):
+            self._observer.refused("message", "too big")
+            self.stream.close(1009, "message too big")
+        else:
+            self._observer.refused("message", "undecodable")
+            self.stream.close(1007, f"undecodable: {error}"[:100])
+
+    def _answered(self, event: Answered) -> None:
+        event.request.waiter.succeed(event.data)
+
+    def _failed(self, event: Failed) -> None:
+        if event.notice is not None:
+            self.say(event.notice)
+        if isinstance(event.owner, OpenRequest):
+            event.error.path, event.error.request_id = event.owner.path, event.owner.id
+            event.owner.waiter.fail(event.error)
+        else:
+            self._answerer.end_items(event.owner.owner, event.error)
+
+    def _item(self, event: ItemArrived) -> None:
+        if isinstance(event.owner, OpenRequest):
+            event.owner.waiter.put(event.item)
+        else:
+            self._answerer.item(event.owner.owner, event.item)
+
+    def _items_ended(self, event: ItemsEnded) -> None:
+        self._answerer.end_items(event.owner.owner, None)
+
+    def _cancel(self, event: CancelArrived) -> None:
+        self.session.finish(event.owner)
+        self._answerer.cancel(event.owner.owner)
+
+    def _credit(self, event: CreditArrived) -> None:
+        if isinstance(event.owner, OpenRequest):
+            event.owner.waiter.credited()
+        else:
+            self._answerer.credited(event.owner.owner)
+
+    def _dropped(self, event: Dropped) -> None:
+        self._observer.refused("message", event.reason)
+
+    def _refused(self, event: Refused) -> None:
+        self._observer.refused("message", "invalid envelope")
+        self.say(event.answer)
+        if event.fatal:
+            self.stream.close(4501, "too many invalid messages")
+
+    def _topic(self, event: TopicMessage) -> None:
+        self._observer.refused("message", "topic message")
+        if event.id is not None:
+            self.say(envelope.error(event.id, RouteNotFound("this node has no topics").to_wire()))
+
+    # ----------------------------------------------------------------- outgoing
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Encode and take a message; the end of the turn, or `MessageStream.flush_soon`, writes it.
+
+        Raises:
+            EncodeError: It cannot be sent with this serializer.
+            ConnectionClosed: The connection is closing.
+        """
+        self._stream_send(self._serialize(message))
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send a message of the protocol's own, soon; after the end it is dropped."""
+        try:
+            self.send(message)
+        except ConnectionClosed:
+            return
+        self.stream.flush_soon()
+
+    def ask(
+        self,
+        path: str,
+        data: Any,
+        waiter: Waiter,
+        *,
+        timeout: float | None = None,
+        headers: dict[str, str] | None = None,
+        credit: int | None = None,
+        stream: bool = False,
+    ) -> OpenRequest:
+        """Send a request; the answer comes to *waiter*.
+
+        Args:
+            timeout: Seconds that are left for it, told to the peer.
+        """
+        timeout_ms = None if timeout is None else max(1, round(timeout * 1000))
+        request, message = self.session.ask(
+            path, data, waiter, timeout_ms=timeout_ms, headers=headers, credit=credit, stream=stream
+        )
+        sent = False
+        try:
+            self.send(message)
+            sent = True
+        finally:
+            if not sent:
+                self.session.abandon(request)
+        self.stream.flush_soon()
+        return request
+
+    def abandon(self, request: OpenRequest) -> None:
+        """Nobody waits for this answer any more: tell the peer, unless it has come."""
+        cancel = self.session.abandon(request)
+        if cancel is not None:
+            self.say(cancel)
+
+    def end(self) -> tuple[list[OpenRequest], list[Answering]]:
+        """The connection has ended: cancel what was being answered; returns what was asked."""
+        asked, answering = self.session.close()
+        for one in answering:
+            self._answerer.cancel(one.owner)
+        return asked, answering

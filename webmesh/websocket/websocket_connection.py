@@ -1,0 +1,477 @@
+"""`WebSocketConnection`: one connection as handlers and programs see it.
+
+Decides what may be asked of a connection, and carries it from any greenlet or thread into the hub that
+owns the socket. Messages are `conversation`'s, bytes are `stream`'s, greenlets are `turns`'.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import getcurrent
+
+from webmesh.call import CALL_CHAIN, CURRENT, Call, service_chain
+from webmesh.deadline import Deadline
+from webmesh.exceptions import (
+    ConnectionClosed, FailedPrecondition, LocalProtocolError, ReplyLost, RequestTimeout,
+)  # fmt: skip
+from webmesh.message_serializers import AbstractMessageSerializer
+from webmesh.observer import Observer
+from webmesh.options import Limits, Timeouts
+from webmesh.protocol import envelope
+from webmesh.websocket.conversation import Answerer, Conversation, Waiter
+from webmesh.websocket.future import Future
+from webmesh.websocket.hub import Completion, HubThread
+from webmesh.websocket.inbox import Inbox
+from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH, ItemStream
+from webmesh.websocket.stream import OPEN, MessageStream
+from webmesh.websocket.turns import Turns
+from webmesh.websocket.upgraded import Upgraded
+
+if TYPE_CHECKING:
+    from webmesh.protocol.handshake import UpgradeRequest
+
+
+class WebSocketConnection:
+    """A connection to a peer, of either side.
+
+    On a mesh connection both sides may `call`, `notify` and `stream`. On a plain WebSocket route
+    messages are iterated over and sent as they are.
+
+    Attributes:
+        id: Unique in this process; stands in logs.
+        address: The peer, as `10.0.0.2:51724`.
+        request: The upgrade request with its path, headers and query; `None` on the side that dialled.
+        subprotocol: What was agreed; `None` on most plain connections.
+        peer_certificate: The peer's verified certificate; `None` without one.
+        metadata: A dict for the program's own use, as a login.
+    """
+
+    def __init__(
+        self,
+        upgraded: Upgraded,
+        home: HubThread,
+        *,
+        limits: Limits,
+        timeouts: Timeouts,
+        observer: Observer,
+        dialled: bool,
+        service: str | None = None,
+    ) -> None:
+        self.id = os.urandom(6).hex()
+        self.address = upgraded.address
+        self.request: UpgradeRequest | None = upgraded.request
+        self.subprotocol = upgraded.subprotocol
+        self.peer_certificate = upgraded.peer_certificate
+        self.metadata: dict[str, Any] = {}
+        self._home = home
+        self._limits = limits
+        self._timeouts = timeouts
+        self._observer = observer
+        self._dialled = dialled
+        self._service = service
+        self._stream = MessageStream(
+            upgraded, client=dialled, limits=limits, timeouts=timeouts, on_closed=self._ended
+        )
+        self._conversation: Conversation | None = None
+        self._turns: Turns[Any] | None = None
+        self._inbox: Inbox[str | bytes] | None = None
+        self._room: Completion[None] | None = None
+
+    # ------------------------------------------------------------ set up and run
+
+    def converse(self, serializer: AbstractMessageSerializer, answerer: Answerer) -> None:
+        """Make it a mesh connection. Called once, in the hub, by whoever made it."""
+        conversation = Conversation(
+            self._stream, serializer, answerer,
+            limits=self._limits, observer=self._observer, dialled=self._dialled,
+        )  # fmt: skip
+        conversation.connection = self
+        self._conversation = conversation
+        self._turns = Turns(
+            self._stream.read, conversation.handle, self._flush, conversation.switched, self._died,
+            self._limits.in_flight,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Read and answer until the connection has ended; in the hub, in a greenlet that has nothing else to do."""
+        if self._turns is None:
+            raise LocalProtocolError("a plain connection is read by run_plain")
+        try:
+            self._turns.run()
+        finally:
+            self._stream.abort(ConnectionClosed(1001, "the reader was stopped"))
+
+    def run_plain(self) -> None:
+        """Read for a handler that iterates, until the connection has ended; in the hub."""
+        try:
+            while (items := self._stream.read()) is not None:
+                for item in items:
+                    if isinstance(item, str | bytes):
+                        self._put(item)
+                    else:
+                        self._stream.control(item)
+        finally:
+            self._stream.abort(ConnectionClosed(1001, "the reader was stopped"))
+
+    def be_plain(self) -> None:
+        """Make it a plain connection. Called once, in the hub, by whoever made it."""
+        self._inbox = Inbox(self._home.hub, self._make_room)
+
+    def tick(self, now: float) -> None:
+        """Look at all deadlines; called about once a second in the hub."""
+        self._stream.tick(now)
+        if self._turns is not None:
+            self._turns.dismiss()
+
+    def _flush(self) -> None:
+        stream = self._stream
+        stream.flush()
+        if stream.queued > self._limits.send_queue:
+            stream.drain()
+
+    def _died(self) -> None:
+        self._stream.abort(ConnectionClosed(1011, "internal error"), say=True)
+
+    def _ended(self, why: ConnectionClosed) -> None:
+        if self._inbox is not None:
+            self._inbox.fail(why)
+            self._make_room()
+        if self._conversation is not None:
+            for request in self._conversation.end()[0]:
+                lost = ReplyLost(
+                    request.path, started=True, code=why.code, reason=why.reason, request_id=request.id
+                )
+                request.waiter.fail(lost)
+        self._observer.connection_closed(self, why.code, why.reason)
+
+    # -------------------------------------------------------------------- state
+
+    @property
+    def open(self) -> bool:
+        """Whether messages can be sent."""
+        return self._stream.state is OPEN
+
+    @property
+    def is_mesh(self) -> bool:
+        """Whether the mesh protocol is spoken here; otherwise messages are the handler's own."""
+        return self._conversation is not None
+
+    @property
+    def close_reason(self) -> ConnectionClosed | None:
+        """Why it ended; `None` while it has not."""
+        return self._stream.closed.wait(0) if self._stream.closed.done else None
+
+    def close(self, code: int = 1000, reason: str = "", *, timeout: float | None = None) -> None:
+        """Close with the closing handshake and wait for its end.
+
+        Args:
+            code: 1000 to 4999 as PROTOCOL.md section 5 says.
+            reason: Text for the peer, at most 100 bytes.
+            timeout: Seconds to wait; `None` takes `Timeouts.close`, after which TCP is dropped in any case. 0
+                does not wait.
+        """
+        self._home.run(self._stream.close, code, reason)
+        try:
+            self._stream.closed.wait(self._timeouts.close + 1 if timeout is None else timeout)
+        except TimeoutError:
+            pass  # the close timer ends it
+
+    def abort(self, code: int = 1006, reason: str = "") -> None:
+        """Drop the connection without a word to the peer."""
+        self._home.run(self._stream.abort, ConnectionClosed(code, reason))
+
+    def wait_closed(self, timeout: float | None = None) -> ConnectionClosed:
+        """Wait for the end and return why.
+
+        Raises:
+            TimeoutError: It has not ended within *timeout* seconds.
+        """
+        return self._stream.closed.wait(timeout)
+
+    def ping(self, payload: bytes = b"") -> None:
+        """Send a ping; answers are handled by themselves. Keepalive pings are sent without this.
+
+        Args:
+            payload: At most 125 bytes.
+        """
+        if len(payload) > 125:
+            raise LocalProtocolError(f"a ping carries at most 125 bytes, not {len(payload)} (RFC 6455 section 5.5)")
+        self._home.run(self._stream.ping, payload)
+
+    # ------------------------------------------------------------------ asking
+
+    def call(
+        self,
+        path: str,
+        payload: Any = None,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Send a request to the peer and wait for its reply.
+
+        Args:
+            timeout: Seconds; `None` takes `Timeouts.request`, or what the handler that calls has left, if less.
+            headers: Text to text, at most 64 entries, seen by the peer's middleware and handler.
+
+        Raises:
+            RequestTimeout: No reply in time. The handler may have run: retry only what is idempotent.
+            ReplyLost: The connection ended while waiting; the same doubt applies when `started` is true.
+            ConnectionClosed: It had ended before; nothing was sent.
+            RemoteError: The peer answered with an error; see its `code`.
+            EncodeError: The payload cannot be sent with this connection's serializer.
+
+        Wire form: docs/PROTOCOL.md, section 2.
+        """
+        return self._send_call(path, payload, timeout, headers).result()
+
+    def spawn(
+        self,
+        path: str,
+        payload: Any = None,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Future:
+        """Send a request and return at once with a future. Arguments and errors are those of `call`."""
+        future = self._send_call(path, payload, timeout, headers)
+        self._home.post(self._expire_later, future, future.timeout)
+        return future
+
+    def notify(self, path: str, payload: Any = None, *, headers: Mapping[str, str] | None = None) -> None:
+        """Send a message that is not answered; its handler's failures stay on the other side.
+
+        Waits only while more than `Limits.send_queue` bytes await the peer.
+
+        Raises:
+            ConnectionClosed: The connection has ended.
+            EncodeError: The payload cannot be sent.
+        """
+        self._home.run(self._send_message, envelope.notification(path, payload, self._outgoing_headers(headers)))
+
+    def stream(
+        self,
+        path: str,
+        payload: Any = None,
+        *,
+        items: Iterable[Any] | bool | None = None,
+        credit: int | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ItemStream:
+        """Open a stream: iterate over what the peer's handler yields.
+
+        Args:
+            items: What to send to the handler: an iterable, which is sent in the background while
+                the caller reads; or True to use `ItemStream.send` and `end` by hand.
+            credit: Items that may be on their way to us; `None` takes `Limits.stream_credit`.
+            timeout: Seconds for the whole stream; `None` for no end.
+
+        Raises:
+            ConnectionClosed: The connection has ended.
+            EncodeError: The payload cannot be sent.
+        """
+        announced = items is not None and items is not False
+        background = None if items is None or isinstance(items, bool) else items
+        window = self._limits.stream_credit if credit is None else credit
+        if window < 1:
+            raise LocalProtocolError(f"the credit of a stream must be at least 1, not {window}")
+        left = self._time_for(timeout, None)
+        self._check_time(path, left)
+        stream = ItemStream(path, self._mesh, self._home)
+        self._home.run(self._open_stream, stream, payload, left, self._outgoing_headers(headers), window, announced)
+        if background is not None:
+            if self._home.inside():
+                gevent.spawn(_send_all, stream, background)
+            else:  # the iterable may block, which must not hold the hub
+                threading.Thread(target=_send_all, args=(stream, background), name=f"items {path}", daemon=True).start()
+        return stream
+
+    @property
+    def _mesh(self) -> Conversation:
+        if self._conversation is None:
+            raise LocalProtocolError("this is a plain WebSocket connection: use send and receive")
+        return self._conversation
+
+    def _time_for(self, timeout: float | None, default: float | None) -> float | None:
+        """Seconds for a request made now: the caller's or the default, within what the handler that asks has left."""
+        seconds = default if timeout is None else timeout
+        call: Call | None = CURRENT.get()
+        left = None if call is None else call.deadline.remaining()
+        if seconds is None or left is None:
+            return left if seconds is None else seconds
+        return min(seconds, left)
+
+    def _check_time(self, path: str, seconds: float | None) -> None:
+        if seconds is not None and seconds <= 0:
+            raise RequestTimeout(path, seconds)
+
+    def _outgoing_headers(self, headers: Mapping[str, str] | None) -> dict[str, str] | None:
+        if headers is None and self._service is None and CURRENT.get() is None:
+            return None
+        merged = dict(headers or {})
+        try:
+            chain = service_chain(self._service, self._limits.call_chain)
+        except RecursionError as error:
+            raise FailedPrecondition(str(error)) from None
+        if chain is not None:
+            merged[CALL_CHAIN] = chain
+        return merged or None
+
+    def _send_call(
+        self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None
+    ) -> Future:
+        seconds = self._time_for(timeout, self._timeouts.request)
+        self._check_time(path, seconds)
+        completion: Completion[Any] = Completion(self._home.hub)
+        sent = _SentCall(self._mesh, completion)
+        future = Future(path, completion, Deadline(seconds), seconds, lambda: self._home.post(sent.abandon))
+        extra = self._outgoing_headers(headers)
+        if not self._home.inside():
+            self._home.post(self._start_or_fail, sent, path, payload, seconds, extra)
+        elif getcurrent() is self._home.hub:
+            sent.start(path, payload, seconds, extra)
+        else:
+            self._stream.drain()
+            sent.start(path, payload, seconds, extra)
+        return future
+
+    def _start_or_fail(self, sent: _SentCall, *request: Any) -> None:
+        """In the hub, for a caller in another thread, who gets what goes wrong from the future."""
+        try:
+            sent.start(*request)
+        except Exception as error:  # the caller's thread is where it belongs
+            sent.completion.fail(error)
+
+    def _expire_later(self, future: Future, seconds: float) -> None:
+        timer = self._home.hub.loop.timer(seconds)
+        timer.start(future.expire)
+        future.when_done(lambda _: self._home.post(timer.close))
+
+    def _send_message(self, message: dict[str, Any]) -> None:
+        conversation = self._mesh
+        self._stream.drain()
+        conversation.send(message)
+        self._stream.flush_soon()
+
+    def _open_stream(
+        self,
+        stream: ItemStream,
+        payload: Any,
+        left: float | None,
+        headers: dict[str, str] | None,
+        window: int,
+        announced: bool,
+    ) -> None:
+        self._stream.drain()
+        request = self._mesh.ask(
+            stream.path, payload, stream, timeout=left, headers=headers, credit=window, stream=announced
+        )
+        stream.opened(request)
+        if left is not None:
+            stream.expire_in(left)
+
+    # ------------------------------------------------------------ plain messages
+
+    def send(self, message: str | bytes) -> None:
+        """Send one message on a plain WebSocket route: text for `str`, binary for `bytes`.
+
+        Waits only while more than `Limits.send_queue` bytes await the peer.
+
+        Raises:
+            ConnectionClosed: The connection has ended.
+            LocalProtocolError: The message is neither, or this is a mesh connection.
+        """
+        if not isinstance(message, str | bytes):
+            raise LocalProtocolError(f"a message is str or bytes, not {type(message).__name__}")
+        self._plain()
+        self._home.run(self._send_plain, message)
+
+    def _send_plain(self, message: str | bytes) -> None:
+        self._stream.drain()
+        self._stream.send(message)
+        self._stream.flush_soon()
+
+    def receive(self, timeout: float | None = None) -> str | bytes:
+        """The next message on a plain WebSocket route.
+
+        Args:
+            timeout: Seconds; `None` waits for ever.
+
+        Raises:
+            TimeoutError: Nothing came in time.
+            ConnectionClosed: The connection has ended, and everything that came before was taken.
+        """
+        return self._plain().take(timeout)
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """Messages until the connection has ended, however it ended; see `close_reason`."""
+        inbox = self._plain()
+        while True:
+            try:
+                message = inbox.take()
+            except ConnectionClosed:
+                return
+            yield message
+
+    def _plain(self) -> Inbox[str | bytes]:
+        if self._inbox is None:
+            raise LocalProtocolError("this is a mesh connection: its serializer owns the messages, use call or notify")
+        return self._inbox
+
+    def _put(self, message: str | bytes) -> None:
+        """Give a message to the handler; waits while `Limits.receive_queue` wait already, so reading pauses."""
+        inbox = self._plain()
+        while len(inbox) >= self._limits.receive_queue and self.open:
+            self._room = Completion(self._home.hub)
+            if len(inbox) < self._limits.receive_queue:  # taken by another thread meanwhile
+                break
+            self._room.wait()
+        inbox.put(message)
+
+    def _make_room(self) -> None:
+        room = self._room
+        if room is not None:
+            if self._home.inside():
+                room.succeed(None)
+            else:
+                self._home.post(room.succeed, None)
+
+    def __repr__(self) -> str:
+        pending = f" pending={self._conversation.session.open_requests}" if self._conversation is not None else ""
+        return f"<WebSocketConnection {self.id} peer={self.address} {self._stream.state}{pending}>"
+
+
+class _SentCall:
+    """A call's place in the session; lives in the hub."""
+
+    __slots__ = ("completion", "conversation", "request")
+
+    def __init__(self, conversation: Conversation, completion: Waiter) -> None:
+        self.conversation = conversation
+        self.completion = completion
+        self.request: Any = None
+
+    def start(self, path: str, payload: Any, seconds: float | None, headers: dict[str, str] | None) -> None:
+        self.request = self.conversation.ask(path, payload, self.completion, timeout=seconds, headers=headers)
+
+    def abandon(self) -> None:
+        if self.request is not None:
+            self.conversation.abandon(self.request)
+
+
+def _send_all(stream: ItemStream, items: Iterable[Any]) -> None:
+    """Send an iterable's items, then the end. Runs in a greenlet or thread of its own."""
+    try:
+        for number, item in enumerate(items, 1):
+            stream.send(item)
+            if number % ITEMS_BEFORE_SWITCH == 0:
+                gevent.sleep(0)
+        stream.end()
+    except Exception as error:  # the edge around the user's iterable: whoever reads the stream must see it
+        stream.broken(error)
