@@ -108,6 +108,10 @@ class Limits:
     """Blocking calls that may wait for a thread; with `threads` at its default the 1,001st one gets
     `resource_exhausted` at once."""
 
+    websocket_threads: int = 256
+    """Native threads for blocking handlers of plain WebSocket routes, each of which lasts as long as its
+    connection. With all in use an upgrade is answered with 503 and Retry-After."""
+
     def __post_init__(self) -> None:
         _check_positive(self)
 

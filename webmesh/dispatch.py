@@ -1,0 +1,384 @@
+"""Dispatch: a request finds its route, runs through middleware to its handler, and is answered.
+
+Decides where a handler runs (in the greenlet that read the request, in one of its own, or in a native
+thread) and what each of its ends means on the wire. The one place where user code is caught.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from contextvars import Context, copy_context
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.hub import get_hub
+
+from webmesh.call import CURRENT, Call, CallNext, Middleware, chained
+from webmesh.exceptions import (
+    Cancelled, ConnectionClosed, DeadlineExceeded, EncodeError, HandlerFailed, InvalidArgument, Overloaded,
+    RemoteError, RouteNotFound, Unavailable,
+)  # fmt: skip
+from webmesh.execution import Executor, feed
+from webmesh.handled_call import HandledCall
+from webmesh.lanes import Lanes
+from webmesh.observer import Observer
+from webmesh.options import Limits, Timeouts
+from webmesh.protocol import envelope
+from webmesh.protocol.envelope import Notification, Request
+from webmesh.route_options import RouteOptions, read_options
+from webmesh.routing import Route, Router
+from webmesh.websocket.conversation import Conversation
+from webmesh.websocket.hub import HubThread
+from webmesh.websocket.inbox import Inbox
+from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH
+
+logger = logging.getLogger("webmesh.server")
+
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple})
+"""Results that are surely no iterators; asking each for `__next__` would cost more."""
+
+
+class Plan:
+    """How calls of one route are run: its options, with the defaults of this process filled in."""
+
+    __slots__ = (
+        "blocking", "bounded", "cancel", "chain", "in_flight", "isolate", "max_in_flight", "options", "route",
+        "seconds", "simple",
+    )  # fmt: skip
+
+    def __init__(self, route: Route, options: RouteOptions, chain: CallNext, *, blocking: bool, seconds: float) -> None:
+        self.route = route
+        self.options = options
+        self.chain = chain
+        self.blocking = blocking if options.blocking is None else options.blocking
+        self.isolate = options.isolate and not self.blocking
+        self.seconds = seconds if options.timeout is None else options.timeout
+        self.bounded = options.timeout is not None
+        self.cancel = options.cancel
+        self.max_in_flight = options.max_in_flight
+        self.in_flight = 0
+        self.simple = not (self.blocking or self.isolate or self.max_in_flight or options.order != "none")
+        """Whether the handler runs right in the greenlet that read the request, and nothing must be held."""
+
+
+class Dispatcher:
+    """Answers the requests of all connections of one server or client; see `conversation.Answerer`.
+
+    Args:
+        router: The routes; frozen with the first connection.
+        blocking: Whether routes that say nothing run in native threads.
+        home: The hub that all of it lives in.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        middleware: list[Middleware],
+        home: HubThread,
+        executor: Executor,
+        *,
+        limits: Limits,
+        timeouts: Timeouts,
+        observer: Observer,
+        blocking: bool,
+    ) -> None:
+        self._router = router
+        self._match = router.match
+        self._middleware = middleware
+        self._home = home
+        self._executor = executor
+        self._limits = limits
+        self._timeouts = timeouts
+        self._observer = observer
+        self._timed = type(observer).request_finished is not Observer.request_finished
+        self._blocking = blocking
+        self._plans: dict[Route, Plan] = {}
+        self._lanes = Lanes()
+        self._context = Context()
+        self._running = 0
+        self._draining = False
+        self._idle: Event | None = None
+
+    def freeze(self) -> None:
+        """End registration and fix how each route runs. Handlers see copies of the caller's context.
+
+        Raises:
+            ConfigurationError: A route's options make no sense.
+        """
+        self._router.freeze()
+        self._context = copy_context()
+        chain = chained(self._middleware, _run_handler)
+        for route in self._router.routes():
+            options = read_options(route.options)
+            self._plans[route] = Plan(
+                route, options, chain, blocking=self._blocking, seconds=self._timeouts.request
+            )
+
+    def drain(self, seconds: float) -> None:
+        """Refuse new requests as unavailable, and wait until those in progress have ended, or *seconds*."""
+        self._draining = True
+        if self._running and seconds > 0:
+            self._idle = Event()
+            self._idle.wait(seconds)
+
+    # ----------------------------------------------------------------- the calls
+
+    def serve(self, request: Request | Notification, conversation: Conversation) -> None:
+        """Answer one request; `Answerer.serve`."""
+        match = self._match(request.path)
+        if match is None or self._draining:
+            self._refuse_unmatched(request, conversation)
+            return
+        route, arguments = match
+        plan = self._plans[route]
+        seconds, bounded = plan.seconds, plan.bounded
+        if type(request) is Request and request.timeout_ms is not None:
+            if request.timeout_ms <= 0:
+                self._refuse(request, conversation, DeadlineExceeded("no time was left when the request came"))
+                return
+            seconds, bounded = min(request.timeout_ms / 1000, seconds if bounded else _FOREVER), True
+        call = HandledCall(request, conversation, route, arguments, seconds, bounded=bounded)
+        conversation.current = call
+        self._running += 1
+        started = time.monotonic() if self._timed else 0.0
+        code = "ok"
+        try:
+            result = self._run(plan, call)
+            if call.answering is not None or call.greenlet is not None:
+                call.disarm()
+            self._answer(call, result)
+        except BaseException as error:  # the edge around user code: whatever it raises is answered
+            call.disarm()
+            code = self._fail(call, error)
+            call.cancel()  # a pool thread that still runs for it must learn that nobody listens
+        finally:
+            self._running -= 1
+            if conversation.current is call:
+                conversation.current = None
+            if self._idle is not None and not self._running:
+                self._idle.set()
+        if self._timed:
+            self._observer.request_finished(route.pattern, code, time.monotonic() - started)
+
+    def _run(self, plan: Plan, call: HandledCall) -> Any:
+        if type(call.request) is Request and call.request.stream:
+            call.unbound()
+            call.open_items(self._home, self._limits.stream_credit)
+        if plan.simple:
+            context = self._context.copy()
+            result = context.run(_enter, plan.chain, call)
+            if type(result) in _PLAIN or not hasattr(type(result), "__next__"):
+                return result
+            return self._stream(call, context, result)
+        with ExitStack() as held:
+            self._hold(plan, call, held)
+            return self._run_apart(plan, call)
+
+    def _hold(self, plan: Plan, call: HandledCall, held: ExitStack) -> None:
+        """Take the places that the route's options ask for, or refuse."""
+        if plan.max_in_flight is not None:
+            if plan.in_flight >= plan.max_in_flight:
+                raise Overloaded(f"{plan.in_flight} calls of {plan.route.pattern} are running, the limit")
+            plan.in_flight += 1
+            held.callback(_leave, plan)
+        if plan.options.order == "peer":
+            held.enter_context(self._lanes.turn((plan.route, call.conversation)))
+        elif plan.options.order_key is not None:
+            held.enter_context(self._lanes.turn((plan.route, _lane_key(plan.options.order_key, call))))
+
+    def _run_apart(self, plan: Plan, call: HandledCall) -> Any:
+        context = self._context.copy()
+        if plan.blocking:
+            return self._executor.run(context, self._run_in_thread, plan, call)
+        if not plan.isolate:
+            return self._finish(call, context, context.run(_enter, plan.chain, call))
+        return _in_own_greenlet(lambda: self._finish(call, context, context.run(_enter, plan.chain, call)))
+
+    def _finish(self, call: HandledCall, context: Context, result: Any) -> Any:
+        if type(result) in _PLAIN or not hasattr(type(result), "__next__"):
+            return result
+        return self._stream(call, context, result)
+
+    def _run_in_thread(self, plan: Plan, call: HandledCall) -> Any:
+        """In a pool thread, in the handler's context."""
+        result = _enter(plan.chain, call)
+        if type(result) in _PLAIN or not hasattr(type(result), "__next__"):
+            return result
+        self._home.run(self._open_stream, call)
+        return feed(result, lambda item: self._home.run(call.put, item))
+
+    def _open_stream(self, call: HandledCall) -> None:
+        if call.begin() is not None:
+            call.unbound()
+
+    def _stream(self, call: HandledCall, context: Context, items: Iterator[Any]) -> Any:
+        """Send what a handler yields; returns the generator's own value."""
+        self._open_stream(call)
+        number = 0
+        try:
+            while True:
+                try:
+                    item = context.run(next, items)
+                except StopIteration as stop:
+                    return stop.value
+                call.put(item)
+                number += 1
+                if number % ITEMS_BEFORE_SWITCH == 0:
+                    gevent.sleep(0)
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                context.run(close)
+
+    # --------------------------------------------------------------- the answers
+
+    def _answer(self, call: HandledCall, result: Any) -> None:
+        if call.request_id is not None:
+            message = envelope.reply(call.request_id, result)
+        elif result is not None:
+            message = envelope.notification(call.path, result, None)
+        else:
+            return
+        try:
+            call.conversation.send(message)
+        except ConnectionClosed:
+            self._observer.refused("reply", "connection closed")
+
+    def _fail(self, call: HandledCall, error: BaseException) -> str:
+        """Answer with what *error* means; returns the wire code."""
+        answer = self._error_for(call, error)
+        if call.request_id is not None and not (call.cancelled and isinstance(answer, Cancelled)):
+            self._send_error(call, answer)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        return answer.code
+
+    def _error_for(self, call: HandledCall, error: BaseException) -> RemoteError:
+        if isinstance(error, RemoteError):
+            return error
+        if error is call.expiry:
+            return DeadlineExceeded(f"{call.path[:200]} did not end within {call.seconds:g} s")
+        if isinstance(error, gevent.GreenletExit) and not call.connection.open:
+            return Cancelled("the connection has ended")
+        return self._incident(call, error)
+
+    def _incident(self, call: HandledCall, error: BaseException) -> RemoteError:
+        incident = os.urandom(6).hex()
+        logger.error(
+            "handler failed",
+            exc_info=error,
+            extra={"route": str(call.route), "incident": incident, "connection": call.connection.id},
+        )
+        self._observer.handler_failed(call.path, incident, error)
+        return HandlerFailed("the handler failed", details={"incident": incident})
+
+    def _send_error(self, call: HandledCall, answer: RemoteError) -> None:
+        request_id = call.request_id
+        if request_id is None:
+            return
+        try:
+            try:
+                call.conversation.send(envelope.error(request_id, answer.to_wire()))
+            except EncodeError as unserializable:  # the details of the handler's own error
+                answer = self._incident(call, unserializable)
+                call.conversation.send(envelope.error(request_id, answer.to_wire()))
+        except ConnectionClosed:
+            self._observer.refused("reply", "connection closed")
+
+    def _refuse_unmatched(self, request: Request | Notification, conversation: Conversation) -> None:
+        if self._draining:
+            self._refuse(request, conversation, Unavailable("this node is closing"))
+        else:
+            self._refuse(request, conversation, RouteNotFound(f"no route matches {request.path[:200]!r}"))
+
+    def _refuse(self, request: Request | Notification, conversation: Conversation, error: RemoteError) -> None:
+        self._observer.refused("request", error.code)
+        if isinstance(request, Request):
+            conversation.say(envelope.error(request.id, error.to_wire()))
+        else:
+            logger.info("notification dropped", extra={"error": str(error), "connection": conversation.connection.id})
+
+    # ------------------------------------------------- what else a peer may say of it
+
+    def switched(self, conversation: Conversation, greenlet: Any) -> None:
+        """`Answerer.switched`: from now on the call can be interrupted."""
+        call, conversation.current = conversation.current, None
+        call.arm(greenlet, get_hub().loop)
+
+    def cancel(self, owner: HandledCall) -> None:
+        """`Answerer.cancel`."""
+        plan = self._plans[owner.route]  # type: ignore[index]
+        if isinstance(owner.items, Inbox):
+            owner.items.fail(Cancelled("the asking side has given up"))
+        get_hub().loop.run_callback(owner.give_up, plan.cancel)
+
+    def item(self, owner: HandledCall, item: Any) -> None:
+        """`Answerer.item`."""
+        if isinstance(owner.items, Inbox):
+            owner.items.put(item)
+
+    def end_items(self, owner: HandledCall, error: RemoteError | None) -> None:
+        """`Answerer.end_items`."""
+        if not isinstance(owner.items, Inbox):
+            return
+        if error is None:
+            owner.items.end()
+        else:
+            owner.items.fail(error)
+
+    def credited(self, owner: HandledCall) -> None:
+        """`Answerer.credited`."""
+        owner.credited()
+
+
+_FOREVER = float("inf")
+
+
+def _enter(chain: CallNext, call: Call) -> Any:
+    CURRENT.set(call)
+    return chain(call)
+
+
+def _run_handler(call: Call) -> Any:
+    """The innermost link: the handler itself."""
+    return call.route.handler(call.payload, call.path, call.connection, **call.arguments)  # type: ignore[union-attr]
+
+
+def _leave(plan: Plan) -> None:
+    plan.in_flight -= 1
+
+
+def _lane_key(name: str, call: HandledCall) -> Any:
+    """The value by which a route keeps order."""
+    if name in call.arguments:
+        return call.arguments[name]
+    value = call.payload.get(name) if isinstance(call.payload, dict) else None
+    if not isinstance(value, str | int | bytes):
+        raise InvalidArgument(f"the payload must be a map with a text or integer {name!r}: the route keeps order by it")
+    return value
+
+
+def _in_own_greenlet(function: Callable[[], Any]) -> Any:
+    """What *function* returns or raises, run in a fresh greenlet that ends with it."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.extend((True, function()))
+        except BaseException as error:  # raised again in the greenlet that waits
+            outcome.extend((False, error))
+
+    greenlet = gevent.spawn(run)
+    try:
+        greenlet.join()
+    finally:
+        greenlet.kill()
+    succeeded, value = outcome
+    if not succeeded:
+        raise value
+    return value

@@ -1,0 +1,122 @@
+"""Native threads for blocking handlers: a bounded pool with a bounded queue.
+
+The pool is the server's own. gevent's default one has ten threads and resolves names too: ten slow
+handlers would delay every look-up. Everything here is called in the hub that owns the pool, but what it
+runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextvars import Context
+from typing import Any, TypeVar, cast
+
+import gevent
+from gevent.event import AsyncResult
+from gevent.hub import get_hub
+from gevent.threadpool import ThreadPool
+
+from webmesh.exceptions import Overloaded
+
+T = TypeVar("T")
+_Outcome = tuple[bool, Any]
+
+
+class Executor:
+    """Runs functions in native threads and lets the calling greenlet wait.
+
+    Args:
+        threads: Functions that may run at once; threads start when they are needed.
+        queue: Functions that may wait for a thread.
+    """
+
+    def __init__(self, threads: int, queue: int) -> None:
+        self._threads = threads
+        self._capacity = threads + queue
+        self._pool: ThreadPool | None = None
+        self._taken = 0
+        self.abandoned = 0
+        """Functions whose caller stopped waiting while they ran; their results were dropped."""
+
+    @property
+    def taken(self) -> int:
+        """Functions that run or wait for a thread now."""
+        return self._taken
+
+    @property
+    def full(self) -> bool:
+        """Whether the next function would be refused."""
+        return self._taken >= self._capacity
+
+    def run(self, context: Context, function: Callable[..., T], *args: Any) -> T:
+        """What *function* returns or raises, run in *context* by one of the threads.
+
+        A caller that is killed or times out leaves; the function runs to its end and keeps its thread.
+
+        Raises:
+            Overloaded: All threads are busy and the queue is full.
+        """
+        if self.full:
+            raise Overloaded(
+                f"{self._threads} threads are busy and {self._capacity - self._threads} calls wait for one, the limit"
+            )
+        self._taken += 1
+        job = self._spawn(context, function, args)
+        try:
+            succeeded, value = cast(_Outcome, job.get())
+        except BaseException:
+            self.abandoned += 1
+            raise
+        if not succeeded:
+            raise value
+        return value  # type: ignore[no-any-return]
+
+    def _spawn(
+        self, context: Context, function: Callable[..., T], args: tuple[Any, ...]
+    ) -> AsyncResult[_Outcome]:
+        if self._pool is None:
+            self._pool = ThreadPool(self._threads, hub=get_hub())
+        job: AsyncResult[_Outcome] | None = None
+        try:
+            job = self._pool.spawn(_outcome, context, function, args)  # waits while all threads are busy
+        finally:
+            if job is None:
+                self._taken -= 1
+        job.rawlink(self._release)
+        return job
+
+    def _release(self, _job: object) -> None:
+        self._taken -= 1
+
+    def close(self, timeout: float) -> None:
+        """Let the threads go. One that still runs a function ends after it; nobody waits longer than *timeout*."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            with gevent.Timeout(timeout, False):  # type: ignore[arg-type]
+                pool.kill()
+
+
+def _outcome(context: Context, function: Callable[..., Any], args: tuple[Any, ...]) -> _Outcome:
+    """In a pool thread: an error is a result too, or gevent would print it as its own."""
+    try:
+        return True, context.run(function, *args)
+    except BaseException as error:  # sys.exit in a handler must not end the pool's thread
+        return False, error
+
+
+def feed(iterator: Iterator[Any], put: Callable[[Any], None]) -> Any:
+    """In a pool thread: give all items to *put*; returns the iterator's own value.
+
+    The whole series stays in one thread: database cursors and thread-locals demand it.
+    """
+    try:
+        while True:
+            try:
+                item = next(iterator)
+            except StopIteration as stop:
+                return stop.value
+            put(item)
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()

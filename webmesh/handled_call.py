@@ -1,0 +1,173 @@
+"""A call that a handler is running: its deadline, its cancel, its place among the open requests.
+
+Nothing is armed until the handler switches for the first time: one that never does cannot be interrupted
+anyway, so quick handlers pay nothing (docs/ARCHITECTURE.md, "Hot path").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gevent
+
+from webmesh.call import NO_HEADERS, Call
+from webmesh.exceptions import Cancelled, InvalidArgument
+from webmesh.protocol import envelope
+from webmesh.protocol.envelope import Request
+from webmesh.protocol.session import Answering
+from webmesh.routing import Route
+from webmesh.websocket.conversation import Conversation
+from webmesh.websocket.hub import Completion, HubThread
+from webmesh.websocket.inbox import Inbox
+
+
+class HandledCall(Call):
+    """One request or notification of the peer's, while it is answered. Lives in the hub.
+
+    Attributes:
+        expiry: What is thrown into the greenlet when the time is up; tells ours from a Timeout of the handler's.
+        bounded: False when neither the caller nor the route named a time: then a stream has no end.
+    """
+
+    __slots__ = ("_bell", "answering", "bounded", "conversation", "expiry", "greenlet", "request", "timer")
+
+    def __init__(
+        self,
+        request: Any,
+        conversation: Conversation,
+        route: Route,
+        arguments: Mapping[str, Any],
+        seconds: float,
+        *,
+        bounded: bool,
+    ) -> None:
+        super().__init__(
+            request.path, request.data, request.headers or NO_HEADERS, conversation.connection,
+            seconds=seconds, route=route, arguments=arguments,
+            request_id=request.id if type(request) is Request else None,
+        )  # fmt: skip
+        self.request = request
+        self.conversation = conversation
+        self.bounded = bounded
+        self.answering: Answering | None = None
+        self.greenlet: Any = None
+        self.timer: Any = None
+        self.expiry: gevent.Timeout | None = None
+        self._bell: Completion[None] | None = None
+
+    def begin(self) -> Answering | None:
+        """Enter it among the open requests, unless it is there; a notification has no place there.
+
+        Raises:
+            InvalidArgument: The peer has used the id of a request that is still open.
+        """
+        if self.answering is None and self.request_id is not None:
+            self.answering = self.conversation.session.begin(self.request, self)
+        return self.answering
+
+    def arm(self, greenlet: Any, loop: Any) -> None:
+        """In the hub: its handler has switched in *greenlet*, so from now on it can be interrupted."""
+        self.greenlet = greenlet
+        try:
+            self.begin()
+        except InvalidArgument as error:
+            loop.run_callback(self._throw, error)
+            return
+        left = self.deadline.remaining()
+        if left is not None:
+            self.timer = loop.timer(left)
+            self.timer.start(self._expire)
+
+    def unbound(self) -> None:
+        """It has become a stream for which nobody named a time: it may last."""
+        if not self.bounded:
+            self.seconds = None
+            self._deadline = None
+            if self.timer is not None:
+                self.timer.close()
+                self.timer = None
+
+    def disarm(self) -> None:
+        """Its handler is over: nothing may be thrown into that greenlet any more."""
+        self.greenlet = None
+        if self.timer is not None:
+            self.timer.close()
+            self.timer = None
+        if self.answering is not None:
+            self.conversation.session.finish(self.answering)
+        if isinstance(self.items, Inbox):
+            self.items.end()
+
+    def give_up(self, mode: str) -> None:
+        """In the hub: the peer no longer wants the answer. *mode* is the route's `cancel` option."""
+        if mode == "never":
+            return
+        self.cancel()
+        if mode == "raise":
+            self._throw(Cancelled("the asking side has given up"))
+        self.credited()
+
+    def _expire(self) -> None:
+        self.expiry = gevent.Timeout(self.seconds)
+        self._throw(self.expiry)
+
+    def _throw(self, error: BaseException) -> None:
+        greenlet = self.greenlet
+        if greenlet is not None and not greenlet.dead:
+            greenlet.throw(error)
+
+    # ------------------------------------------------------------------- streams
+
+    def open_items(self, home: HubThread, window: int) -> None:
+        """Let the asking side's items in: the handler finds them in `items`."""
+        answering = self.begin()
+        if answering is None or answering.receiver is None:
+            return
+        conversation, receiver = self.conversation, answering.receiver
+
+        def consume() -> None:
+            credit = receiver.consume()
+            if credit and not inbox.over:
+                conversation.say(envelope.credit(answering.id, credit))
+
+        def taken() -> None:
+            if home.inside():
+                consume()
+            else:
+                home.post(consume)
+
+        inbox: Inbox[Any] = Inbox(home.hub, taken)
+        self.items = inbox
+        conversation.say(envelope.credit(answering.id, window))
+
+    def put(self, item: Any) -> None:
+        """Send an item; waits for the peer's credit and for its socket.
+
+        Raises:
+            Cancelled: The peer has given up.
+        """
+        answering = self.answering
+        if answering is None:  # items of a notification go nowhere
+            return
+        stream = self.conversation.stream
+        while not answering.sender.ready:
+            self._check_wanted()
+            self._bell = Completion(self.conversation.hub)
+            self._bell.wait()
+        self._check_wanted()
+        self.conversation.send(envelope.item(answering.id, item, answering.sender.seq))
+        answering.sender.take()
+        stream.flush_soon()
+        stream.drain()
+
+    def _check_wanted(self) -> None:
+        # However the route takes a cancel, items that nobody takes cannot be produced for ever.
+        if self.cancelled or not self.connection.open:
+            raise Cancelled("the asking side has given up")
+
+    def credited(self) -> None:
+        """The peer takes more items, or none any more."""
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.succeed(None)
