@@ -1,0 +1,105 @@
+"""Plain WebSocket routes: a handler that is given the connection itself.
+
+For code that comes from gevent-websocket or Flask-Sockets. The messages are the handler's own; nothing of
+the mesh protocol is spoken.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+import gevent
+
+from webmesh.exceptions import ConfigurationError, ConnectionClosed
+from webmesh.execution import Executor
+from webmesh.routing import Match, Router
+from webmesh.websocket.websocket_connection import WebSocketConnection
+
+logger = logging.getLogger("webmesh.server")
+
+PlainHandler = Callable[..., object]
+"""Called as `handler(connection, **path_arguments)`."""
+
+_SIGNATURE = inspect.Signature(
+    [
+        inspect.Parameter("payload", inspect.Parameter.POSITIONAL_ONLY),
+        inspect.Parameter("path", inspect.Parameter.POSITIONAL_ONLY),
+        inspect.Parameter("client", inspect.Parameter.POSITIONAL_ONLY),
+        inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD),
+    ]
+)
+
+
+class PlainRoutes:
+    """The plain routes of one server, and how their handlers are run.
+
+    Args:
+        blocking: Whether handlers that say nothing run in native threads.
+    """
+
+    def __init__(self, executor: Executor, *, blocking: bool) -> None:
+        self.router = Router()
+        self._executor = executor
+        self._blocking = blocking
+
+    def add(self, pattern: str, handler: PlainHandler, *, blocking: bool | None, subprotocols: tuple[str, ...]) -> None:
+        """Register a handler.
+
+        Raises:
+            ConfigurationError: It cannot be called with a connection and the pattern's arguments.
+            BadPattern, DuplicateRoute: As with `Router.add`.
+        """
+
+        def run(payload: object, path: str, client: WebSocketConnection, /, **arguments: object) -> object:
+            return handler(client, **arguments)
+
+        run.__wrapped__ = handler  # type: ignore[attr-defined]
+        run.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
+        route = self.router.add(pattern, run, blocking=blocking, subprotocols=subprotocols)
+        try:
+            inspect.signature(handler).bind(None, **dict.fromkeys(route.names))
+        except TypeError as error:
+            call = ", ".join(("connection", *(f"{name}=…" for name in route.names)))
+            raise ConfigurationError(f"the handler of '{pattern}' cannot be called with ({call}): {error}") from error
+
+    def blocks(self, match: Match) -> bool:
+        """Whether this route's handler runs in a thread."""
+        blocking = match[0].options["blocking"]
+        return self._blocking if blocking is None else bool(blocking)
+
+    def full(self, match: Match) -> bool:
+        """Whether no thread is left for one more connection of this route."""
+        return self.blocks(match) and self._executor.full
+
+    def serve(self, connection: WebSocketConnection, match: Match, context: Context) -> None:
+        """Read for the handler and run it; returns when both have ended. In the connection's greenlet."""
+        connection.be_plain()
+        worker = gevent.spawn(self._run, connection, match, context)
+        try:
+            connection.run_plain()
+            worker.join()
+        finally:
+            worker.kill()
+
+    def _run(self, connection: WebSocketConnection, match: Match, context: Context) -> None:
+        route, arguments = match
+        try:
+            if self.blocks(match):
+                self._executor.run(context, _call, route.handler, connection, arguments)
+            else:
+                context.run(_call, route.handler, connection, arguments)
+        except ConnectionClosed:
+            pass  # the peer went while the handler sent or received: how most of them end
+        except BaseException as error:  # the edge around user code: whatever it raises ends only this connection
+            logger.error("handler failed", exc_info=error, extra={"route": str(route), "connection": connection.id})
+            connection.close(1011, "internal error", timeout=0)
+        else:
+            connection.close(1000, timeout=0)
+
+
+def _call(handler: Callable[..., object], connection: WebSocketConnection, arguments: dict[str, Any]) -> None:
+    handler(None, "", connection, **arguments)
