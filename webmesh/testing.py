@@ -1,0 +1,212 @@
+"""For tests of programs that use WebMesh: a fake clock, a recording observer, peers without a network.
+
+`memory_pair` carries real frames between two conversations' pure cores, with no hub and no socket;
+`connection_pair` joins two real connections by a socket pair in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+import gevent.socket
+
+from webmesh.dispatch import Dispatcher
+from webmesh.execution import Executor
+from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer
+from webmesh.observer import NO_OBSERVER, Observer
+from webmesh.options import Limits, Timeouts
+from webmesh.processes import is_patched
+from webmesh.protocol.frames import Frames
+from webmesh.protocol.session import Event, Session
+from webmesh.routing import Router
+from webmesh.websocket.hub import HubThread
+from webmesh.websocket.upgraded import Upgraded
+from webmesh.websocket.websocket_connection import WebSocketConnection
+
+
+class FakeClock:
+    """A monotonic clock that stands still until it is told to move. Call it for its reading."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> float:
+        """Move on and return the new reading.
+
+        Raises:
+            ValueError: *seconds* is below 0: monotonic clocks do not go back.
+        """
+        if seconds < 0:
+            raise ValueError(f"a monotonic clock cannot go back by {-seconds:g} s")
+        self.now += seconds
+        return self.now
+
+
+class RecordingObserver(Observer):
+    """Keeps what happened, in order, as tuples whose first element is the hook's name."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+
+    def named(self, name: str) -> list[tuple[Any, ...]]:
+        """What one hook was given, in order."""
+        return [event[1:] for event in self.events if event[0] == name]
+
+    def connection_opened(self, connection: object) -> None:
+        """`("connection_opened", connection)`."""
+        self.events.append(("connection_opened", connection))
+
+    def connection_closed(self, connection: object, code: int, reason: str) -> None:
+        """`("connection_closed", connection, code, reason)`."""
+        self.events.append(("connection_closed", connection, code, reason))
+
+    def handshake_refused(self, address: str, status: int, reason: str) -> None:
+        """`("handshake_refused", address, status, reason)`."""
+        self.events.append(("handshake_refused", address, status, reason))
+
+    def request_finished(self, path: str, code: str, seconds: float) -> None:
+        """`("request_finished", path, code)`; the duration is left out, so that events can be compared."""
+        self.events.append(("request_finished", path, code))
+
+    def handler_failed(self, path: str, incident: str, error: BaseException) -> None:
+        """`("handler_failed", path, incident, error)`."""
+        self.events.append(("handler_failed", path, incident, error))
+
+    def refused(self, kind: str, reason: str) -> None:
+        """`("refused", kind, reason)`."""
+        self.events.append(("refused", kind, reason))
+
+
+class MemoryPeer:
+    """One end of a `memory_pair`: frames, serializer and session of a connection, and no more.
+
+    Attributes:
+        session: Opens requests; see `protocol.session`.
+        wire: Bytes that were sent to this end and not yet received.
+    """
+
+    def __init__(self, *, client: bool, serializer: AbstractMessageSerializer, limits: Limits) -> None:
+        self.session = Session(limits, dialled=client)
+        self.wire = bytearray()
+        self._frames = Frames(client=client, limits=limits)
+        self._serializer = serializer
+        self._other = self
+
+    def join(self, other: MemoryPeer) -> None:
+        """Make *other* the one that `send` reaches."""
+        self._other = other
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Frame a message's bytes and leave them on the other end's wire."""
+        self._other.wire += self._frames.encode(self._serializer.serialize(message))
+
+    def receive(self, size: int | None = None) -> list[Event]:
+        """The events of what has arrived.
+
+        Args:
+            size: Take only so many bytes; `None` takes all.
+        """
+        data = bytes(self.wire[:size])
+        del self.wire[: len(data)]
+        incoming = self._frames.receive(data)
+        while self._frames.pending:
+            incoming += self._frames.receive()
+        return [
+            self.session.receive(self._serializer.deserialize(item))
+            for item in incoming
+            if isinstance(item, str | bytes)
+        ]
+
+
+def memory_pair(
+    *, serializer_type: type[AbstractMessageSerializer] = MessagePackSerializer, limits: Limits | None = None
+) -> tuple[MemoryPeer, MemoryPeer]:
+    """The side that dialled and the side that accepted, joined by real WebSocket frames in memory."""
+    bounds = limits or Limits()
+    dialled, accepted = (
+        MemoryPeer(client=client, serializer=serializer_type(bounds), limits=bounds) for client in (True, False)
+    )
+    dialled.join(accepted)
+    accepted.join(dialled)
+    return dialled, accepted
+
+
+@contextmanager
+def connection_pair(
+    *,
+    client: Router | None = None,
+    server: Router | None = None,
+    serializer_type: type[AbstractMessageSerializer] = MessagePackSerializer,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    observer: Observer = NO_OBSERVER,
+) -> Iterator[tuple[WebSocketConnection, WebSocketConnection]]:
+    """Two real connections, the dialled and the accepted one, joined by a socket pair without a handshake.
+
+    Args:
+        client, server: What each side serves; `None` serves nothing.
+    """
+    home = HubThread("webmesh-pair")
+    home.start()
+    pair = _Pair(home, serializer_type, limits or Limits(), timeouts or Timeouts(), observer)
+    try:
+        yield home.run(pair.open, client or Router(), server or Router())
+    finally:
+        home.run(pair.close)
+        home.stop()
+
+
+class _Pair:
+    def __init__(
+        self,
+        home: HubThread,
+        serializer_type: type[AbstractMessageSerializer],
+        limits: Limits,
+        timeouts: Timeouts,
+        observer: Observer,
+    ) -> None:
+        self._home = home
+        self._serializer_type = serializer_type
+        self._limits = limits
+        self._timeouts = timeouts
+        self._observer = observer
+        self._connections: list[WebSocketConnection] = []
+        self._executors: list[Executor] = []
+        self._readers: list[gevent.Greenlet[[], None]] = []
+
+    def open(self, client: Router, server: Router) -> tuple[WebSocketConnection, WebSocketConnection]:
+        left, right = gevent.socket.socketpair()
+        dialled = self._connect(left, client, dialled=True)
+        accepted = self._connect(right, server, dialled=False)
+        return dialled, accepted
+
+    def _connect(self, sock: Any, router: Router, *, dialled: bool) -> WebSocketConnection:
+        upgraded = Upgraded(sock, None, None, [], b"", "pair", None)
+        connection = WebSocketConnection(
+            upgraded, self._home, limits=self._limits, timeouts=self._timeouts, observer=self._observer,
+            dialled=dialled,
+        )  # fmt: skip
+        executor = Executor(self._limits.threads, self._limits.thread_queue)
+        dispatcher = Dispatcher(
+            router, [], self._home, executor, limits=self._limits, timeouts=self._timeouts,
+            observer=self._observer, blocking=not is_patched(),
+        )  # fmt: skip
+        dispatcher.freeze()
+        connection.converse(self._serializer_type(self._limits), dispatcher)
+        self._connections.append(connection)
+        self._executors.append(executor)
+        self._readers.append(gevent.spawn(connection.run))
+        return connection
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.abort(1001, "the pair was closed")
+        gevent.joinall(self._readers, self._timeouts.close)
+        for executor in self._executors:
+            executor.close(self._timeouts.close)
