@@ -1,13 +1,14 @@
 """permessage-deflate (RFC 7692), bounded: what is agreed in the handshake, and inflation that cannot run away.
 
 Decides alone which parameters are accepted and which messages are compressed. It stands where wsproto's own
-extension would, because that one inflates without a limit, fails after a final block and raises foreign
-exceptions on bad parameters. Frames and fragments are wsproto's business, inflating is `inflation`'s.
+extension would, because that one inflates without a limit, fails after a final block or a ping between two
+fragments, and raises foreign exceptions on bad parameters. Frames and fragments are wsproto's business,
+inflating is `inflation`'s.
 
-Compression is off unless both sides want it. No compressor and no window is shared: not between
-connections, and not between messages of one connection (context takeover is declined both ways: 15 KiB a
-connection, not 114). Still, a message that holds a secret beside text of an attacker's choice tells the
-length of their likeness (BREACH): leave compression off where such messages are sent.
+Compression is off unless both sides want it. Connections share nothing, nor do the messages of one: context
+takeover is declined both ways (15 KiB a connection, not 114; but a client understands a server that insists).
+Still, a message that holds a secret beside text of an attacker's choice tells by its length how alike they
+are (BREACH): leave compression off where such messages are sent.
 """
 
 from __future__ import annotations
