@@ -11,11 +11,12 @@ import gc
 import select
 import socket
 import time
+import zlib
 from collections import deque
 from dataclasses import dataclass
 
 from bench_parts.processes import cpu_seconds
-from bench_parts.wire import Ring, Speech, ring
+from bench_parts.wire import Ring, Speech, inflated_message, ring
 
 PATIENCE = 30.0
 """Seconds without any byte from the server before a run is given up."""
@@ -169,8 +170,8 @@ def receive_head(sock: socket.socket) -> bytes:
         if not part:
             raise LoadFailed(f"the server closed the connection during the upgrade: {head[:100]!r}")
         head += part
-    if b" 101 " not in head.split(b"\r\n")[0]:
-        raise LoadFailed(f"the upgrade was refused: {head.splitlines()[0].decode()}")
+    if not head.startswith(b"HTTP/1.1 101 "):
+        raise LoadFailed(f"the upgrade was refused: {head[:100]!r}")
     return head
 
 
@@ -189,8 +190,21 @@ def connect(port: int, speech: Speech) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if speech.opening:
         sock.sendall(speech.opening)
-        receive_head(sock)
+        head = receive_head(sock)
+        if speech.deflate and b"permessage-deflate" not in head:
+            raise LoadFailed(f"the server did not agree to permessage-deflate: {head!r}")
     return sock
+
+
+def check_answer(speech: Speech, head: bytes, body: bytes, ident: int, size: int) -> None:
+    """Raise LoadFailed unless this is the answer to that message."""
+    try:
+        plain = inflated_message(body) if head and head[0] & 0x40 else body
+        right = speech.holds(plain, ident, size)
+    except (ValueError, zlib.error) as error:
+        raise LoadFailed(f"an answer that cannot be decoded: {error}: {body[:200]!r}") from error
+    if not right:
+        raise LoadFailed(f"wrong answer: {body[:200]!r}")
 
 
 def check_answers(port: int, speech: Speech, messages: Ring, size: int) -> int | None:
@@ -208,10 +222,9 @@ def check_answers(port: int, speech: Speech, messages: Ring, size: int) -> int |
                 head, body = receive_frame(sock)
             else:
                 head, body = b"", receive_exactly(sock, len(sent))
-            if not speech.holds(body, ident, size):
-                raise LoadFailed(f"wrong answer: {body[:200]!r}")
+            check_answer(speech, head, body, ident, size)
             sizes.add(len(head) + len(body))
-            if len(sizes) > 1 or speech.answers_vary:
+            if len(sizes) > 1 or speech.deflate:
                 return None
     return sizes.pop()
 

@@ -88,8 +88,9 @@ class Speech:
     """Whether answers are WebSocket frames, or as many bytes as were sent."""
     holds: Callable[[bytes, int, int], bool]
     """(body of the answer, id, size) → whether it is the right one."""
-    answers_vary: bool = False
-    """Whether later answers lean on earlier ones (a compression window): only the first can be checked alone."""
+    deflate: bool = False
+    """Whether permessage-deflate has to be agreed to. Later answers then lean on earlier ones, so that only
+    the first is checked and sizes vary."""
 
 
 def raw_speech() -> Speech:
@@ -112,11 +113,14 @@ def websocket_speech(path: str = "/", *, deflate: bool = False) -> Speech:
         return frame(deflated(payload), compressed=True) if deflate else frame(payload)
 
     def holds(body: bytes, ident: int, size: int) -> bool:
-        if deflate:
-            body = zlib.decompressobj(-15).decompress(body + b"\x00\x00\xff\xff")
         return body == text(size).encode()
 
-    return Speech(upgrade_request(path, deflate=deflate), message, True, holds, answers_vary=deflate)
+    return Speech(upgrade_request(path, deflate=deflate), message, True, holds, deflate=deflate)
+
+
+def inflated_message(body: bytes) -> bytes:
+    """What a first message under permessage-deflate says (RFC 7692 section 7.2.2)."""
+    return zlib.decompressobj(-15).decompress(body + b"\x00\x00\xff\xff")
 
 
 def call_speech(path: str, *, serializer: str = "msgpack", compress: bool = True) -> Speech:
