@@ -97,7 +97,7 @@ def test_keys_are_random() -> None:
 )
 def test_a_bad_target_is_refused(text: str) -> None:
     """A path holds neither line ends nor anything else that must be escaped."""
-    with pytest.raises(ConfigurationError, match="target"):
+    with pytest.raises(ConfigurationError, match="^target .* is not an absolute path of escaped ASCII"):
         handshake(target=text)
 
 
@@ -107,7 +107,7 @@ def test_a_bad_target_is_refused(text: str) -> None:
 )
 def test_a_bad_host_is_refused(text: str) -> None:
     """A Host is a name or an address, and perhaps a port."""
-    with pytest.raises(ConfigurationError, match="host"):
+    with pytest.raises(ConfigurationError, match="^host .* is not a name or address with an optional port"):
         handshake(host=text)
 
 
@@ -115,7 +115,7 @@ def test_a_bad_host_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["a\r\nX: 1", "a\n", "a b", "a\0", "é", "", "a,b", "a;b", '"a"', None])
 def test_a_bad_subprotocol_is_refused(text: str) -> None:
     """A subprotocol is a token: no separator can make two of it."""
-    with pytest.raises(ConfigurationError, match="subprotocol"):
+    with pytest.raises(ConfigurationError, match="^subprotocol .* is not a token of ASCII characters$"):
         handshake(subprotocols=["fine", text])
 
 
@@ -213,8 +213,7 @@ def test_a_101_to_something_else_is_refused(without: list[str], lines: list[str]
     """101 must switch to WebSocket and to nothing beside it."""
     error = rejected(handshake(), switch(*lines, without=without))
 
-    assert 101 == error.status
-    assert "does not switch to WebSocket" in str(error)
+    assert "upgrade rejected with status 101: the answer does not switch to WebSocket" == str(error)
 
 
 @pytest.mark.row(14)
@@ -229,8 +228,7 @@ def test_an_answer_to_another_key_is_refused(lines: list[str]) -> None:
     """A missing, wrong or repeated Sec-WebSocket-Accept is no answer to this request: a cache's, perhaps."""
     error = rejected(handshake(), switch(*lines, without=["Sec-WebSocket-Accept"]))
 
-    assert 101 == error.status
-    assert "Sec-WebSocket-Accept is wrong" in str(error)
+    assert str(error).endswith(" 101: the answer is not to our key: Sec-WebSocket-Accept is wrong")
 
 
 @pytest.mark.row(12, 14)
@@ -277,8 +275,7 @@ def test_a_wrong_answer_about_extensions_is_refused(answer: str, reason: str) ->
 
     error = rejected(client, switch(f"Sec-WebSocket-Extensions: {answer}"))
 
-    assert 101 == error.status
-    assert str(error).endswith(reason)
+    assert f"upgrade rejected with status 101: the answer {reason}" == str(error)
 
 
 @pytest.mark.row(14)
@@ -302,7 +299,10 @@ def test_endless_informational_answers_are_not_read() -> None:
 
     error = rejected(client, head("HTTP/1.1 103 Early Hints"))
 
-    assert (103, True) == (error.status, str(error).endswith("more than 10 informational answers"))
+    assert "upgrade rejected with status 103: more than 10 informational answers" == str(error)
+
+
+FRAMED_BADLY = "upgrade failed: bad Content-Length or Transfer-Encoding in the answer"
 
 
 @pytest.mark.row(14)
@@ -315,17 +315,16 @@ def test_endless_informational_answers_are_not_read() -> None:
         (switch("x: \xff"), "upgrade failed: byte outside ASCII"),
         (switch("x: " + "a" * 9000), "upgrade failed: line over 8192 bytes"),
         (head("HTTP/1.1 200 OK", *["x: y"] * 101), "upgrade failed: more than 100 headers"),
-        (head("HTTP/1.1 200 OK", "Content-Length: x"), "bad Content-Length or Transfer-Encoding in the answer"),
-        (head("HTTP/1.1 200 OK", "Content-Length: 1, 2"), "bad Content-Length or Transfer-Encoding in the answer"),
-        (head("HTTP/1.1 200 OK", "Transfer-Encoding: gzip"), "bad Content-Length or Transfer-Encoding in the answer"),
+        (head("HTTP/1.1 200 OK", "Content-Length: x"), FRAMED_BADLY),
+        (head("HTTP/1.1 200 OK", "Content-Length: 1, 2"), FRAMED_BADLY),
+        (head("HTTP/1.1 200 OK", "Transfer-Encoding: gzip"), FRAMED_BADLY),
     ],
 )
 def test_what_is_no_valid_http_is_refused(data: bytes, text: str) -> None:
     """It has no status, so the exception has 0."""
     error = rejected(handshake(), data)
 
-    assert 0 == error.status
-    assert str(error).endswith(text)
+    assert (0, text) == (error.status, str(error))
 
 
 @pytest.mark.row(14)

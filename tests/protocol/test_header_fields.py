@@ -45,7 +45,7 @@ def test_fields_of_a_caller_pass_unchanged() -> None:
 @pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nb", "a\0", "ä", " a", "a ", 7, b"a"])
 def test_a_name_that_is_no_token_is_refused(name: str) -> None:
     """No name can end its line or hold a colon."""
-    with pytest.raises(ConfigurationError, match="is not a token"):
+    with pytest.raises(ConfigurationError, match="^header name .* is not a token of ASCII characters$"):
         checked_fields([(name, "x")])
 
 
@@ -55,7 +55,7 @@ def test_a_name_that_is_no_token_is_refused(name: str) -> None:
 )
 def test_a_value_that_could_break_its_line_is_refused(value: str) -> None:
     """Line ends, control characters, text outside ASCII and space at an end never reach the wire."""
-    with pytest.raises(ConfigurationError, match="the value of header 'x' must be printable ASCII"):
+    with pytest.raises(ConfigurationError, match="^the value of header 'x' must be printable ASCII"):
         checked_fields([("x", value)])
 
 
@@ -71,7 +71,7 @@ def test_a_refused_value_is_not_shown() -> None:
 @pytest.mark.parametrize("name", sorted(OWN_HEADERS) + ["HOST", "Sec-WebSocket-Key"])
 def test_the_handshakes_own_headers_are_refused(name: str) -> None:
     """What the handshake writes, or leaves out for safety, cannot be added, in any case of letters."""
-    with pytest.raises(ConfigurationError, match=f"header '{name}' is written by the handshake itself"):
+    with pytest.raises(ConfigurationError, match=f"^header '{name}' is written by the handshake itself"):
         checked_fields([(name, "x")])
 
 

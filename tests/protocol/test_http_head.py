@@ -233,9 +233,13 @@ def test_the_whole_head_is_bounded() -> None:
 @pytest.mark.row(3)
 def test_a_head_smaller_than_a_line_is_bounded_too() -> None:
     """The two sizes do not depend on each other."""
-    limits = Limits(header_line=64, head_size=32)
+    for size in (32, 65):
+        limits = Limits(header_line=64, head_size=size)
+        assert request(b"GET /" + b"a" * (size - 5), limits) is None
+        assert Refusal(431, f"head over {size} bytes") == request(b"GET /" + b"a" * (size - 4), limits)
 
-    assert Refusal(431, "head over 32 bytes") == request(b"GET /" + b"a" * 28, limits)
+    limits = Limits(header_line=64, head_size=66)
+    assert Refusal(414, "line over 64 bytes") == request(b"GET /" + b"a" * 62, limits)
 
 
 @pytest.mark.row(3)

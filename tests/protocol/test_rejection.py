@@ -129,18 +129,23 @@ def test_a_redirect_is_told_and_not_followed(status: int) -> None:
 
 
 @pytest.mark.row(14)
-def test_a_redirect_to_nowhere() -> None:
-    """A redirect need not name a place."""
-    assert "redirects are not followed, Location: none" in str(rejection(status="301 x").error())
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (200, "OK; there is no WebSocket at this path"),
+        (299, "unknown status; there is no WebSocket at this path"),
+        (300, "Multiple Choices; redirects are not followed, Location: none"),
+        (399, "unknown status; redirects are not followed, Location: none"),
+        (400, "Bad Request"),
+        (503, "Service Unavailable"),
+    ],
+)
+def test_the_text_hints_at_the_cause(status: int, text: str) -> None:
+    """200 is an answer by somebody who did not see an upgrade, 3xx one that points elsewhere."""
+    error = rejection(status=f"{status} x").error()
 
-
-@pytest.mark.row(14)
-def test_a_page_instead_of_a_websocket() -> None:
-    """200 is an answer by somebody who did not see an upgrade."""
-    error = rejection(status="200 OK").error()
-
-    assert 200 == error.status
-    assert "upgrade rejected with status 200: OK; there is no WebSocket at this path" == str(error)
+    assert status == error.status
+    assert f"upgrade rejected with status {status}: {text}" == str(error)
 
 
 @pytest.mark.row(14)
@@ -171,6 +176,18 @@ DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 def test_retry_after_is_seconds_or_a_date(value: str, date: str, seconds: float) -> None:
     """A date is measured from the answer's own Date, and one that has passed means now."""
     assert seconds == retry_after({"retry-after": value, "date": date})
+
+
+@pytest.mark.row(14)
+def test_every_month_is_known() -> None:
+    """The first of each month of 1994, in days from the year's beginning."""
+    months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+    new_year = "Sat, 01 Jan 1994 00:00:00 GMT"
+
+    waits = [retry_after({"retry-after": f"Sat, 01 {month} 1994 00:00:00 GMT", "date": new_year}) for month in months]
+
+    days = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334]
+    assert [day * 86400.0 for day in days] == waits
 
 
 @pytest.mark.row(14)

@@ -2,8 +2,9 @@
 
 Decides which requests are upgrades, which are plain HTTP, and which are refused with what status; RFC 6455
 section 4.2 and rows 3 to 16 of the threat list. Whether a caller may connect (host, origin, path) is decided
-above, with the functions of `origins`. h11 parses and writes HTTP; the accept key is wsproto's. Its whole handshake
-is not used: it lets most of those rows through, raises foreign exceptions, and costs twice as much (100 us to 50).
+above, with the functions of `origins`. h11 parses and writes HTTP; the accept key is wsproto's. wsproto's whole
+handshake is not used: it lets most of those rows through, raises foreign exceptions, and takes 100 us for an answer to
+a request that was parsed before, where h11 takes 15.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from http import HTTPStatus
 
 from webmesh.exceptions import ConfigurationError
 
-TOKEN = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+TOKEN_CHARACTER = r"[-!#$%&'*+.^_`|~0-9A-Za-z]"
+TOKEN = f"{TOKEN_CHARACTER}+"
 """Pattern of a token (RFC 9110 section 5.6.2): methods, header names, subprotocols, extension names."""
 
 OWN_HEADERS = frozenset(

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from webmesh.exceptions import RemoteProtocolError
 from webmesh.options import Limits
-from webmesh.protocol.header_fields import TOKEN
+from webmesh.protocol.header_fields import TOKEN, TOKEN_CHARACTER
 
 METHODS = ("GET", "HEAD")
 """What the port answers. Everything else gets 405: what is no upgrade is only ever read (protocol.md 7)."""
 
 _LONGEST_METHOD = 24
-_METHOD_BEGUN = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,24}(?: .*)?|", re.DOTALL)
+_METHOD_BEGUN = re.compile(rf"{TOKEN_CHARACTER}{{1,{_LONGEST_METHOD}}}(?: .*)?|".encode(), re.DOTALL)
 _REQUEST_LINE = re.compile(rf"({TOKEN}) [!-~]+ HTTP/([0-9]\.[0-9])".encode())
 _STATUS_LINE_BEGIN = b"HTTP/1.1 "
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 [1-9][0-9][0-9](?: [\t -~]*)?")
