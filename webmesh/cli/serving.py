@@ -15,14 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gevent.monkey import is_module_patched
-
 from webmesh.cli.announcing import Announcer, Banner
 from webmesh.cli.arguments import ServeOptions
 from webmesh.cli.loading import Loaded, LoadFailed, load_serializer, load_server
 from webmesh.cli.reloading import ImportReporter
 from webmesh.exceptions import ConfigurationError, TransportError
 from webmesh.observability.logs import QueuedHandler, set_up_logging
+from webmesh.processes import is_patched
 
 if TYPE_CHECKING:
     from webmesh.cli.stopping import StopSignals
@@ -124,6 +123,7 @@ def _listen(server: WebMeshServer, options: ServeOptions) -> None:
         server.listen(options.host, options.port, unix=options.unix, blocking=False)
         server.await_started(server.timeouts.start)
     except (OSError, TransportError) as error:
+        server.close(0)  # joins its native thread: one that ends together with the interpreter can crash it
         raise ConfigurationError(_listen_failure(options, error)) from error
 
 
@@ -146,11 +146,10 @@ def _listen_failure(options: ServeOptions, error: Exception) -> str:
 
 def _banner(loaded: Loaded) -> Banner:
     server = loaded.server
-    patched = is_module_patched("threading")
     return Banner(
         name=loaded.name,
         url=server.url,
-        mode="patched: handlers run in greenlets" if patched else "plain: handlers run in native threads",
+        mode="patched: handlers run in greenlets" if is_patched() else "plain: handlers run in native threads",
         pid=os.getpid(),
         routes=server.routes(),
         notice=loaded.notice,
@@ -159,7 +158,7 @@ def _banner(loaded: Loaded) -> Banner:
 
 def _tell_late_patch(options: ServeOptions) -> None:
     """The user's module may patch by itself; say once that it came too late for what was there before."""
-    if not options.patch and is_module_patched("threading"):
+    if not options.patch and is_patched():
         logger.warning(
             "the served module has monkey-patched the process after parts of it were imported: without --no-patch "
             "everything is patched from the start"
