@@ -21,6 +21,7 @@ Listenable = TcpAddress | UnixAddress | socket | stdlib_socket.socket
 """What one can listen on: an address, or a socket that listens already."""
 
 _BOTH_FAMILIES = "::"
+_Identity = tuple[int, int, int]
 
 
 class ListenFailed(TransportError, OSError):
@@ -46,7 +47,7 @@ class Binding:
     """`127.0.0.1:4269`, `[::]:4269` or `unix:/run/shop.sock`, with the port that it really has."""
     port: int | None
     """`None` for a Unix socket."""
-    _file: tuple[str, int, int] | None = None  # path, device and inode of what we made
+    _file: tuple[str, _Identity] | None = None
 
     @property
     def path(self) -> str:
@@ -57,11 +58,10 @@ class Binding:
         """Remove the Unix socket's file, if it is still the one that was made here."""
         if self._file is None:
             return
-        path, device, inode = self._file
+        path, made = self._file
         self._file = None
         try:
-            found = os.lstat(path)
-            if (found.st_dev, found.st_ino) == (device, inode):  # else a successor has bound the path
+            if _identity(path) == made:  # else a successor has bound the path
                 os.unlink(path)
         except OSError:
             pass  # it is gone, or was taken from us with its directory: nothing is left behind by us
@@ -78,7 +78,7 @@ def bind(address: Listenable, *, backlog: int, timeout: float) -> Binding:
 
     Raises:
         ListenFailed: The system does not allow it, or somebody listens there.
-        ConfigurationError: The socket that was given does not listen.
+        ConfigurationError: There is no such port or path, or the socket that was given does not listen.
     """
     if isinstance(address, TcpAddress):
         return _bind_tcp(address, backlog, timeout)
@@ -89,6 +89,9 @@ def bind(address: Listenable, *, backlog: int, timeout: float) -> Binding:
 
 def _bind_tcp(address: TcpAddress, backlog: int, timeout: float) -> Binding:
     name = f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+    if not 0 <= address.port <= 0xFFFF:
+        # The resolver would take it modulo 65536 and so listen somewhere else.
+        raise ConfigurationError(f"cannot listen on {name}: a port is a number from 0 to 65535")
     sock = None
     try:
         family, where = _resolved(address, timeout)
@@ -101,7 +104,7 @@ def _bind_tcp(address: TcpAddress, backlog: int, timeout: float) -> Binding:
         sock.bind(where)
         sock.listen(backlog)
         bound = sock.getsockname()
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         if sock is not None:
             sock.close()
         raise _failure(name, error) from error
@@ -134,12 +137,18 @@ def _bind_unix(address: UnixAddress, backlog: int) -> Binding:
         if address.mode is not None:
             os.chmod(path, address.mode)  # before listen(): until then nobody can connect
         sock.listen(backlog)
-        made = os.lstat(path)
+        made = _identity(path)
     except OSError as error:
         if sock is not None:
             sock.close()
         raise _failure(name, error) from error
-    return Binding(sock, name, None, (path, made.st_dev, made.st_ino))
+    return Binding(sock, name, None, (path, made))
+
+
+def _identity(path: str) -> _Identity:
+    found = os.lstat(path)
+    # Inode numbers are used again at once; a change of owner or permissions leaves the third one alone.
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _remove_stale(path: str) -> None:
@@ -166,7 +175,7 @@ def _adopt(given: socket | stdlib_socket.socket) -> Binding:
     return Binding(sock, address_text(sock.family, bound), None if sock.family == AF_UNIX else bound[1])
 
 
-def _failure(name: str, error: OSError | OverflowError | UnicodeError) -> ListenFailed:
+def _failure(name: str, error: OSError | UnicodeError) -> ListenFailed:
     if not isinstance(error, OSError):
         return ListenFailed(name, str(error))
     return ListenFailed(name, error.strerror or str(error), error.errno)

@@ -213,7 +213,7 @@ class _Attempt:
                 return accepted
 
     def _out_of_time(self, seconds: float) -> Exception:
-        return self._cut_short(f"nothing within {seconds:.3g} s")
+        return self._cut_short(f"nothing within {seconds:.2g} s")
 
     def _cut_short(self, why: str) -> Exception:
         """The exception for an answer that will not become whole: its status counts, if that has come."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 from collections.abc import Callable
 from typing import Any
@@ -110,6 +111,11 @@ class Listener:
         """Connections that are served now."""
         return self._admission.connections
 
+    @property
+    def newcomers(self) -> int:
+        """Peers that have not become connections: silent ones, handshakes under way, answers being read."""
+        return self._admission.newcomers
+
     def stop_accepting(self) -> None:
         """Close the listening socket and remove its file; connections live on. Safe to call twice."""
         if self._server is not None:
@@ -150,7 +156,7 @@ class Listener:
 
     def __repr__(self) -> str:
         where = self._binding.address if self._binding is not None else "not started"
-        return f"<Listener {where} connections={self.connections} newcomers={self._admission.newcomers}>"
+        return f"<Listener {where} connections={self.connections} newcomers={self.newcomers}>"
 
 
 class _Server(StreamServer):
@@ -195,7 +201,7 @@ class _Server(StreamServer):
             self._pause.kill(block=False)
             self._pause = None
         if self._spare is not None:
-            os.close(self._spare)
+            self._spare.close()
             self._spare = None
 
     def _turn_one_away(self) -> bool:
@@ -204,7 +210,7 @@ class _Server(StreamServer):
             self._spare = _open_spare()
         if self._spare is None:
             return False
-        os.close(self._spare)
+        self._spare.close()
         self._spare = None
         try:
             accepted = super().do_read()
@@ -240,8 +246,9 @@ class _Server(StreamServer):
             self.start_accepting()
 
 
-def _open_spare() -> int | None:
+def _open_spare() -> io.FileIO | None:
+    # A file object: in a patched process `os.close` is gevent's and closes only when the hub turns.
     try:
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        return io.FileIO(os.devnull)
     except OSError:
         return None

@@ -75,7 +75,8 @@ def parse_url(url: str) -> Target:
 
 
 def _tcp_target(parts: SplitResult, port: int | None, shown: str) -> Target:
-    host = _checked_host(parts.hostname or "", shown)
+    host = parts.hostname or ""
+    host = _checked_ipv6(host, shown) if "[" in parts.netloc else _checked_name(host, shown)
     if port == 0:
         raise ConfigurationError(f"URL {shown!r} has port 0, which cannot be dialled")
     port = DEFAULT_PORT if port is None else port
@@ -94,15 +95,18 @@ def _unix_target(parts: SplitResult, shown: str) -> Target:
     return Target("", 0, path, False, "localhost", _resource(resource, parts.query))
 
 
-def _checked_host(host: str, shown: str) -> str:
-    if ":" in host:
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError as error:
-            raise ConfigurationError(f"URL {shown!r} has no valid IPv6 address: {error}") from error
-        return host
+def _checked_ipv6(host: str, shown: str) -> str:
+    host = host.replace("%25", "%")  # RFC 6874: a zone's % is escaped in a URL; people write it either way
     try:
-        name = host.encode("idna").decode("ascii").lower() if not host.isascii() else host.lower()
+        ipaddress.IPv6Address(host)
+    except ValueError as error:
+        raise ConfigurationError(f"URL {shown!r} has no valid IPv6 address: {error}") from error
+    return host
+
+
+def _checked_name(host: str, shown: str) -> str:
+    try:
+        name = host.lower() if host.isascii() else host.encode("idna").decode("ascii").lower()
     except UnicodeError as error:
         raise ConfigurationError(f"URL {shown!r} has no valid host name: {error}") from error
     labels = name.removesuffix(".").split(".")

@@ -86,7 +86,11 @@ class ServerTLS:
         self._context = self._build()  # one assignment: no connection ever sees half of a change
 
     def wrap(self, sock: gevent.socket.socket) -> SSLSocket:
-        """The server's end of TLS over *sock*, which it takes over; the handshake is still to be done."""
+        """The server's end of TLS over *sock*, which it takes over; the handshake is still to be done.
+
+        Raises:
+            OSError: The peer has gone.
+        """
         return _wrap(sock, self._context, server_side=True)
 
 
@@ -143,6 +147,9 @@ def wrap_client(sock: gevent.socket.socket, context: ssl.SSLContext, server_host
     Args:
         context: Any `ssl.SSLContext`, also an unpatched one.
         server_hostname: The name or address that the server's certificate must be for.
+
+    Raises:
+        OSError: The peer has gone.
     """
     return _wrap(sock, context, server_side=False, server_hostname=server_hostname)
 
@@ -166,6 +173,9 @@ def tls_failure(error: OSError) -> str:
 def _wrap(
     sock: gevent.socket.socket, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
 ) -> SSLSocket:
+    # A peer that is gone already must fail here, where the caller still has the socket to close: gevent
+    # finds it out when it has taken the socket over, and may then leave it open.
+    sock.getpeername()
     # `context.wrap_socket` makes the socket class of the context: outside a patched process, for a
     # context of the standard library, one that blocks the whole hub. gevent's own class takes any
     # context here, as its own `SSLContext.wrap_socket` calls it.
