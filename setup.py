@@ -24,7 +24,7 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "examples": [
-        "vega_datasets>=0.9",  # ships the airports that examples/airports serves
+        "airportsdata>=20260905",  # the airports that examples/airports serves; numbers on the pages are of this date
     ],
     # One list for `pip install .[dev]`, scripts/test and nox.
     "dev": [
@@ -37,10 +37,10 @@ EXTRAS_REQUIRE = {
 
 def version() -> str:
     """The one version number, read without importing the package: its dependencies may not be there yet."""
-    text = (HERE / "webmesh" / "__init__.py").read_text(encoding="utf-8")
-    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    text = (HERE / "webmesh" / "version.py").read_text(encoding="utf-8")
+    match = re.search(r'^VERSION = "([^"]+)"$', text, re.MULTILINE)
     if match is None:
-        raise RuntimeError("webmesh/__init__.py does not set __version__")
+        raise RuntimeError("webmesh/version.py does not set VERSION")
     return match[1]
 
 

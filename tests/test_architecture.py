@@ -38,13 +38,18 @@ LAYERS = {
     "webmesh.routing": 1,
     "webmesh._speedups": 1,
     # 2 transport: gevent, no user code
+    "webmesh.processes": 2,
     "webmesh.websocket": 2,
     # 3 services: user code
     "webmesh.arguments": 3,
     "webmesh.mounting": 3,
+    "webmesh.route_options": 3,
     "webmesh.execution": 3,
-    "webmesh.middleware": 3,
+    "webmesh.lanes": 3,
+    "webmesh.handled_call": 3,
     "webmesh.dispatch": 3,
+    "webmesh.plain_routes": 3,
+    "webmesh.system_routes": 3,
     # 4 endpoints: composition
     "webmesh.webmesh_server": 4,
     "webmesh.webmesh_client": 4,

@@ -32,6 +32,11 @@ PROGRAMS = [
     for (kind, text), following in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True)
     if kind == "python"
 ]
+CALLS = [
+    (text.strip(), following[1])
+    for (kind, text), following in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True)
+    if kind == "bash" and following[0] == "text"
+]
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()]
 
 
@@ -60,6 +65,29 @@ def test_python_block_runs(program: str, printed: str | None, before: tuple[str,
     assert (0, "") == (done.returncode, done.stderr)
     if printed is not None:
         assert printed == done.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("airportsdata") is None, reason="the extra `examples` is not installed")
+@pytest.mark.usefixtures("default_port")
+def test_calls_by_hand_are_answered_as_shown() -> None:
+    """What the page shows of the example is what the example answers."""
+    serve = [sys.executable, "-m", "webmesh.serve"]
+    with subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            assert any("listening" in line for line in server.stdout or ()), "it did not start"
+            answers = [
+                subprocess.run(
+                    [sys.executable, *shlex.split(command)[1:]],
+                    cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+                ).stdout
+                for command, _ in CALLS
+            ]  # fmt: skip
+        finally:
+            server.terminate()
+            server.communicate(timeout=30)
+
+    assert [shown for _, shown in CALLS] == answers
+    assert 0 == server.returncode
 
 
 def test_page_begins_with_a_quick_start() -> None:
