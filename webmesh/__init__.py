@@ -49,6 +49,7 @@ from webmesh.exceptions import (
 )
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
+from webmesh.version import VERSION
 
 if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same names
     from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
@@ -58,7 +59,7 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.websocket.tls import ServerTLS, client_context
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "AbstractMessageSerializer": "webmesh.message_serializers",

@@ -130,7 +130,11 @@ class Dispatcher:
 
     def serve(self, request: Request | Notification, conversation: Conversation) -> None:
         """Answer one request; `Answerer.serve`."""
-        match = self._match(request.path)
+        try:
+            match = self._match(request.path)
+        except Exception as error:  # the edge around user code: a converter of the program's own
+            self._refuse(request, conversation, self._incident(conversation, request.path, error))
+            return
         if match is None or self._draining:
             self._refuse_unmatched(request, conversation)
             return
@@ -265,16 +269,16 @@ class Dispatcher:
             return DeadlineExceeded(f"{call.path[:200]} did not end within {call.seconds:g} s")
         if isinstance(error, gevent.GreenletExit) and not call.connection.open:
             return Cancelled("the connection has ended")
-        return self._incident(call, error)
+        return self._incident(call.conversation, str(call.route), error)
 
-    def _incident(self, call: HandledCall, error: BaseException) -> RemoteError:
+    def _incident(self, conversation: Conversation, where: str, error: BaseException) -> RemoteError:
         incident = os.urandom(6).hex()
         logger.error(
             "handler failed",
             exc_info=error,
-            extra={"route": str(call.route), "incident": incident, "connection": call.connection.id},
+            extra={"route": where, "incident": incident, "connection": conversation.connection.id},
         )
-        self._observer.handler_failed(call.path, incident, error)
+        self._observer.handler_failed(where, incident, error)
         return HandlerFailed("the handler failed", details={"incident": incident})
 
     def _send_error(self, call: HandledCall, answer: RemoteError) -> None:
@@ -285,7 +289,7 @@ class Dispatcher:
             try:
                 call.conversation.send(envelope.error(request_id, answer.to_wire()))
             except EncodeError as unserializable:  # the details of the handler's own error
-                answer = self._incident(call, unserializable)
+                answer = self._incident(call.conversation, str(call.route), unserializable)
                 call.conversation.send(envelope.error(request_id, answer.to_wire()))
         except ConnectionClosed:
             self._observer.refused("reply", "connection closed")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
+from dataclasses import dataclass
 from typing import Any
 
 import gevent
@@ -34,26 +35,36 @@ _SIGNATURE = inspect.Signature(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PlainRegistration:
+    """One handler as it was registered. `blocking` is `None` where nothing was said."""
+
+    pattern: str
+    handler: PlainHandler
+    blocking: bool | None
+    subprotocols: tuple[str, ...]
+
+
 class PlainRoutes:
     """The plain routes of one server, and how their handlers are run.
 
     Args:
         blocking: Whether handlers that say nothing run in native threads.
+
+    Raises:
+        ConfigurationError: A handler cannot be called with a connection and its pattern's arguments.
+        BadPattern, DuplicateRoute: As with `Router.add`.
     """
 
-    def __init__(self, executor: Executor, *, blocking: bool) -> None:
+    def __init__(self, registered: Iterable[PlainRegistration], executor: Executor, *, blocking: bool) -> None:
         self.router = Router()
         self._executor = executor
         self._blocking = blocking
+        for one in registered:
+            self._add(one.pattern, one.handler, one.blocking, one.subprotocols)
+        self.router.freeze()
 
-    def add(self, pattern: str, handler: PlainHandler, *, blocking: bool | None, subprotocols: tuple[str, ...]) -> None:
-        """Register a handler.
-
-        Raises:
-            ConfigurationError: It cannot be called with a connection and the pattern's arguments.
-            BadPattern, DuplicateRoute: As with `Router.add`.
-        """
-
+    def _add(self, pattern: str, handler: PlainHandler, blocking: bool | None, subprotocols: tuple[str, ...]) -> None:
         def run(payload: object, path: str, client: WebSocketConnection, /, **arguments: object) -> object:
             return handler(client, **arguments)
 

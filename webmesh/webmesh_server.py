@@ -1,6 +1,6 @@
 """`WebMeshServer`: one address, its routes, and the connections to it.
 
-Composes; decides only the order of starting and stopping, and which upgrade request leads where. The
+Composes; decides only what can be registered until when, and the order of starting and stopping. The
 server lives in a thread of its own (in a patched process: in greenlets of the one hub).
 """
 
@@ -10,53 +10,33 @@ import logging
 import ssl
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from contextvars import Context, copy_context
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
 import gevent
 
-import webmesh
 from webmesh.call import CURRENT, Middleware
-from webmesh.dispatch import Dispatcher
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
-from webmesh.execution import Executor
-from webmesh.message_serializers import (
-    AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer, subprotocol,
-)  # fmt: skip
+from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer
 from webmesh.mounting import as_handler, exposed
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import DEFAULT_PORT, Limits, Timeouts
-from webmesh.plain_routes import PlainHandler, PlainRoutes
-from webmesh.processes import is_patched
-from webmesh.protocol.deflate import negotiate_deflate
-from webmesh.protocol.handshake import Refusal, UpgradeRequest, choose_subprotocol
-from webmesh.protocol.origins import host_allowed, origin_allowed
+from webmesh.plain_routes import PlainRegistration
 from webmesh.route_options import read_options
 from webmesh.routing import Match, Route, Router
+from webmesh.server_parts import ServerParts
 from webmesh.system_routes import SystemRoutes
+from webmesh.version import VERSION
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.http import pages
 from webmesh.websocket.listener import Listener
-from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.tls import ServerTLS
-from webmesh.websocket.upgraded import Acceptance, TcpAddress, UnixAddress, Upgraded
+from webmesh.websocket.upgraded import TcpAddress, UnixAddress, Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 logger = logging.getLogger("webmesh.server")
 
 F = TypeVar("F", bound=Callable[..., Any])
-_BUSY = Refusal(503, "no thread is free for this route", (("Retry-After", "5"),))
-_DRAINING = Refusal(503, "the server is closing", (("Retry-After", "5"),))
-_KNOWN_SERIALIZERS: tuple[type[AbstractMessageSerializer], ...] = (MessagePackSerializer, StandardJsonSerializer)
-
-
-@dataclass(frozen=True, slots=True)
-class _Mesh:
-    """An accepted mesh connection's serializer; what `_decide` hands to `_serve`."""
-
-    serializer: AbstractMessageSerializer
 
 
 class WebMeshServer:
@@ -101,12 +81,12 @@ class WebMeshServer:
         self._allowed_hosts = allowed_hosts
         self._allowed_origins = allowed_origins
         self._middleware: list[Middleware] = []
-        self._plain: list[tuple[str, PlainHandler, bool | None, tuple[str, ...]]] = []
+        self._plain: list[PlainRegistration] = []
         self._opened: list[Callable[[WebSocketConnection], object]] = []
         self._closed: list[Callable[[WebSocketConnection, ConnectionClosed], object]] = []
         self._connections: dict[str, WebSocketConnection] = {}
         self._system = SystemRoutes(
-            self.router, name, webmesh.__version__, limits=self.limits, timeouts=self.timeouts
+            self.router, name, VERSION, limits=self.limits, timeouts=self.timeouts
         )
         self._system.register()
         self._home: HubThread | None = None
@@ -152,7 +132,7 @@ class WebMeshServer:
             raise ConfigurationError(f"{path!r} comes too late: routes are registered before serving begins")
 
         def register(handler: F) -> F:
-            self._plain.append((path, handler, blocking, tuple(subprotocols)))
+            self._plain.append(PlainRegistration(path, handler, blocking, tuple(subprotocols)))
             return handler
 
         return register
@@ -170,8 +150,10 @@ class WebMeshServer:
             ConfigurationError: Nothing there is public, or serving has begun.
         """
         read_options(options)
+        mounted = Router()
         for name, function in exposed(target, inherited=inherited).items():
-            self.router.add(f"{prefix.rstrip('/')}/{name}", as_handler(function), **options)
+            mounted.add(f"/{name}", as_handler(function), **options)
+        self.router.include(prefix.rstrip("/") or "/", mounted)
 
     def include(self, prefix: str, router: Router) -> None:
         """Put all routes of *router* below *prefix*; see `Router.include`."""
@@ -252,7 +234,11 @@ class WebMeshServer:
         What goes wrong with the address is raised by `await_started`, and here when *blocking*.
         """
         self._check_registering("listen")
-        parts = _Parts(self)
+        parts = ServerParts(
+            self.router, self._middleware, self._plain, self._connections.values(), self._serializer_type,
+            mount=self._mount, compression=self._compression, allowed_hosts=self._allowed_hosts,
+            allowed_origins=self._allowed_origins, limits=self.limits, timeouts=self.timeouts, observer=self.observer,
+        )  # fmt: skip
         address = UnixAddress(unix) if unix is not None else TcpAddress(host, port)
         self._home = home = parts.home
         self._parts = parts
@@ -262,10 +248,11 @@ class WebMeshServer:
             self.await_started()
             self._stopped.wait()
 
-    def _start(self, parts: _Parts, address: TcpAddress | UnixAddress) -> None:
+    def _start(self, parts: ServerParts, address: TcpAddress | UnixAddress) -> None:
         listener = Listener(
             address, limits=self.limits, timeouts=self.timeouts, observer=self.observer, tls=self.tls,
-            decide=self._decide, serve=self._serve, http=pages(ready=lambda: not self._closing, mount=self._mount),
+            decide=parts.endpoints.decide, serve=self._serve,
+            http=pages(ready=lambda: not self._closing, mount=self._mount),
         )  # fmt: skip
         try:
             listener.start()
@@ -378,6 +365,7 @@ class WebMeshServer:
             return
         self._closing = True
         parts = self._parts
+        parts.endpoints.closing = True
         self._listener.stop_accepting()
         parts.dispatcher.drain(seconds)
         for connection in self.connections:
@@ -404,36 +392,6 @@ class WebMeshServer:
 
     # --------------------------------------------------------------- connections
 
-    def _decide(
-        self, request: UpgradeRequest, address: str, certificate: dict[str, Any] | None
-    ) -> Acceptance | Refusal:
-        if self._closing:
-            return _DRAINING
-        if not host_allowed(request.host, self._allowed_hosts):
-            return Refusal(403, "host not allowed")
-        if not origin_allowed(request.origin, request.host, self._allowed_origins):
-            return Refusal(403, "origin not allowed")
-        deflate = negotiate_deflate(request.extensions, limits=self.limits) if self._compression else None
-        extensions = [] if deflate is None else [deflate]
-        if request.path == self._mount:
-            return self._decide_mesh(request, extensions)
-        match = self._parts.plain.router.match(request.path)
-        if match is None:
-            return Refusal(404, "no WebSocket here")
-        if self._parts.plain.full(match):
-            return _BUSY
-        agreed = choose_subprotocol(request.subprotocols, match[0].options["subprotocols"])  # type: ignore[arg-type]
-        return Acceptance(agreed, extensions, tag=match)
-
-    def _decide_mesh(self, request: UpgradeRequest, extensions: list[Any]) -> Acceptance | Refusal:
-        serializers = self._parts.serializers
-        if not request.subprotocols:
-            return Acceptance(None, extensions, tag=_Mesh(serializers[subprotocol(self._serializer_type)]))
-        agreed = choose_subprotocol(request.subprotocols, tuple(serializers))
-        if agreed is None:
-            return Refusal(400, f"subprotocol not known; known are {', '.join(serializers)}")
-        return Acceptance(agreed, extensions, tag=_Mesh(serializers[agreed]))
-
     def _serve(self, upgraded: Upgraded) -> None:
         """One connection's life, in the greenlet that holds its place."""
         parts = self._parts
@@ -442,13 +400,13 @@ class WebMeshServer:
             dialled=False, service=self.name,
         )  # fmt: skip
         decision = upgraded.decision
-        if isinstance(decision, _Mesh):
-            connection.converse(decision.serializer, parts.dispatcher)
+        if isinstance(decision, AbstractMessageSerializer):
+            connection.converse(decision, parts.dispatcher)
         self._connections[connection.id] = connection
         try:
             self.observer.connection_opened(connection)
             self._tell(parts, self._opened, connection)
-            if isinstance(decision, _Mesh):
+            if connection.is_mesh:
                 connection.run()
             else:
                 match: Match = decision  # type: ignore[assignment]
@@ -458,7 +416,7 @@ class WebMeshServer:
             why = connection.close_reason or ConnectionClosed()
             self._tell(parts, self._closed, connection, why)
 
-    def _tell(self, parts: _Parts, functions: list[Callable[..., object]], *args: object) -> None:
+    def _tell(self, parts: ServerParts, functions: list[Callable[..., object]], *args: object) -> None:
         """Call the program's functions; what they raise ends nothing."""
         for function in functions:
             context = parts.context.copy()
@@ -475,31 +433,6 @@ class WebMeshServer:
         if self._home is not None and self._parts.listener is not None and not self._stopped.done:
             state = f"at {self.address} connections={len(self._connections)}"
         return f"<WebMeshServer {self.name or ''}{state}>"
-
-
-class _Parts:
-    """What a server is made of from `listen` on."""
-
-    def __init__(self, server: WebMeshServer) -> None:
-        self.blocking = not is_patched()
-        self.home = HubThread("webmesh-server")
-        limits = server.limits
-        self.executor = Executor(limits.threads, limits.thread_queue)
-        self.websocket_executor = Executor(limits.websocket_threads, 0)
-        self.plain = PlainRoutes(self.websocket_executor, blocking=self.blocking)
-        for pattern, handler, blocking, subprotocols in server._plain:
-            self.plain.add(pattern, handler, blocking=blocking, subprotocols=subprotocols)
-        self.plain.router.freeze()
-        kinds = dict.fromkeys((server._serializer_type, *_KNOWN_SERIALIZERS))
-        self.serializers = {subprotocol(kind): kind(limits) for kind in reversed(kinds)}
-        self.context: Context = copy_context()
-        self.dispatcher = Dispatcher(
-            server.router, server._middleware, self.home, self.executor,
-            limits=limits, timeouts=server.timeouts, observer=server.observer, blocking=self.blocking,
-        )  # fmt: skip
-        self.dispatcher.freeze()
-        self.pulse = Pulse(server._connections.values(), server.timeouts)
-        self.listener: Listener | None = None
 
 
 def _checked_serializer(serializer_type: object) -> type[AbstractMessageSerializer]:

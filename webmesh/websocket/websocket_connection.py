@@ -26,8 +26,8 @@ from webmesh.protocol import envelope
 from webmesh.websocket.conversation import Answerer, Conversation, Waiter
 from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion, HubThread
-from webmesh.websocket.inbox import Inbox
 from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH, ItemStream
+from webmesh.websocket.plain_messages import PlainMessages
 from webmesh.websocket.stream import OPEN, MessageStream
 from webmesh.websocket.turns import Turns
 from webmesh.websocket.upgraded import Upgraded
@@ -79,8 +79,7 @@ class WebSocketConnection:
         )
         self._conversation: Conversation | None = None
         self._turns: Turns[Any] | None = None
-        self._inbox: Inbox[str | bytes] | None = None
-        self._room: Completion[None] | None = None
+        self._plain: PlainMessages | None = None
 
     # ------------------------------------------------------------ set up and run
 
@@ -109,18 +108,13 @@ class WebSocketConnection:
     def run_plain(self) -> None:
         """Read for a handler that iterates, until the connection has ended; in the hub."""
         try:
-            while (items := self._stream.read()) is not None:
-                for item in items:
-                    if isinstance(item, str | bytes):
-                        self._put(item)
-                    else:
-                        self._stream.control(item)
+            self._messages.read()
         finally:
             self._stream.abort(ConnectionClosed(1001, "the reader was stopped"))
 
     def be_plain(self) -> None:
         """Make it a plain connection. Called once, in the hub, by whoever made it."""
-        self._inbox = Inbox(self._home.hub, self._make_room)
+        self._plain = PlainMessages(self._stream, self._home, self._limits)
 
     def tick(self, now: float) -> None:
         """Look at all deadlines; called about once a second in the hub."""
@@ -138,9 +132,8 @@ class WebSocketConnection:
         self._stream.abort(ConnectionClosed(1011, "internal error"), say=True)
 
     def _ended(self, why: ConnectionClosed) -> None:
-        if self._inbox is not None:
-            self._inbox.fail(why)
-            self._make_room()
+        if self._plain is not None:
+            self._plain.end(why)
         if self._conversation is not None:
             for request in self._conversation.end()[0]:
                 lost = ReplyLost(
@@ -387,15 +380,7 @@ class WebSocketConnection:
             ConnectionClosed: The connection has ended.
             LocalProtocolError: The message is neither, or this is a mesh connection.
         """
-        if not isinstance(message, str | bytes):
-            raise LocalProtocolError(f"a message is str or bytes, not {type(message).__name__}")
-        self._plain()
-        self._home.run(self._send_plain, message)
-
-    def _send_plain(self, message: str | bytes) -> None:
-        self._stream.drain()
-        self._stream.send(message)
-        self._stream.flush_soon()
+        self._messages.send(message)
 
     def receive(self, timeout: float | None = None) -> str | bytes:
         """The next message on a plain WebSocket route.
@@ -407,40 +392,17 @@ class WebSocketConnection:
             TimeoutError: Nothing came in time.
             ConnectionClosed: The connection has ended, and everything that came before was taken.
         """
-        return self._plain().take(timeout)
+        return self._messages.receive(timeout)
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Messages until the connection has ended, however it ended; see `close_reason`."""
-        inbox = self._plain()
-        while True:
-            try:
-                message = inbox.take()
-            except ConnectionClosed:
-                return
-            yield message
+        return iter(self._messages)
 
-    def _plain(self) -> Inbox[str | bytes]:
-        if self._inbox is None:
+    @property
+    def _messages(self) -> PlainMessages:
+        if self._plain is None:
             raise LocalProtocolError("this is a mesh connection: its serializer owns the messages, use call or notify")
-        return self._inbox
-
-    def _put(self, message: str | bytes) -> None:
-        """Give a message to the handler; waits while `Limits.receive_queue` wait already, so reading pauses."""
-        inbox = self._plain()
-        while len(inbox) >= self._limits.receive_queue and self.open:
-            self._room = Completion(self._home.hub)
-            if len(inbox) < self._limits.receive_queue:  # taken by another thread meanwhile
-                break
-            self._room.wait()
-        inbox.put(message)
-
-    def _make_room(self) -> None:
-        room = self._room
-        if room is not None:
-            if self._home.inside():
-                room.succeed(None)
-            else:
-                self._home.post(room.succeed, None)
+        return self._plain
 
     def __repr__(self) -> str:
         pending = f" pending={self._conversation.session.open_requests}" if self._conversation is not None else ""

@@ -1,0 +1,92 @@
+"""Which upgrade request leads where: to the mesh, to a plain WebSocket route, or nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, cast
+
+from webmesh.message_serializers import (
+    AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer, subprotocol,
+)  # fmt: skip
+from webmesh.options import Limits
+from webmesh.plain_routes import PlainRoutes
+from webmesh.protocol.deflate import negotiate_deflate
+from webmesh.protocol.handshake import Refusal, UpgradeRequest, choose_subprotocol
+from webmesh.protocol.origins import host_allowed, origin_allowed
+from webmesh.websocket.upgraded import Acceptance
+
+_BUSY = Refusal(503, "no thread is free for this route", (("Retry-After", "5"),))
+_CLOSING = Refusal(503, "the server is closing", (("Retry-After", "5"),))
+_BUILT_IN: tuple[type[AbstractMessageSerializer], ...] = (MessagePackSerializer, StandardJsonSerializer)
+
+
+class Endpoints:
+    """The HTTP paths of one server that speak WebSocket.
+
+    An accepted request's `tag` is the serializer of a mesh connection, or the match of a plain route.
+
+    Args:
+        mount: Path of the mesh endpoint.
+        default: Serializer for clients that offer no subprotocol; the built-in ones are spoken as well.
+        compression: Whether permessage-deflate is agreed to.
+
+    Attributes:
+        closing: Nothing is accepted any more.
+    """
+
+    def __init__(
+        self,
+        mount: str,
+        plain: PlainRoutes,
+        default: type[AbstractMessageSerializer],
+        limits: Limits,
+        *,
+        compression: bool,
+        allowed_hosts: Collection[str] | None,
+        allowed_origins: Collection[str] | None,
+    ) -> None:
+        self.closing = False
+        self._mount = mount
+        self._plain = plain
+        self._limits = limits
+        # A serializer of the program's own may bear a built-in one's name, and then stands for it.
+        kinds = {subprotocol(kind): kind for kind in (*_BUILT_IN, default)}
+        self._serializers = {name: kind(limits) for name, kind in kinds.items()}
+        self._default = self._serializers[subprotocol(default)]
+        self._compression = compression
+        self._allowed_hosts = allowed_hosts
+        self._allowed_origins = allowed_origins
+
+    def decide(
+        self, request: UpgradeRequest, address: str, certificate: dict[str, Any] | None
+    ) -> Acceptance | Refusal:
+        """Whether and as what the peer at *address* may connect."""
+        if self.closing:
+            return _CLOSING
+        if not host_allowed(request.host, self._allowed_hosts):
+            return Refusal(403, "host not allowed")
+        if not origin_allowed(request.origin, request.host, self._allowed_origins):
+            return Refusal(403, "origin not allowed")
+        accepted = self._mesh(request) if request.path == self._mount else self._plain_route(request)
+        if isinstance(accepted, Acceptance) and self._compression:
+            deflate = negotiate_deflate(request.extensions, limits=self._limits)
+            if deflate is not None:
+                accepted.extensions.append(deflate)
+        return accepted
+
+    def _mesh(self, request: UpgradeRequest) -> Acceptance | Refusal:
+        if not request.subprotocols:
+            return Acceptance(None, tag=self._default)
+        agreed = choose_subprotocol(request.subprotocols, tuple(self._serializers))
+        if agreed is None:
+            return Refusal(400, f"subprotocol not known; known are {', '.join(self._serializers)}")
+        return Acceptance(agreed, tag=self._serializers[agreed])
+
+    def _plain_route(self, request: UpgradeRequest) -> Acceptance | Refusal:
+        match = self._plain.router.match(request.path)
+        if match is None:
+            return Refusal(404, "no WebSocket here")
+        if self._plain.full(match):
+            return _BUSY
+        known = cast(tuple[str, ...], match[0].options["subprotocols"])
+        return Acceptance(choose_subprotocol(request.subprotocols, known), tag=match)
