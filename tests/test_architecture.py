@@ -26,6 +26,7 @@ LAYERS = {
     "webmesh.options": 0,
     "webmesh.observer": 0,
     "webmesh.deadline": 0,
+    "webmesh.version": 0,
     # 1 pure core: no gevent, socket, clock or random source
     "webmesh.message_serializers": 1,
     "webmesh.protocol": 1,
@@ -50,7 +51,9 @@ LAYERS = {
     "webmesh.dispatch": 3,
     "webmesh.plain_routes": 3,
     "webmesh.system_routes": 3,
+    "webmesh.endpoints": 3,
     # 4 endpoints: composition
+    "webmesh.server_parts": 4,
     "webmesh.webmesh_server": 4,
     "webmesh.webmesh_client": 4,
     # 6 edges: nothing below imports them
@@ -139,7 +142,7 @@ def imported_names(module: Module, known: set[str]) -> Iterator[str]:
                     yield whole
                 elif origin.split(".")[0] != "webmesh":
                     yield origin.split(".")[0]
-                elif (origin, alias.name) != ("webmesh", "__version__"):
+                else:
                     yield origin
 
 

@@ -79,7 +79,7 @@ def test_import_has_no_side_effects() -> None:
     loaded, modules, opened = run_python(SIDE_EFFECTS)
 
     assert "[]" == loaded
-    assert str(["webmesh.exceptions", "webmesh.observer", "webmesh.options"]) == modules
+    assert str(["webmesh.exceptions", "webmesh.observer", "webmesh.options", "webmesh.version"]) == modules
     assert "0" == opened
 
 
