@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,49 +61,54 @@ class TestWatchedFiles:
         path.touch()
         return path
 
-    def test_nothing_has_changed_at_first(self, file):
-        """A file is watched from its present state on."""
-        files = WatchedFiles()
-        files.add(str(file))
+    @pytest.fixture
+    def files(self, file) -> WatchedFiles:
+        """The file's folder, with the file imported."""
+        files = WatchedFiles(file.parent)
+        files.watch(str(file))
+        return files
 
-        assert files.changed() is None
+    def test_nothing_has_changed_at_first(self, files):
+        """Files are compared with what they were at the start."""
+        assert (None, None) == (files.changed(), files.changed_or_new())
 
     @pytest.mark.parametrize("seconds", [5, -5])
-    def test_another_time_is_a_change(self, file, seconds):
+    def test_another_time_is_a_change(self, file, files, seconds):
         """Newer or older: an old version that comes back is a change too."""
-        files = WatchedFiles()
-        files.add(str(file))
-
         age(file, seconds)
 
-        assert str(file) == files.changed()
+        assert (str(file), str(file)) == (files.changed(), files.changed_or_new())
 
-    def test_watching_again_forgets_no_change(self, file):
-        """A file that is reported twice keeps the state that was known first."""
-        files = WatchedFiles()
-        files.add(str(file))
+    def test_what_changed_before_it_was_reported_is_a_change(self, file):
+        """A file that was saved while the server imported it was perhaps read in its old form."""
+        files = WatchedFiles(file.parent)
         age(file, 5)
-        files.add(str(file))
+
+        files.watch(str(file))
 
         assert str(file) == files.changed()
 
-    def test_a_file_that_is_gone_is_not_yet_a_change(self, file):
+    def test_what_was_not_imported_counts_only_when_asked(self, file, files):
+        """While the server runs, other files of the folder are of no interest; when it does not, all are."""
+        other = file.parent / "other.py"
+        other.touch()
+
+        assert (None, str(other)) == (files.changed(), files.changed_or_new())
+
+    def test_a_file_that_is_gone_is_not_yet_a_change(self, file, files):
         """Editors that replace a file leave a moment without it; the new one is the change."""
-        files = WatchedFiles()
-        files.add(str(file))
         modified = file.stat().st_mtime_ns
 
         file.unlink()
-        assert files.changed() is None
+        assert (None, None) == (files.changed(), files.changed_or_new())
 
         file.touch()
         os.utime(file, ns=(modified + 1, modified + 1))
         assert str(file) == files.changed()
 
-    def test_a_file_that_is_not_there_cannot_be_watched(self, tmp_path):
+    def test_a_file_that_is_not_there_is_no_change(self, tmp_path, files):
         """A name without a file, as of a module in an archive, is passed over."""
-        files = WatchedFiles()
-        files.add(str(tmp_path / "none.py"))
+        files.watch(str(tmp_path / "none.py"))
 
         assert files.changed() is None
 
@@ -315,12 +319,8 @@ class TestSupervisor:
         new = session.folder / "shop.py"
 
         new.touch()
-        age(new, 5)
-        later = threading.Timer(0.2, age, (new, 10))  # in case it was new at the parent's first look
-        later.start()
 
         assert ["starting again", "start broken app --reload"] == session.read(2)
-        later.join()
 
     @pytest.mark.row(91)
     def test_a_signal_while_it_waits_ends_it(self, session):

@@ -48,22 +48,32 @@ def supervise(options: ServeOptions, arguments: Sequence[str]) -> int:
 
 
 class WatchedFiles:
-    """Files, and when each was last modified as far as we know."""
+    """The user's files as they are at this moment, to be compared with what becomes of them.
 
-    def __init__(self) -> None:
-        self._times: dict[str, int] = {}
+    Made before a server is started: what is saved while it imports is a change.
+    """
 
-    def add(self, name: str) -> None:
-        """Watch *name* from its present state on; one that is watched keeps the state that is known."""
-        if name not in self._times and (modified := _modified(name)) is not None:
-            self._times[name] = modified
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._before = {name: _modified(name) for name in own_files(folder)}
+        self._watched: set[str] = set()
+
+    def watch(self, name: str) -> None:
+        """Count changes of *name* from now on: the server has imported it."""
+        self._before.setdefault(name, _modified(name))
+        self._watched.add(name)
 
     def changed(self) -> str | None:
-        """A file that has changed; None when there is none. One that is gone may be being saved: not yet."""
-        for name, before in self._times.items():
-            if (modified := _modified(name)) is not None and modified != before:
-                return name
-        return None
+        """A watched file that has changed; None when there is none. One that is gone may be being saved: not yet."""
+        return next(filter(self._differs, self._watched), None)
+
+    def changed_or_new(self) -> str | None:
+        """As `changed`, for every file of the folder: what is missing may never have been imported."""
+        return self.changed() or next(filter(self._differs, own_files(self._folder)), None)
+
+    def _differs(self, name: str) -> bool:
+        modified = _modified(name)
+        return modified is not None and modified != self._before.get(name)
 
 
 class Supervisor:
@@ -109,6 +119,7 @@ class Supervisor:
             self._child.send_signal(number)
 
     def _start(self) -> tuple[WatchedFiles, Reports]:
+        files = WatchedFiles(self._folder)
         reader, writer = os.pipe()
         self._child = subprocess.Popen(
             [*self._command, "--report-to", str(writer), *self._arguments],
@@ -116,14 +127,14 @@ class Supervisor:
             process_group=0,  # Ctrl-C goes to the whole group of the terminal: the child gets it once, from us
         )
         os.close(writer)
-        return WatchedFiles(), Reports(reader)
+        return files, Reports(reader)
 
     def _watch(self, files: WatchedFiles, reports: Reports) -> str | None:
         """Wait for a change and return the file; None when the child has ended or is to end."""
         assert self._child is not None
         while self._child.poll() is None and not self._stopping:
             for name in reports.read(self._interval):
-                files.add(name)
+                files.watch(name)
             if reports.ended:
                 self._wait_child(self._interval)
             elif (changed := files.changed()) is not None:
@@ -144,7 +155,7 @@ class Supervisor:
         status = self._child.wait()
         self._child = None
         for name in reports.read(0):
-            files.add(name)
+            files.watch(name)
         reports.close()
         return status
 
@@ -157,15 +168,12 @@ class Supervisor:
         return True
 
     def _await_change(self, files: WatchedFiles) -> str | None:
-        """Wait for a change of any file of the user's, and return it; None when a signal says to stop."""
-        woken = threading.Event()
+        """Wait until a file of the user's changes or appears, and return it; None when a signal says to stop."""
+        pause = threading.Event()
         while not self._stopping:
-            if (changed := files.changed()) is not None:
+            if (changed := files.changed_or_new()) is not None:
                 return changed
-            # What is missing may be a file that was never imported, or that is still to be written.
-            for name in own_files(self._folder):
-                files.add(name)
-            woken.wait(self._interval)
+            pause.wait(self._interval)
         return None
 
 
