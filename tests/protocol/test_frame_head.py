@@ -87,17 +87,18 @@ def test_rsv1_is_for_the_first_frame_of_a_compressed_message(opcode: int, wrong:
     assert head is not None and wrong == head.wrong
 
 
-@pytest.mark.parametrize("frame, control, whole", [
-    (raw_frame(TEXT), False, True), (raw_frame(BINARY), False, True), (raw_frame(BINARY, rsv=4), False, True),
-    (raw_frame(TEXT, fin=False), False, False), (raw_frame(CONTINUATION), False, False),
-    (raw_frame(PING), True, False), (raw_frame(CLOSE), True, False),
+@pytest.mark.parametrize("frame, control, final, whole", [
+    (raw_frame(TEXT), False, True, True), (raw_frame(BINARY, rsv=4), False, True, True),
+    (raw_frame(TEXT, fin=False), False, False, False), (raw_frame(CONTINUATION), False, True, False),
+    (raw_frame(CONTINUATION, fin=False), False, False, False),
+    (raw_frame(PING), True, True, False), (raw_frame(CLOSE), True, True, False),
 ])  # fmt: skip
-def test_tells_control_frames_and_whole_messages(frame: bytes, control: bool, whole: bool) -> None:
+def test_tells_control_frames_and_whole_messages(frame: bytes, control: bool, final: bool, whole: bool) -> None:
     """What kind of frame it is follows from the first byte."""
     head = server_reads(frame, compression=True)
 
     assert head is not None
-    assert (control, whole) == (head.control, head.whole_message)
+    assert (control, final, whole) == (head.control, head.final, head.whole_message)
 
 
 @given(data=st.binary(max_size=16))

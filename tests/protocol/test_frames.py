@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from wsproto.extensions import PerMessageDeflate
@@ -287,12 +287,12 @@ def test_the_limit_is_counted_anew_for_each_message() -> None:
 @pytest.mark.row(20)
 @pytest.mark.parametrize("payload", [b"", b"x"])
 def test_a_message_of_too_many_fragments_is_1009(payload: bytes) -> None:
-    """Empty ones count; `Limits.fragments` itself is allowed."""
-    *most, last = fragments(*[payload] * 100)
-    many = most + [raw_frame(CONTINUATION, payload, fin=False)]
+    """Empty ones count. `Limits.fragments` and the one that ends the message are allowed, no more."""
+    *most, last = fragments(*[payload] * 101)
+    more = raw_frame(CONTINUATION, payload, fin=False)
 
-    assert [payload * 100] == drain(server(fragments=100), *most, last)
-    error = failure(server(fragments=100), *many, last)
+    assert [payload * 101] == drain(server(fragments=100), *most, last)
+    error = failure(server(fragments=100), *most, more)
 
     assert isinstance(error, MessageTooBig)
     assert (1009, 101, 100) == (error.close_code, error.size, error.limit)
@@ -395,14 +395,25 @@ def test_nothing_is_read_after_a_fault(step: int) -> None:
 
 
 def test_the_fault_can_be_told_to_the_peer() -> None:
-    """After an error the close frame with its code is still to be sent, and nothing else."""
+    """After an error the close frame with its code is still to be sent."""
     frames = server()
     error = failure(frames, raw_frame(3))
 
-    with pytest.raises(LocalProtocolError):
-        frames.encode("no more")
-
     assert [CloseReceived(1002, "bad opcode")] == client().receive(frames.close(error.close_code, "bad opcode"))
+
+
+@pytest.mark.parametrize("make", [server, deflating])
+@pytest.mark.parametrize("end", [raw_frame(3), raw_frame(TEXT, b"\xff"), raw_frame(CLOSE), raw_frame(CLOSE, b"x")])
+def test_what_came_before_the_end_can_still_be_answered(make: Callable[[], Frames], end: bytes) -> None:
+    """Messages before a fault or a close, in one read with it, get their answers before our close frame goes out."""
+    frames = make()
+    received = frames.receive(raw_frame(TEXT, b"x" * 2000) + raw_frame(PING, b"p") + end)
+    assert ["x" * 2000, PingReceived(b"p")] == received[:-1]
+
+    answers = frames.encode("answer" * 1000) + frames.pong(b"p") + frames.close(1002)
+
+    peer = deflating(is_client=True)
+    assert ["answer" * 1000, PongReceived(b"p"), CloseReceived(1002, "")] == peer.receive(answers)
 
 
 @pytest.mark.parametrize("raised", [ValueError("odd"), AssertionError(), IndexError("odd"), TypeError("odd")])
@@ -516,17 +527,6 @@ def test_nothing_can_be_sent_after_our_close() -> None:
     for send in (lambda: frames.encode("x"), frames.ping, lambda: frames.pong(b""), frames.close):
         with pytest.raises(LocalProtocolError):
             send()
-
-
-def test_nothing_but_the_answer_can_be_sent_after_the_peers_close() -> None:
-    """The peer would ignore it."""
-    frames = server()
-    frames.receive(raw_frame(CLOSE))
-
-    for send in (lambda: frames.encode("x"), frames.ping, lambda: frames.pong(b"")):
-        with pytest.raises(LocalProtocolError):
-            send()
-    assert frames.close(1005)
 
 
 def test_messages_still_come_in_after_our_close() -> None:

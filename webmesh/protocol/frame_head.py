@@ -12,6 +12,8 @@ TEXT: Final = 0x81
 """First byte of a whole text message in one frame."""
 BINARY: Final = 0x82
 """First byte of a whole binary message in one frame."""
+FINAL: Final = 0x80
+"""Bit of the first byte that the last frame of a message has."""
 RSV1: Final = 0x40
 """Bit of the first byte that permessage-deflate uses (RFC 7692 section 6)."""
 CONTROL: Final = 0x08
@@ -43,6 +45,11 @@ class Head(NamedTuple):
     def wrong(self) -> bool:
         """Whether no frame can begin so."""
         return self.size == ENDLESS
+
+    @property
+    def final(self) -> bool:
+        """Whether the message, or control frame, ends with this frame."""
+        return self.first & FINAL != 0
 
     @property
     def control(self) -> bool:

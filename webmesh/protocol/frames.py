@@ -83,7 +83,7 @@ class Frames:
         "pending", "overhead", "close_sent", "close_received",
         "_client", "_mask_bit", "_key_size", "_limits", "_limit", "_turn", "_extensions", "_deflate",
         "_fast", "_plain", "_over", "_rest", "_begun", "_missing", "_gathers", "_key",
-        "_assembly", "_fragments", "_size", "_allowed", "_wire", "_sendable", "_frame",
+        "_assembly", "_fragments", "_size", "_allowed", "_wire", "_frame",
     )  # fmt: skip
 
     def __init__(
@@ -128,7 +128,6 @@ class Frames:
         self._size = 0  # their payloads together, as the heads declare
         self._allowed = 0  # of at most
         self._wire: Connection | None = None
-        self._sendable = True
         self._frame = ClientFrames(mask_keys).frame if client else server_frame
 
     @property
@@ -184,10 +183,10 @@ class Frames:
         """One whole message as bytes to send.
 
         Raises:
-            LocalProtocolError: After either side's close frame, and for what is neither text nor bytes.
+            LocalProtocolError: After our close frame, and for what is neither text nor bytes.
         """
-        if not self._sendable:
-            raise LocalProtocolError("a message cannot be sent after a close frame")
+        if self.close_sent:
+            raise LocalProtocolError("a message cannot be sent after our close frame")
         if self._deflate is None:
             return self._frame(message)
         first, payload = first_and_payload(message)
@@ -224,7 +223,6 @@ class Frames:
             event = CloseConnection(code=code, reason=short)
         closing = bytes(self._connection().send(event))
         self.close_sent = True
-        self._sendable = False
         return closing
 
     def _take(self, data: bytes, position: int, received: list[Incoming]) -> int:
@@ -278,7 +276,8 @@ class Frames:
         if not head.control:
             self._fragments += 1
             self._size += head.size
-            if self._fragments > self._limits.fragments:
+            # The last one is let through: it only ends the message, and senders that stream it make it empty.
+            if self._fragments > self._limits.fragments and not head.final:
                 raise MessageTooBig(self._fragments, self._limits.fragments, unit="fragments")
         return position
 
@@ -286,7 +285,7 @@ class Frames:
         """After a frame, or a piece of one: decide what the next bytes are."""
         between = not (self._begun or self._fragments or self._over)
         self._fast = between and self._plain
-        if between and not self.close_sent:
+        if between:
             # It has nothing to remember, and 10,000 idle ones take 17 MB. A new one costs 2 us, and the garbage
             # collector's work: wsproto's parts refer to each other.
             self._wire = None
@@ -357,8 +356,8 @@ class Frames:
         return self._wire
 
     def _send(self, event: Event) -> bytes:
-        if not self._sendable:
-            raise LocalProtocolError(f"{type(event).__name__} cannot be sent after a close frame")
+        if self.close_sent:
+            raise LocalProtocolError(f"{type(event).__name__} cannot be sent after our close frame")
         try:
             sent = bytes(self._connection().send(event))
         except (WsprotoError, ValueError, TypeError) as error:
@@ -372,8 +371,9 @@ class Frames:
         self._end()
 
     def _end(self) -> None:
+        """Read nothing any more. What came before is still to be answered, so we can send until we close, too."""
         self._over = True
         self._fast = False
-        self._sendable = False
         self._begun = False
         self._assembly = None
+        self._wire = None
