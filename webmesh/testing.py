@@ -156,7 +156,9 @@ def connection_pair(
     home.start()
     pair = _Pair(home, serializer_type, limits or Limits(), timeouts or Timeouts(), observer)
     try:
-        yield home.run(pair.open, client or Router(), server or Router())
+        # Made here, since handlers see the context of whoever starts to serve; connected in the hub.
+        dispatchers = pair.dispatcher(client or Router()), pair.dispatcher(server or Router())
+        yield home.run(pair.open, *dispatchers)
     finally:
         home.run(pair.close)
         home.stop()
@@ -180,27 +182,30 @@ class _Pair:
         self._executors: list[Executor] = []
         self._readers: list[gevent.Greenlet[[], None]] = []
 
-    def open(self, client: Router, server: Router) -> tuple[WebSocketConnection, WebSocketConnection]:
-        left, right = gevent.socket.socketpair()
-        dialled = self._connect(left, client, dialled=True)
-        accepted = self._connect(right, server, dialled=False)
-        return dialled, accepted
-
-    def _connect(self, sock: Any, router: Router, *, dialled: bool) -> WebSocketConnection:
-        upgraded = Upgraded(sock, None, None, [], b"", "pair", None)
-        connection = WebSocketConnection(
-            upgraded, self._home, limits=self._limits, timeouts=self._timeouts, observer=self._observer,
-            dialled=dialled,
-        )  # fmt: skip
+    def dispatcher(self, router: Router) -> Dispatcher:
         executor = Executor(self._limits.threads, self._limits.thread_queue)
         dispatcher = Dispatcher(
             router, [], self._home, executor, limits=self._limits, timeouts=self._timeouts,
             observer=self._observer, blocking=not is_patched(),
         )  # fmt: skip
         dispatcher.freeze()
+        self._executors.append(executor)
+        return dispatcher
+
+    def open(self, client: Dispatcher, server: Dispatcher) -> tuple[WebSocketConnection, WebSocketConnection]:
+        left, right = gevent.socket.socketpair()
+        dialled = self._connect(left, client, dialled=True)
+        accepted = self._connect(right, server, dialled=False)
+        return dialled, accepted
+
+    def _connect(self, sock: Any, dispatcher: Dispatcher, *, dialled: bool) -> WebSocketConnection:
+        upgraded = Upgraded(sock, None, None, [], b"", "pair", None)
+        connection = WebSocketConnection(
+            upgraded, self._home, limits=self._limits, timeouts=self._timeouts, observer=self._observer,
+            dialled=dialled,
+        )  # fmt: skip
         connection.converse(self._serializer_type(self._limits), dispatcher)
         self._connections.append(connection)
-        self._executors.append(executor)
         self._readers.append(gevent.spawn(connection.run))
         return connection
 
