@@ -60,7 +60,9 @@ class Future:
             completed = True
             return value
         except TimeoutError:
-            if own or self._completion.done:
+            if self._completion.done:  # the answer and the end of our patience met; the answer counts
+                return self._completion.wait()
+            if own:
                 completed = True
                 raise
             raise RequestTimeout(self.path, self.timeout) from None
