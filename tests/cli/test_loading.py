@@ -307,7 +307,7 @@ class TestNothingToServe:
         loaded = load_server(None, example(SERVER))
 
         assert "service:server" == loaded.name
-        assert "none of app.py, service.py, main.py in" in loaded.notice
+        assert "has none of app.py, service.py, main.py: " in loaded.notice
         assert "serving the example" in loaded.notice
 
     def test_without_an_example_an_echo_is_served(self, tmp_path, monkeypatch):

@@ -212,7 +212,7 @@ class TestImportReporter:
 
 
 CHILD = """
-import os, signal, sys
+import os, signal, sys, time
 report_to = int(sys.argv[sys.argv.index("--report-to") + 1])
 mode = open("mode.py").read().strip()
 print("start", mode, *sys.argv[3:], flush=True)
@@ -229,7 +229,7 @@ else:
     signal.signal(signal.SIGINT, stop)
 print("up", flush=True)
 while True:
-    signal.pause()
+    time.sleep(0.01)  # not signal.pause(): a signal that comes just before it would be handled after it
 """
 
 PARENT = """

@@ -307,7 +307,7 @@ class TestServe:
 
         url = served.await_url()
 
-        assert f"no module named and none of app.py, service.py, main.py in {folder}: serving" in served.banner[0]
+        assert f"no module was named and {folder} has none of app.py, service.py, main.py: serving" in served.banner[0]
         assert call(url, "/none").returncode == 1
 
     def test_a_unix_socket(self, serve, folder):

@@ -21,7 +21,6 @@ from webmesh.cli.loading import load_serializer
 from webmesh.deadline import Deadline
 from webmesh.exceptions import (
     ConfigurationError,
-    ConnectionClosed,
     DeadlineExceeded,
     EncodeError,
     RemoteError,
@@ -178,8 +177,6 @@ def _reason(error: WebMeshError) -> str:
         return f"{error}{details}"
     if isinstance(error, ReplyLost):
         return f"reply_lost: {error}"
-    if isinstance(error, ConnectionClosed):
-        return f"connection closed: {error}"
     return str(error)
 
 

@@ -221,7 +221,7 @@ def _is_server(value: object) -> TypeGuard[WebMeshServer]:
 
 def _load_default(folder: Path) -> Loaded:
     files = ", ".join(f"{name}.py" for name in CANDIDATES)
-    nothing = f"no module named and none of {files} in {folder}"
+    nothing = f"no module was named and {folder} has none of {files}"
     if EXAMPLE.is_file():
         try:
             loaded = _pick(_import(EXAMPLE.stem, EXAMPLE.parent), None)

@@ -146,7 +146,10 @@ class Supervisor:
         assert self._child is not None
         timeouts = Timeouts()
         if self._stopping:
-            self._wait_child(None)  # as long as its user likes: a second signal ends it
+            # As long as its user likes, since a second signal ends it. In short waits: a signal that comes
+            # just before a wait is only handled after it.
+            while not self._wait_child(self._interval):
+                pass
         elif self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
             if not self._wait_child(timeouts.drain + timeouts.close):
@@ -159,7 +162,7 @@ class Supervisor:
         reports.close()
         return status
 
-    def _wait_child(self, timeout: float | None) -> bool:
+    def _wait_child(self, timeout: float) -> bool:
         assert self._child is not None
         try:
             self._child.wait(timeout)
