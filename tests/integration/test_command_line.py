@@ -435,11 +435,12 @@ class TestSignals:
 
         assert '"hi"\n' == call(url, "/", '"hi"').stdout
 
+    @both_modes
     @pytest.mark.row(91)
-    def test_a_signal_while_it_starts_ends_it(self, serve, folder):
-        """Before the server listens there is nothing to drain."""
+    def test_a_signal_while_it_starts_ends_it(self, serve, folder, mode):
+        """Before the server listens there is nothing to drain, and nothing to show."""
         (folder / "app.py").write_text("import time\nprint('starting', flush=True)\ntime.sleep(60)\n")
-        served = serve()
+        served = serve(*mode)
         assert "starting\n" == served.stdout.readline()
 
         served.signal(signal.SIGINT)

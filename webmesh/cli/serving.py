@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gevent import get_hub
+
 from webmesh.cli.announcing import Announcer, Banner
 from webmesh.cli.arguments import ServeOptions
 from webmesh.cli.loading import Loaded, LoadFailed, load_serializer, load_server
@@ -62,6 +64,9 @@ def serve(options: ServeOptions, prog: str) -> int:
 def _serve(
     options: ServeOptions, folder: Path, announcer: Announcer, handler: QueuedHandler, reporter: ImportReporter | None
 ) -> int:
+    if options.patch:
+        # An interrupt while the module waits is raised in the hub, which would print it before it is passed on.
+        get_hub().NOT_ERROR += (KeyboardInterrupt,)
     loaded = load_server(options.target, folder)
     _tell_late_patch(options)
     _configure(loaded.server, options, folder)
