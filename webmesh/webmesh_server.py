@@ -278,7 +278,11 @@ class WebMeshServer:
         """
         if self._home is None:
             raise LocalProtocolError("listen() has not been called")
-        self._started.wait(self.timeouts.start if timeout is None else timeout)
+        try:
+            self._started.wait(self.timeouts.start if timeout is None else timeout)
+        except WebMeshError:
+            self._home.stop()  # its thread has nothing to do any more
+            raise
 
     @property
     def listening(self) -> bool:

@@ -7,6 +7,7 @@ In a patched process `threading.Thread` is a greenlet, so the same lines run in 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import threading
 from collections import deque
@@ -17,7 +18,7 @@ import gevent
 from gevent import getcurrent, monkey
 from gevent.hub import Hub, Waiter, get_hub
 
-from webmesh.exceptions import LocalProtocolError, WebMeshError
+from webmesh.exceptions import ConnectionClosed, LocalProtocolError, WebMeshError
 
 try:
     from gevent._hub_local import get_hub_if_exists  # gevent exports no public name for it
@@ -178,6 +179,8 @@ class HubThread:
         """Start the thread; returns once its hub turns."""
         # daemon: a program that forgot to close must still be able to end.
         self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+        # Without it the thread would still turn its hub while the interpreter is torn down: seen to crash.
+        atexit.register(self.stop)
         self._thread.start()
         self._ready.wait()
 
@@ -186,14 +189,22 @@ class HubThread:
         self._ready.succeed(None)
         self._stop.wait()
         if hub.thread_ident != threading.main_thread().ident and not monkey.is_module_patched("threading"):
+            self._hub = None
             hub.destroy(destroy_loop=True)  # gives back the loop's descriptors with the thread
 
     @property
     def hub(self) -> Hub:
-        """The hub; only while started."""
-        if self._hub is None:
+        """The hub; only while started.
+
+        Raises:
+            ConnectionClosed: It was stopped.
+        """
+        hub = self._hub
+        if hub is None:
+            if self._stop.done:
+                raise ConnectionClosed(1001, f"{self.name} was closed")
             raise LocalProtocolError(f"{self.name} has not been started")
-        return self._hub
+        return hub
 
     def inside(self) -> bool:
         """Whether the caller runs in this hub's thread."""
@@ -221,6 +232,7 @@ class HubThread:
     def stop(self) -> None:
         """End the thread; what still runs in its hub is given up. Safe to call twice and from anywhere."""
         self._stop.succeed(None)
+        atexit.unregister(self.stop)
         if self._thread is not None and not self.inside():
             self._thread.join(5.0)
 

@@ -16,6 +16,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
+from gevent.ssl import SSLSocket  # not the standard library's, also in a process that is not patched
 
 from webmesh.exceptions import ConnectionClosed, MessageTooBig, RemoteProtocolError
 from webmesh.options import Limits, Timeouts
@@ -80,7 +81,7 @@ class MessageStream:
         # closed descriptor, and only of these does gevent's close() know.
         self._readable, self._writable = sock._read_event, sock._write_event
         sock.settimeout(0.0)
-        if isinstance(sock, ssl.SSLSocket):
+        if isinstance(sock, SSLSocket):
             self._recv, self._send = self._recv_tls, self._send_tls
         else:
             self._raw = sock._sock
