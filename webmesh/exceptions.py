@@ -241,8 +241,11 @@ class InvalidArgument(RemoteError):
     code = "invalid_argument"
 
 
-class DeadlineExceeded(RemoteError):
-    """The answering side ran out of the time that the request gave it."""
+class DeadlineExceeded(RemoteError, TimeoutError):
+    """The answering side ran out of the time that the request gave it.
+
+    Both sides stop at about the same moment, so a caller sees this or `RequestTimeout`: catch `TimeoutError`.
+    """
 
     code = "deadline_exceeded"
 
