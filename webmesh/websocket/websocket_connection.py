@@ -322,8 +322,8 @@ class WebSocketConnection:
         seconds = self._time_for(timeout, self._timeouts.request)
         self._check_time(path, seconds)
         completion: Completion[Any] = Completion(self._home.hub)
-        sent = _SentCall(self._mesh, completion)
-        future = Future(path, completion, Deadline(seconds), seconds, lambda: self._home.post(sent.abandon))
+        sent = _SentCall(self._mesh, self._home, completion)
+        future = Future(path, completion, Deadline(seconds), seconds, sent.abandon)
         extra = self._outgoing_headers(headers)
         if not self._home.inside():
             self._home.post(self._start_or_fail, sent, path, payload, seconds, extra)
@@ -412,10 +412,11 @@ class WebSocketConnection:
 class _SentCall:
     """A call's place in the session; lives in the hub."""
 
-    __slots__ = ("completion", "conversation", "request")
+    __slots__ = ("completion", "conversation", "home", "request")
 
-    def __init__(self, conversation: Conversation, completion: Waiter) -> None:
+    def __init__(self, conversation: Conversation, home: HubThread, completion: Waiter) -> None:
         self.conversation = conversation
+        self.home = home
         self.completion = completion
         self.request: Any = None
 
@@ -423,7 +424,10 @@ class _SentCall:
         self.request = self.conversation.ask(path, payload, self.completion, timeout=seconds, headers=headers)
 
     def abandon(self) -> None:
-        if self.request is not None:
+        """Tell the peer that nobody waits; from any thread."""
+        if not self.home.inside():
+            self.home.post(self.abandon)
+        elif self.request is not None:
             self.conversation.abandon(self.request)
 
 
