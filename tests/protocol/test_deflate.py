@@ -247,7 +247,7 @@ def test_wsproto_is_told_of_a_message_that_is_too_big() -> None:
 @pytest.mark.parametrize("stream, code", [
     (raw_frame(TEXT, b"garbage", rsv=4), 1007), (raw_frame(TEXT, deflated(b"a" * 99)[:-3], rsv=4), 1007),
     (raw_frame(PING, rsv=4), 1002), (raw_frame(TEXT, fin=False) + raw_frame(CONTINUATION, rsv=4), 1002),
-    (raw_frame(TEXT, b"\x00", fin=False, rsv=4) + raw_frame(TEXT, b"\x00", rsv=4), 1002),
+    (raw_frame(TEXT, b"\x00", fin=False, rsv=4) + raw_frame(TEXT, b"garbage", rsv=4), 1002),
     (raw_frame(TEXT, deflated(b"\xff"), rsv=4), 1007),
 ])  # fmt: skip
 def test_wsproto_is_told_of_faults(stream: bytes, code: int) -> None:

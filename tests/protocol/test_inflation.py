@@ -170,6 +170,15 @@ def test_a_truncated_stream_fails(level: int) -> None:
 
 
 @pytest.mark.row(32)
+@pytest.mark.parametrize("message", [b"", b"Hello", b"the quick brown fox jumps over the lazy dog" * 3])
+def test_a_truncated_final_block_fails(message: bytes) -> None:
+    """The zeros that the standard wants appended may look like the end of a block; they are not the sender's."""
+    compressed = finished(message)
+
+    assert {1007} == {failure(compressed[:stop]).close_code for stop in range(1, len(compressed))}
+
+
+@pytest.mark.row(32)
 def test_a_truncated_stored_block_fails() -> None:
     """Bytes that a stored block promises and that do not come are not made up from the standard's own tail."""
     compressed = bytes.fromhex("000500faff48656c6c6f00")
