@@ -208,7 +208,7 @@ def test_bench_prints_a_row_for_everything_that_can_run(tmp_path: Path) -> None:
 
     assert 0 == finished.returncode, finished.stderr
     skipped = json.loads(file.read_text())["skipped"]
-    for contestant in CONTESTANTS:
+    for contestant in (contestant for contestant in CONTESTANTS if 128 in contestant.sizes):
         if all(importlib.util.find_spec(module) for module in contestant.needs):
             assert f"(`{contestant.name}`) | 128 B |" in finished.stdout, finished.stderr
         else:
