@@ -1,0 +1,167 @@
+"""The messages of docs/PROTOCOL.md section 2, as objects and as maps for the wire.
+
+The classes are what arrived; the functions make what is sent, without the optional keys that are not
+needed. Nothing is checked here: what arrives is checked by `envelope`, which is the file to import from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+RequestId = int | str
+Wire = dict[str, Any]
+"""A map that is ready for a serializer."""
+
+
+@dataclass(slots=True)
+class Request:
+    """Asks for an answer."""
+
+    path: str
+    id: RequestId
+    data: Any = field(default=None, repr=False)
+    timeout_ms: float | None = None
+    headers: dict[str, str] | None = field(default=None, repr=False)
+    credit: int | None = None
+    stream: bool = False
+
+
+@dataclass(slots=True)
+class Notification:
+    """Is never answered with an error."""
+
+    path: str
+    data: Any = field(default=None, repr=False)
+    headers: dict[str, str] | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
+class Reply:
+    """Ends a request well."""
+
+    id: RequestId
+    data: Any = field(repr=False)
+
+
+@dataclass(slots=True)
+class ErrorReply:
+    """Ends a request badly; *error* has a text `code` and a text `message`. Without id it concerns no request."""
+
+    id: RequestId | None
+    error: dict[str, Any] = field(repr=False)
+
+
+@dataclass(slots=True)
+class Item:
+    """One element of a stream, numbered from 0."""
+
+    id: RequestId
+    item: Any = field(repr=False)
+    seq: int
+
+
+@dataclass(slots=True)
+class EndOfItems:
+    """The asking side has no more items."""
+
+    id: RequestId
+
+
+@dataclass(slots=True)
+class Cancel:
+    """The asking side no longer wants the answer."""
+
+    id: RequestId
+
+
+@dataclass(slots=True)
+class Credit:
+    """The receiver of items takes *credit* more of them."""
+
+    id: RequestId
+    credit: int
+
+
+@dataclass(slots=True)
+class TopicMessage:
+    """Something happened on a topic."""
+
+    topic: str
+    data: Any = field(default=None, repr=False)
+    id: RequestId | None = None
+    headers: dict[str, str] | None = field(default=None, repr=False)
+    offset: int | None = None
+    epoch: RequestId | None = None
+    subs: list[RequestId] | None = field(default=None, repr=False)
+    event: str | None = None
+    attempt: int | None = None
+    retained: bool = False
+
+
+Message = Request | Notification | Reply | ErrorReply | Item | EndOfItems | Cancel | Credit | TopicMessage
+
+
+def request(
+    path: str,
+    id: RequestId,
+    data: object = None,
+    *,
+    timeout_ms: float | None = None,
+    headers: dict[str, str] | None = None,
+    credit: int | None = None,
+    stream: bool = False,
+) -> Wire:
+    """A request on the wire."""
+    wire: Wire = {"path": path, "id": id}
+    if data is not None:
+        wire["data"] = data
+    if timeout_ms is not None:
+        wire["timeout_ms"] = timeout_ms
+    if headers:
+        wire["headers"] = headers
+    if credit is not None:
+        wire["credit"] = credit
+    if stream:
+        wire["stream"] = True
+    return wire
+
+
+def notification(path: str, data: object = None, headers: dict[str, str] | None = None) -> Wire:
+    """A notification on the wire."""
+    wire: Wire = {"path": path}
+    if data is not None:
+        wire["data"] = data
+    if headers:
+        wire["headers"] = headers
+    return wire
+
+
+def reply(id: RequestId, data: object) -> Wire:
+    """A reply on the wire; `data` is there even when it is None, for it makes the reply."""
+    return {"id": id, "data": data}
+
+
+def error(id: RequestId | None, wire: Wire) -> Wire:
+    """An error on the wire, from `RemoteError.to_wire()`."""
+    return {"error": wire} if id is None else {"id": id, "error": wire}
+
+
+def item(id: RequestId, item: object, seq: int) -> Wire:
+    """An item on the wire."""
+    return {"id": id, "item": item, "seq": seq}
+
+
+def end(id: RequestId) -> Wire:
+    """An end of items on the wire."""
+    return {"id": id, "end": True}
+
+
+def cancel(id: RequestId) -> Wire:
+    """A cancel on the wire."""
+    return {"id": id, "cancel": True}
+
+
+def credit(id: RequestId, n: int) -> Wire:
+    """A grant of *n* more items on the wire."""
+    return {"id": id, "credit": n}
