@@ -2,11 +2,11 @@
 
 Decides what counts as JSON here: RFC 8259, with one finite, 64-bit meaning for every number, no text
 that UTF-8 cannot hold, and no key twice in one map. `ujson` writes. It does not read, because it takes
-too much: NaN and 1e999, `0123`, `-`, `1.`, raw control characters, lone surrogates, repeated keys. Screens
-for all that cost more than they save (measured: 1.0 us and 0.9 us for them, against 1.3 us, for a request
-of 190 characters), and the standard library's scanner, which is C too, refuses most of it by itself. What
-it lets through, too large numbers and halves of surrogate pairs, is looked for in the text at the speed
-of C. Where messages begin and end is not known here.
+too much: NaN and 1e999, `0123`, `-`, `1.`, raw control characters, lone surrogates, repeated keys. A screen
+for bad numbers alone costs more than ujson saves (measured, request of 190 characters: 1.0 us for ujson and
+1.3 us for a regular expression, against 1.9 us for the standard library's scanner, which is C too and
+refuses most of that by itself, repeated keys included). What it lets through, too large numbers and halves
+of surrogate pairs, is looked for in the text at the speed of C. Where messages begin and end is not known here.
 """
 
 from __future__ import annotations

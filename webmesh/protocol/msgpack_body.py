@@ -207,10 +207,12 @@ class _Count:
         self._left = items
 
     def take_list(self, value: list[object]) -> list[object]:
+        """Hook for every list that is whole."""
         self._take(len(value))
         return value
 
     def take_map(self, value: dict[str, object]) -> dict[str, object]:
+        """Hook for every map that is whole."""
         self._take(len(value))
         return value
 

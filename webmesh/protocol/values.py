@@ -161,6 +161,7 @@ class _Copy:
         self._left = items
 
     def of(self, value: object, depth: int) -> object:
+        """The plain form of *value*, which stands *depth* levels below the root."""
         # Methods of the builtin classes are called by name, so that an override in a subclass, which
         # is user code and might block or raise, never runs here.
         if isinstance(value, dict):
