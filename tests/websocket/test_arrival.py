@@ -128,17 +128,18 @@ def test_an_acceptance_that_makes_no_sense_is_a_500(caplog):
     assert "never-offered" in caplog.text
 
 
-def test_a_served_connection_that_fails_is_closed_and_told(caplog):
+def test_a_served_connection_that_fails_is_closed_and_told(caplog, witness):
     """No HTTP is written into a WebSocket connection; the place is free again."""
     def serve(upgraded):
         raise ZeroDivisionError
 
-    with listening(serve=serve) as listener, peer(listener) as sock:
+    with listening(serve=serve, observer=witness) as listener, peer(listener) as sock:
         sock.sendall(upgrade())
         read_head(sock)
         assert b"" == read_to_end(sock)
         until(lambda: listener.connections == 0)
 
+    assert [] == witness.handshakes  # its handshake was not refused
     assert ["connection failed"] == [record.message for record in caplog.records if record.exc_info]
 
 
@@ -154,6 +155,42 @@ def test_a_decision_that_takes_too_long_is_a_503(witness, server_log):
     assert 503 == status_of(answer)
     assert b"retry-after:" in answer.lower()
     assert [(503, "no decision in time")] == witness.reasons
+
+
+def test_a_page_that_takes_too_long_is_a_503(witness, server_log):
+    """The same deadline holds for whatever answers HTTP."""
+    def hang(request):
+        gevent.sleep(PATIENCE * 10)
+
+    with listening(http=hang, timeouts=Timeouts(upgrade=0.1), observer=witness) as listener:
+        answer = exchange(listener, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert 503 == status_of(answer)
+
+
+def test_a_refusal_that_cannot_be_written_is_a_500(caplog):
+    """A decider's bug is told in the log; the peer gets a valid answer, and the place is free."""
+    with listening(decide=lambda *args: Refusal(403, "no", (("x-a", "b\r\nx-evil: c"),))) as listener:
+        answer = exchange(listener, upgrade())
+        until(lambda: (listener.connections, listener.newcomers) == (0, 0))
+
+    assert 500 == status_of(answer)
+    assert b"evil" not in answer
+    assert 1 == len([record for record in caplog.records if record.exc_info])
+
+
+def test_a_stray_timeout_of_users_code_is_told_like_any_failure(caplog, capfd):
+    """gevent's is no Exception; on its own it would end up on stderr."""
+    def serve(upgraded):
+        raise gevent.Timeout(1)
+
+    with listening(serve=serve) as listener, peer(listener) as sock:
+        sock.sendall(upgrade())
+        read_head(sock)
+        assert b"" == read_to_end(sock)
+
+    assert ["connection failed"] == [record.message for record in caplog.records if record.exc_info]
+    assert "" == capfd.readouterr().err
 
 
 def test_a_peer_that_does_not_read_its_refusal_is_dropped(witness, server_log):
@@ -174,6 +211,40 @@ def test_a_refused_peer_that_goes_on_sending_is_dropped(witness, server_log):
                 gevent.sleep(0)
 
     assert [(400, "not an HTTP request")] == witness.reasons
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_a_refused_peer_is_not_reset_while_it_reads(authority, witness, server_log, secure):
+    """Closing on bytes that nobody has read resets a connection, and may eat the answer, or TLS's alert."""
+    tls = ServerTLS(authority.issue("localhost")) if secure else None
+    with listening(tls=tls, observer=witness) as listener, peer(listener) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n" + b"x" * 20_000)
+        received = b""
+        while data := sock.recv(4096):  # a reset would raise here
+            received += data
+        sock.sendall(b"x" * 1000)
+        gevent.sleep(0.01)
+        sock.sendall(b"x" * 1000)
+
+    assert secure or 405 == status_of(received)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_the_socket_is_closed_when_serving_ends(authority, secure):
+    """Even if somebody has kept it."""
+    kept = []
+    tls = ServerTLS(authority.issue("localhost")) if secure else None
+    with listening(tls=tls, serve=kept.append) as listener:
+        sock = peer(listener)
+        if secure:
+            sock = wrap_client(sock, client_context(authority.file), "localhost")
+            sock.do_handshake()
+        with sock:
+            sock.sendall(upgrade())
+            read_head(sock)
+            assert b"" == read_to_end(sock)
+
+    assert -1 == kept[0].sock.fileno()
 
 
 @pytest.mark.row(1)

@@ -67,8 +67,10 @@ def test_an_ipv6_address_takes_only_ipv6():
         )  # fmt: skip
 
 
-def test_a_name_means_its_ipv4_address_first():
+def test_a_name_means_its_ipv4_address_first(monkeypatch):
     """`localhost` has two addresses on most machines; old clients try only 127.0.0.1."""
+    found = [(AF_INET6, 1, 6, "", ("::1", 0, 0, 0)), (AF_INET, 1, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr(module, "getaddrinfo", lambda *args: found)
     binding = bound(TcpAddress("localhost", 0))
     with binding.sock:
         assert (AF_INET, "127.0.0.1") == (binding.sock.family, binding.sock.getsockname()[0])

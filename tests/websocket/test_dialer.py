@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import errno
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from socket import has_dualstack_ipv6
 
 import gevent
 import pytest
@@ -36,6 +38,7 @@ from webmesh.websocket.tls import ServerTLS, client_context
 from webmesh.websocket.upgraded import Acceptance, TcpAddress, UnixAddress, Upgraded
 
 LIMITS = Limits()
+needs_ipv6 = pytest.mark.skipif(not has_dualstack_ipv6(), reason="needs IPv6 on this machine")
 
 
 def dialled(url: str, *, timeout: float = PATIENCE, **options: object) -> Upgraded:
@@ -169,10 +172,13 @@ def test_a_busy_unix_server_is_waited_for(tmp_path, monkeypatch):
     with pytest.raises(ConnectFailed, match="unix:s: TCP: nothing within 0."):
         dialled("ws+unix://s", timeout=0.1)
     dialling = gevent.spawn(dialled, "ws+unix://s")
-    gevent.sleep(0.05)
+    before = time.process_time()
+    gevent.sleep(0.3)
+    used = time.process_time() - before
     with listening(server):
         upgraded = dialling.get(timeout=PATIENCE)
 
+    assert used < 0.15  # it waits, and does not spin
     assert "unix:s" == upgraded.address
     for sock in (*waiting, upgraded.sock):
         sock.close()
@@ -247,6 +253,18 @@ def test_a_slow_resolver_ends_at_the_deadline_and_holds_up_nobody(monkeypatch):
 
 
 @pytest.mark.row(78)
+def test_the_caller_s_own_timeout_ends_the_resolution_too(monkeypatch):
+    """It is not taken for ours."""
+    monkeypatch.setattr(dialer, "getaddrinfo", lambda *args: gevent.sleep(PATIENCE * 10))
+    own = gevent.Timeout(0.02)
+
+    with pytest.raises(gevent.Timeout) as caught, own:
+        dialled("ws://shop.test/")
+
+    assert caught.value is own
+
+
+@pytest.mark.row(78)
 @pytest.mark.parametrize("error", [gaierror(-2, "Name or service not known"), UnicodeError("label too long")])
 def test_a_name_that_does_not_resolve(error, monkeypatch):
     """The resolver's own words, in our class."""
@@ -257,6 +275,25 @@ def test_a_name_that_does_not_resolve(error, monkeypatch):
 
     with pytest.raises(ConnectFailed, match="name not resolved: (Name or service|label too long)"):
         dialled("ws://shop.test/")
+
+
+@pytest.mark.row(78)
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("[::1]", marks=needs_ipv6)])
+def test_an_address_needs_no_resolver(host, monkeypatch):
+    """It is dialled though no name server answers."""
+    monkeypatch.setattr(dialer, "getaddrinfo", lambda *args: gevent.sleep(PATIENCE * 10))
+    with listening(TcpAddress(host.strip("[]"), 0)) as listener:
+        dialled(f"ws://{host}:{listener.port}/").sock.close()
+
+
+@pytest.mark.row(78)
+@needs_ipv6
+def test_a_zone_is_looked_up():
+    """Only the system knows which interface it names; an unknown one fails as a name does."""
+    with listening(TcpAddress("::1", 0)) as listener:
+        dialled(f"ws://[::1%251]:{listener.port}/").sock.close()
+        with pytest.raises(ConnectFailed, match="name not resolved"):
+            dialled(f"ws://[::1%nowhere0]:{listener.port}/")
 
 
 @pytest.mark.row(78)
@@ -398,13 +435,13 @@ def test_contexts_are_for_wss_and_for_clients(authority):
         {"subprotocols": ["a", "a"]},
     ],
 )
-def test_nothing_is_sent_that_could_smuggle_a_line(options):
-    """It is refused before any connection is made."""
+def test_nothing_is_sent_that_could_smuggle_a_line(options, monkeypatch):
+    """It is refused before a name is looked up, let alone a connection made."""
     asked = []
-    with raw_server(asked.append) as url:
-        with pytest.raises(ConfigurationError):
-            dialled(url, **options)
-        gevent.sleep(0.01)
+    monkeypatch.setattr(dialer, "getaddrinfo", lambda *args: asked.append(args))
+
+    with pytest.raises(ConfigurationError):
+        dialled("ws://shop.test/", **options)
 
     assert [] == asked
 
@@ -550,12 +587,9 @@ def test_a_thousand_failures_leave_nothing():
         until(lambda: no_more_than(before))
 
 
+@needs_ipv6
 def test_echo_after_a_dial_through_every_family():
-    """IPv6 where there is one."""
-    import socket as stdlib_socket
-
-    if not stdlib_socket.has_dualstack_ipv6():
-        pytest.skip("needs IPv6 on this machine")
+    """A dual-stack listener is reached by every kind of host."""
     with listening(TcpAddress("::", 0), serve=echo) as listener:
         for host in ("[::1]", "127.0.0.1", "localhost"):
             upgraded = dialled(f"ws://{host}:{listener.port}/")

@@ -10,7 +10,9 @@ import socket as stdlib_socket
 
 import gevent
 import pytest
+from gevent import monkey
 from gevent.event import Event
+from gevent.server import StreamServer
 from gevent.socket import AF_INET, SOCK_STREAM, socket
 
 from tests.websocket.loopback import (
@@ -37,6 +39,7 @@ from webmesh.options import Limits, Timeouts
 from webmesh.websocket.binding import ListenFailed
 from webmesh.websocket.http import pages
 from webmesh.websocket.listener import Listener
+from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress
 
 
@@ -309,14 +312,20 @@ def test_closing_does_not_wait_for_the_silent(witness, server_log):
     assert [(0, "the server closes")] == witness.reasons
 
 
-def test_a_peer_that_was_accepted_as_the_listener_closed_is_closed_too():
-    """It had no greenlet of its own yet."""
-    with listening() as listener:
-        sock = peer(listener)
-        closing = gevent.spawn(listener.close, PATIENCE)
+def test_a_peer_that_was_accepted_as_the_listener_closed_is_closed_too(monkeypatch):
+    """Its greenlet begins only after the listener has dropped all newcomers: closing does not wait for it."""
+    accept, closing = StreamServer.do_read, []
+
+    def close_and_accept(server):
+        accepted = accept(server)
+        if accepted:
+            closing.append(gevent.spawn(listener.close, PATIENCE * 10))
+        return accepted
+
+    monkeypatch.setattr(StreamServer, "do_read", close_and_accept)
+    with listening(timeouts=Timeouts(upgrade=PATIENCE * 10)) as listener, peer(listener) as sock:
         assert b"" == read_to_end(sock)
-        closing.get(timeout=PATIENCE)
-        sock.close()
+        closing[0].get(timeout=PATIENCE)
 
 
 def test_a_connection_may_close_the_listener_that_it_came_by():
@@ -477,22 +486,117 @@ def test_without_even_a_spare_descriptor_accepting_rests(patched):
     assert len(lines) <= 5
 
 
-@pytest.mark.row(84)
-@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH])
-def test_a_connection_that_was_lost_in_the_queue_is_passed_over(number, monkeypatch, server_log):
-    """Its error is told by accept, and is none of the listener's: the next client is served at once."""
-    from gevent.server import StreamServer
+@pytest.fixture
+def failing_accept(monkeypatch) -> list[int]:
+    """Error numbers with which accept fails before it works; the test fills them in."""
+    accept, numbers = StreamServer.do_read, []
 
-    accept, failures = StreamServer.do_read, [OSError(number, os.strerror(number))]
-
-    def fail_once(server):
-        if failures:
-            raise failures.pop()
+    def do_read(server):
+        if numbers:
+            number = numbers.pop()
+            raise OSError(number, os.strerror(number))
         return accept(server)
 
-    monkeypatch.setattr(StreamServer, "do_read", fail_once)
-    with listening() as listener:
+    monkeypatch.setattr(StreamServer, "do_read", do_read)
+    return numbers
+
+
+@pytest.mark.row(84)
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH])
+def test_a_connection_that_was_lost_in_the_queue_is_passed_over(number, failing_accept, witness, server_log):
+    """Its error is told by accept, and is none of the listener's: the next client is served at once."""
+    with listening(observer=witness) as listener:
+        failing_accept.append(number)
         connected(listener).close()
 
-    assert [] == failures
-    assert [] == [record for record in server_log.records if record.levelno > logging.INFO]
+    assert [] == failing_accept
+    assert ([], []) == (witness.handshakes, witness.others)
+
+
+@pytest.mark.row(84)
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_the_spare_descriptor_answers_one_client_each_time(number, failing_accept, witness, server_log):
+    """Each is told 503 and counted; with descriptors again, the next is served."""
+    with listening(observer=witness) as listener:
+        for _ in range(3):
+            failing_accept.append(number)
+            with peer(listener) as sock:
+                assert 503 == status_of(read_to_end(sock))
+        connected(listener).close()
+
+    assert [(503, "out of descriptors")] * 3 == witness.reasons
+    assert 1 == len([record for record in server_log.records if record.levelno == logging.ERROR])
+
+
+@pytest.mark.row(84)
+def test_a_client_that_has_asked_already_is_not_reset(failing_accept, witness, server_log):
+    """Its request is read before it is told 503, as unread bytes would turn the end into a reset."""
+    blocking = monkey.get_original("socket", "socket")  # connects and sends without a turn of the hub
+    with listening(observer=witness) as listener:
+        failing_accept.append(errno.EMFILE)
+        with blocking(AF_INET) as asking:
+            asking.connect(("127.0.0.1", listener.port))
+            asking.sendall(upgrade())
+            witness.wait_for(1)
+            asking.settimeout(PATIENCE)
+            answer = b""
+            while data := asking.recv(4096):
+                answer += data
+
+    assert 503 == status_of(answer)
+
+
+@pytest.mark.row(84)
+def test_out_of_descriptors_tls_clients_are_closed(authority, failing_accept, witness, server_log):
+    """Nothing can be said before TLS, and clear text least of all."""
+    with listening(tls=ServerTLS(authority.issue("localhost")), observer=witness) as listener:
+        failing_accept.append(errno.EMFILE)
+        with peer(listener) as sock:
+            assert b"" == read_to_end(sock)
+
+    assert [(0, "out of descriptors")] == witness.reasons
+
+
+@pytest.mark.row(84)
+def test_nobody_is_counted_when_nobody_was_waiting(failing_accept, witness, server_log):
+    """The system looks for a descriptor before it looks at the queue."""
+    with listening(observer=witness) as listener:
+        connected(listener).close()
+        failing_accept.append(errno.EMFILE)
+        listener._server.do_read()
+        connected(listener).close()
+
+    assert ([], []) == (witness.handshakes, witness.others)
+
+
+@pytest.mark.row(84)
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
+def test_out_of_memory_accepting_rests(number, failing_accept, witness, server_log, monkeypatch):
+    """Longer each time, and goes on by itself: whoever waited in the queue is served."""
+    delays, spawn_later = [], gevent.spawn_later
+
+    def spawn_noted(delay, function):
+        delays.append(delay)
+        return spawn_later(delay, function)
+
+    monkeypatch.setattr(gevent, "spawn_later", spawn_noted)
+    with listening(observer=witness) as listener:
+        failing_accept.extend([number] * 3)
+        connected(listener).close()
+
+    assert [delays[0], 2 * delays[0], 4 * delays[0]] == delays
+    assert [("accept", os.strerror(number))] * 3 == witness.others
+    assert 1 == len([record for record in server_log.records if record.levelno == logging.ERROR])
+
+
+@pytest.mark.row(84)
+def test_a_listener_that_rests_can_be_closed(failing_accept, server_log):
+    """It does not come back to life afterwards."""
+    with listening() as listener:
+        failing_accept.extend([errno.ENOMEM] * 3)
+        with peer(listener):
+            until(lambda: len(failing_accept) < 3)
+            listener.close(0.0)
+            gevent.sleep(0.1)
+        listener._server._resume()  # as when the pause ends in the very turn in which it is closed
+    assert failing_accept

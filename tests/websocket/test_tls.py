@@ -12,7 +12,7 @@ import pytest
 from gevent import subprocess
 from gevent.socket import socket, socketpair
 
-from tests.websocket.loopback import PATIENCE, each_mode, listening, peer, run_program
+from tests.websocket.loopback import PATIENCE, each_mode, listening, peer, peer_at, reset, run_program
 from webmesh.exceptions import ConfigurationError
 from webmesh.websocket.tls import (
     ServerTLS,
@@ -158,10 +158,12 @@ def test_a_locked_key_is_opened_with_its_password(locked, password):
     assert ServerTLS(locked, password=password).context is not None
 
 
-@pytest.mark.parametrize("password", [None, "wrong"])
-def test_a_locked_key_never_asks_on_the_terminal(locked, password):
+@pytest.mark.parametrize(
+    ("password", "text"), [(None, "locked.pem is locked: give its password"), ("wrong", "locked.pem")]
+)
+def test_a_locked_key_never_asks_on_the_terminal(locked, password, text):
     """OpenSSL would wait for somebody to type; a server that starts at night has nobody."""
-    with pytest.raises(ConfigurationError, match="locked.pem"):
+    with pytest.raises(ConfigurationError, match=text):
         ServerTLS(locked, password=password)
 
 
@@ -355,6 +357,21 @@ def test_a_client_verifies_unless_told_otherwise_by_a_loud_name(authority):
     assert (ssl.CERT_NONE, False) == (careless.verify_mode, careless.check_hostname)
     with secured(ServerTLS(authority.issue("localhost")), careless, "elsewhere") as (_, client):
         assert client.version() is not None
+        assert verified_certificate(client) is None  # whoever may have made it up
+
+
+def test_a_peer_that_has_gone_before_tls_leaves_the_socket_to_the_caller(authority):
+    """gevent finds out too late, when it has taken the socket over, and leaves nobody to close it."""
+    tls = ServerTLS(authority.issue("localhost"))
+    with socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen(1)
+        reset(peer_at("{}:{}".format(*door.getsockname())))
+        accepted, _ = door.accept()
+        with accepted:
+            with pytest.raises(OSError):
+                tls.wrap(accepted)
+            assert accepted.fileno() >= 0
 
 
 def test_another_protocol_is_named_in_the_handshake(authority):

@@ -15,6 +15,7 @@ from typing import Any
 from gevent import Timeout, getcurrent
 from gevent.socket import SHUT_WR, socket
 
+from webmesh.deadline import Deadline
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.handshake import HttpRequest, Refusal, ServerHandshake, UpgradeRequest
 from webmesh.websocket.admission import Admission
@@ -30,7 +31,7 @@ RETRY_AFTER = 5
 """Seconds after which a client that found the server full may come back."""
 
 FULL = Refusal(503, "the server is full", (("Retry-After", str(RETRY_AFTER)),))
-_LATE = Refusal(503, "no decision in time", (("Retry-After", str(RETRY_AFTER)),))
+_UNDECIDED = Refusal(503, "no decision in time", (("Retry-After", str(RETRY_AFTER)),))
 _FAILED = Refusal(500, "the server failed")
 
 Decide = Callable[[UpgradeRequest, str, dict[str, Any] | None], Acceptance | Refusal]
@@ -81,7 +82,7 @@ class Arrival:
             upgraded = self._upgrade() if self._secure() else None
             if upgraded is not None:
                 self._reception.serve(upgraded)
-        except Exception:
+        except (Exception, Timeout):
             # The supervisor's edge: `decide`, `http` and `serve` lead to code of users. Nobody waits
             # for this greenlet, so the log is where a failure must be told.
             logger.exception("connection failed", extra={"address": self._address})
@@ -106,7 +107,7 @@ class Arrival:
         if tls is None:
             return True
         try:
-            with _within(self._reception.timeouts.tls):
+            with _within(Deadline(self._reception.timeouts.tls)):
                 self._sock = secured = tls.wrap(self._sock)
                 secured.do_handshake()
                 return True
@@ -119,28 +120,34 @@ class Arrival:
 
     def _upgrade(self) -> Upgraded | None:
         """Read the request and answer it; `None` when that was the end."""
-        handshake = ServerHandshake(self._reception.limits)
-        outcome: Upgraded | Refusal | bytes | None = _LATE
         # One deadline for head, decision and answer: no progress of the peer moves it.
-        with _within(self._reception.timeouts.upgrade):
-            outcome = self._meet(handshake)
+        deadline = Deadline(self._reception.timeouts.upgrade)
+        handshake = ServerHandshake(self._reception.limits)
+        request: UpgradeRequest | HttpRequest | Refusal | None = None
+        with _within(deadline):
+            request = self._read_request(handshake)
+        if request is None:
+            self._report(0, "no whole request in time")
+            return None
+        outcome: Upgraded | Refusal | bytes | None = _UNDECIDED
+        with _within(deadline):
+            outcome = self._respond(handshake, request)
         if isinstance(outcome, Upgraded):
             return outcome
-        if outcome is _LATE and not self._admitted:
-            self._report(0, "no whole request in time")
-        elif isinstance(outcome, Refusal):
+        if isinstance(outcome, Refusal):
             self._turn_away(outcome, handshake)
         elif outcome is not None:
             self._answer(outcome)
         return None
 
-    def _meet(self, handshake: ServerHandshake) -> Upgraded | Refusal | bytes | None:
+    def _respond(
+        self, handshake: ServerHandshake, request: UpgradeRequest | HttpRequest | Refusal
+    ) -> Upgraded | Refusal | bytes | None:
         """What the request leads to; bytes are an HTTP answer, `None` means that the peer has gone."""
-        request = self._read_request(handshake)
+        if isinstance(request, Refusal):
+            return request
         if isinstance(request, HttpRequest):
             return answer_bytes(self._reception.http(request), head=request.method == "HEAD")
-        if not isinstance(request, UpgradeRequest):
-            return request
         self._admitted = self._reception.admission.admit(self)
         if not self._admitted:
             return FULL
@@ -197,18 +204,18 @@ class Arrival:
     def _answer(self, answer: bytes) -> None:
         """Send a last answer, and give the peer time to read it."""
         self._answered = True
-        with _within(self._reception.timeouts.close):
+        with _within(Deadline(self._reception.timeouts.close)):
             try:
                 self._sock.sendall(answer)
             except OSError:
                 return
-        self._linger()
+            self._linger()
 
     def _linger(self) -> None:
         """Wait, not for long, until the peer has closed: closing on unread bytes resets the connection,
         and the reset may reach the peer before it has read what we sent."""
         unread = self._reception.limits.head_size
-        with _within(self._reception.timeouts.close):
+        with _within(Deadline(self._reception.timeouts.close)):
             try:
                 self._sock.shutdown(SHUT_WR)
                 while unread > 0 and (data := self._sock.recv(READ_SIZE)):
@@ -223,9 +230,9 @@ class Arrival:
             self._reception.refusals.handshake(self._address, status, reason, detail, quiet=quiet)
 
 
-def _within(seconds: float) -> Timeout:
+def _within(deadline: Deadline) -> Timeout:
     """A block that is left, silently, when the time is up."""
-    return Timeout(seconds, False)  # type: ignore[arg-type]  # gevent's way to say "raise nothing"
+    return Timeout(deadline.remaining(), False)  # type: ignore[arg-type]  # gevent's way to say "raise nothing"
 
 
 def _evict(arrival: Arrival | None) -> None:

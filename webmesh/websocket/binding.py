@@ -98,9 +98,9 @@ def _bind_tcp(address: TcpAddress, backlog: int, timeout: float) -> Binding:
         sock = socket(family, SOCK_STREAM)
         # A restarted server must not wait until the connections of the last one have left TIME_WAIT.
         sock.setsockopt(SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
-        if family == AF_INET6:
-            both = address.host in ("", _BOTH_FAMILIES)
-            sock.setsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY, 0 if both else 1)
+        if address.host in ("", _BOTH_FAMILIES) and family == AF_INET6:
+            # Whatever the system's setting: one socket for IPv4 and IPv6. No other address is both.
+            sock.setsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY, 0)
         sock.bind(where)
         sock.listen(backlog)
         bound = sock.getsockname()

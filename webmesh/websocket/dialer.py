@@ -8,6 +8,7 @@ is decided by whoever dials.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -116,6 +117,8 @@ def _resolve(target: Target, deadline: Deadline) -> list[_Where]:
     """The addresses of *target*, each once, in the system's order of preference."""
     if target.unix_path:
         return [(AF_UNIX, target.unix_path)]
+    if literal := _literal(target):
+        return [literal]
     timer = Timeout(deadline.remaining())
     try:
         with timer:  # gevent asks in a thread of its own, so a slow name server holds up only this caller
@@ -128,6 +131,18 @@ def _resolve(target: Target, deadline: Deadline) -> list[_Where]:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConnectFailed(target.address, [f"name not resolved: {reason}"]) from error
     return list(dict.fromkeys((entry[0], entry[4]) for entry in found if entry[0] in (AF_INET, AF_INET6)))
+
+
+def _literal(target: Target) -> _Where | None:
+    """The address that the host is, if it is one: dialled even while name servers keep all resolver threads busy."""
+    try:
+        address = ipaddress.ip_address(target.host)
+    except ValueError:
+        return None
+    if address.version == 4:
+        return AF_INET, (target.host, target.port)
+    # Only the resolver knows the number of the interface that a zone names.
+    return None if "%" in target.host else (AF_INET6, (target.host, target.port, 0, 0))
 
 
 def _share(deadline: Deadline, addresses: int) -> float:
