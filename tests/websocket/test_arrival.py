@@ -148,7 +148,7 @@ def test_a_decision_that_takes_too_long_is_a_503(witness, server_log):
     def decide(request, address, certificate):
         gevent.sleep(PATIENCE * 10)
 
-    with listening(decide=decide, timeouts=Timeouts(upgrade=0.1), observer=witness) as listener:
+    with listening(decide=decide, timeouts=Timeouts(upgrade=0.4), observer=witness) as listener:
         answer = exchange(listener, upgrade())
         until(lambda: listener.connections == 0)
 
@@ -162,7 +162,7 @@ def test_a_page_that_takes_too_long_is_a_503(witness, server_log):
     def hang(request):
         gevent.sleep(PATIENCE * 10)
 
-    with listening(http=hang, timeouts=Timeouts(upgrade=0.1), observer=witness) as listener:
+    with listening(http=hang, timeouts=Timeouts(upgrade=0.4), observer=witness) as listener:
         answer = exchange(listener, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
 
     assert 503 == status_of(answer)

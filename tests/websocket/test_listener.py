@@ -38,6 +38,7 @@ from webmesh.observer import NO_OBSERVER
 from webmesh.options import Limits, Timeouts
 from webmesh.websocket.binding import ListenFailed
 from webmesh.websocket.http import pages
+from webmesh.websocket.hub import HubThread
 from webmesh.websocket.listener import Listener
 from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress
@@ -134,6 +135,23 @@ def test_a_socket_that_listens_already_is_served():
         early.sendall(upgrade())
         assert 101 == status_of(read_head(early))
         assert f"127.0.0.1:{listener.port}" == listener.address
+
+
+@pytest.mark.row(90)
+def test_a_listener_lives_in_the_thread_that_started_it():
+    """A server has a hub of its own in an unpatched process: TLS, sockets and deadlines all belong to that one."""
+    home, listener = HubThread("test"), new_listener(TcpAddress("127.0.0.1", 0))
+    home.start()
+    try:
+        home.run(listener.start)
+        with connected(listener) as sock:
+            sock.sendall(b"ping")
+            assert b"ping" == sock.recv(4)
+        home.run(listener.close, 0.0)
+        with pytest.raises(ConnectionRefusedError):
+            peer(listener)
+    finally:
+        home.stop()
 
 
 @pytest.mark.row(1)
