@@ -7,7 +7,7 @@ wire. Knows nothing of how a call is run or sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from webmesh.deadline import Deadline
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
 NO_HEADERS: Mapping[str, str] = {}
+NO_ITEMS: Iterator[Any] = iter(())
+"""Exhausted for good, so all calls can share it."""
 CALL_CHAIN = "call-chain"
 """Reserved header: names of the services that a call has passed through (docs/PROTOCOL.md section 2)."""
 
@@ -62,7 +64,7 @@ class Call:
         self.arguments = arguments
         self.request_id = request_id
         self.seconds = seconds
-        self.items: Iterator[Any] = iter(())
+        self.items: Iterator[Any] = NO_ITEMS
         self.cancelled = False
         self._deadline: Deadline | None = None
 
@@ -93,6 +95,18 @@ around outgoing calls."""
 
 CURRENT: ContextVar[Call | None] = ContextVar("webmesh_call", default=None)
 """The call that the running code handles; set in each handler's own context."""
+
+
+SERVED_BY: ContextVar[frozenset[object]] = ContextVar("webmesh_served_by", default=frozenset())
+"""The servers and clients whose handlers and callbacks the running code belongs to. It cannot wait for their
+end, since that waits for it."""
+
+
+def serving_context(owner: object) -> Context:
+    """A copy of the caller's context, for handlers and callbacks of *owner* to get copies of."""
+    context = copy_context()
+    context.run(SERVED_BY.set, SERVED_BY.get() | {owner})
+    return context
 
 
 def current_call() -> Call:

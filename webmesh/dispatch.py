@@ -31,7 +31,7 @@ from webmesh.options import Limits, Timeouts
 from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Notification, Request
 from webmesh.route_options import RouteOptions, read_options
-from webmesh.routing import Route, Router
+from webmesh.routing import NO_ARGUMENTS, Route, Router
 from webmesh.websocket.conversation import Conversation
 from webmesh.websocket.hub import HubThread
 from webmesh.websocket.inbox import Inbox
@@ -44,17 +44,24 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple}
 
 
 class Plan:
-    """How calls of one route are run: its options, with the defaults of this process filled in."""
+    """How calls of one route are run: its options, with the defaults of this process filled in.
+
+    Attributes:
+        enter: Runs a call through the middleware and its handler; to be run in the call's own context.
+        simple: Whether that happens right in the greenlet that read the request, and nothing must be held.
+    """
 
     __slots__ = (
-        "blocking", "bounded", "cancel", "chain", "in_flight", "isolate", "max_in_flight", "options", "route",
+        "blocking", "bounded", "cancel", "enter", "in_flight", "isolate", "max_in_flight", "options", "route",
         "seconds", "simple",
     )  # fmt: skip
 
-    def __init__(self, route: Route, options: RouteOptions, chain: CallNext, *, blocking: bool, seconds: float) -> None:
+    def __init__(
+        self, route: Route, options: RouteOptions, middleware: list[Middleware], *, blocking: bool, seconds: float
+    ) -> None:
         self.route = route
         self.options = options
-        self.chain = chain
+        self.enter = _entrance(route, middleware)
         self.blocking = blocking if options.blocking is None else options.blocking
         self.isolate = options.isolate and not self.blocking
         self.seconds = seconds if options.timeout is None else options.timeout
@@ -63,7 +70,25 @@ class Plan:
         self.max_in_flight = options.max_in_flight
         self.in_flight = 0
         self.simple = not (self.blocking or self.isolate or self.max_in_flight or options.order != "none")
-        """Whether the handler runs right in the greenlet that read the request, and nothing must be held."""
+
+
+def _entrance(route: Route, middleware: list[Middleware]) -> CallNext:
+    handler = route.handler
+    if route.names or middleware:
+        chain = chained(middleware, _run_handler)
+
+        def enter(call: Call) -> Any:
+            CURRENT.set(call)
+            return chain(call)
+
+        return enter
+
+    def enter_handler(call: Call) -> Any:
+        """The same with nothing between; most routes are so, and each step costs every call."""
+        CURRENT.set(call)
+        return handler(call.payload, call.path, call.connection)
+
+    return enter_handler
 
 
 class Dispatcher:
@@ -98,9 +123,10 @@ class Dispatcher:
         self._timed = type(observer).request_finished is not Observer.request_finished
         self._blocking = blocking
         self._plans: dict[Route, Plan] = {}
+        self._fixed: dict[str, Plan] = {}
         self._lanes = Lanes()
+        self._switched: set[HandledCall] = set()
         self._context = Context()
-        self._running = 0
         self._draining = False
         self._idle: Event | None = None
 
@@ -112,76 +138,99 @@ class Dispatcher:
         """
         self._router.freeze()
         self._context = copy_context()
-        chain = chained(self._middleware, _run_handler)
         for route in self._router.routes():
             options = read_options(route.options)
-            self._plans[route] = Plan(
-                route, options, chain, blocking=self._blocking, seconds=self._timeouts.request
+            plan = self._plans[route] = Plan(
+                route, options, self._middleware, blocking=self._blocking, seconds=self._timeouts.request
             )
+            if not route.names:
+                self._fixed[route.pattern] = plan
 
     def drain(self, seconds: float) -> None:
         """Refuse new requests as unavailable, and wait until those in progress have ended, or *seconds*."""
         self._draining = True
-        if self._running and seconds > 0:
+        if self._switched and seconds > 0:
             self._idle = Event()
             self._idle.wait(seconds)
+
+    def stop(self, seconds: float) -> None:
+        """End the handlers that run although their connections have ended; wait for it at most *seconds*."""
+        stuck = [call.greenlet for call in self._switched if call.greenlet is not None]
+        gevent.killall(stuck, block=False)
+        gevent.joinall(stuck, seconds)
 
     # ----------------------------------------------------------------- the calls
 
     def serve(self, request: Request | Notification, conversation: Conversation) -> None:
         """Answer one request; `Answerer.serve`."""
-        try:
-            match = self._match(request.path)
-        except Exception as error:  # the edge around user code: a converter of the program's own
-            self._refuse(request, conversation, self._incident(conversation, request.path, error))
-            return
-        if match is None or self._draining:
-            self._refuse_unmatched(request, conversation)
-            return
-        route, arguments = match
-        plan = self._plans[route]
+        plan, arguments = self._fixed.get(request.path), NO_ARGUMENTS
+        if plan is None or self._draining:
+            found = self._find(request, conversation)
+            if found is None:
+                return
+            plan, arguments = found
         seconds, bounded = plan.seconds, plan.bounded
         if type(request) is Request and request.timeout_ms is not None:
             if request.timeout_ms <= 0:
                 self._refuse(request, conversation, DeadlineExceeded("no time was left when the request came"))
                 return
-            seconds, bounded = min(request.timeout_ms / 1000, seconds if bounded else _FOREVER), True
-        call = HandledCall(request, conversation, route, arguments, seconds, bounded=bounded)
+            asked = request.timeout_ms / 1000
+            seconds = min(asked, seconds) if bounded else asked
+            bounded = True
+        call = HandledCall(request, conversation, plan.route, arguments, seconds, bounded)
         conversation.current = call
-        self._running += 1
         started = time.monotonic() if self._timed else 0.0
         code = "ok"
         try:
             result = self._run(plan, call)
-            if call.answering is not None or call.greenlet is not None:
-                call.disarm()
-            self._answer(call, result)
+            if call.armed:
+                self._disarm(call)
+            if call.request_id is not None:
+                conversation.send(envelope.reply(call.request_id, result))
+            elif result is not None:
+                conversation.send(envelope.notification(call.path, result, None))
         except BaseException as error:  # the edge around user code: whatever it raises is answered
-            call.disarm()
             code = self._fail(call, error)
-            call.cancel()  # a pool thread that still runs for it must learn that nobody listens
         finally:
-            self._running -= 1
             if conversation.current is call:
                 conversation.current = None
-            if self._idle is not None and not self._running:
-                self._idle.set()
         if self._timed:
-            self._observer.request_finished(route.pattern, code, time.monotonic() - started)
+            self._observer.request_finished(plan.route.pattern, code, time.monotonic() - started)
+
+    def _find(
+        self, request: Request | Notification, conversation: Conversation
+    ) -> tuple[Plan, dict[str, object]] | None:
+        """The plan and path arguments for a path that is no fixed one; `None` when it has been refused."""
+        if self._draining:
+            self._refuse(request, conversation, Unavailable("this node is closing"))
+            return None
+        try:
+            match = self._match(request.path)
+        except Exception as error:  # the edge around user code: a converter of the program's own
+            self._refuse(request, conversation, self._incident(conversation, request.path, error))
+            return None
+        if match is None:
+            self._refuse(request, conversation, RouteNotFound(f"no route matches {request.path[:200]!r}"))
+            return None
+        return self._plans[match[0]], match[1]
+
+    def _disarm(self, call: HandledCall) -> None:
+        call.disarm()
+        self._switched.discard(call)
+        if self._idle is not None and not self._switched:
+            self._idle.set()
 
     def _run(self, plan: Plan, call: HandledCall) -> Any:
         if type(call.request) is Request and call.request.stream:
             call.unbound()
             call.open_items(self._home, self._limits.stream_credit)
+        context = self._context.copy()
         if plan.simple:
-            context = self._context.copy()
-            result = context.run(_enter, plan.chain, call)
-            if type(result) in _PLAIN or not hasattr(type(result), "__next__"):
-                return result
-            return self._stream(call, context, result)
+            result = context.run(plan.enter, call)
+            return result if type(result) in _PLAIN else self._finish(call, context, result)
         with ExitStack() as held:
             self._hold(plan, call, held)
-            return self._run_apart(plan, call)
+            return self._run_apart(plan, call, context)
 
     def _hold(self, plan: Plan, call: HandledCall, held: ExitStack) -> None:
         """Take the places that the route's options ask for, or refuse."""
@@ -195,23 +244,21 @@ class Dispatcher:
         elif plan.options.order_key is not None:
             held.enter_context(self._lanes.turn((plan.route, _lane_key(plan.options.order_key, call))))
 
-    def _run_apart(self, plan: Plan, call: HandledCall) -> Any:
-        context = self._context.copy()
+    def _run_apart(self, plan: Plan, call: HandledCall, context: Context) -> Any:
         if plan.blocking:
             return self._executor.run(context, self._run_in_thread, plan, call)
         if not plan.isolate:
-            return self._finish(call, context, context.run(_enter, plan.chain, call))
-        return _in_own_greenlet(lambda: self._finish(call, context, context.run(_enter, plan.chain, call)))
+            return self._finish(call, context, context.run(plan.enter, call))
+        return _in_own_greenlet(lambda: self._finish(call, context, context.run(plan.enter, call)))
 
     def _finish(self, call: HandledCall, context: Context, result: Any) -> Any:
-        if type(result) in _PLAIN or not hasattr(type(result), "__next__"):
-            return result
-        return self._stream(call, context, result)
+        """A result as it is, or what a stream ends with."""
+        return self._stream(call, context, result) if _is_series(result) else result
 
     def _run_in_thread(self, plan: Plan, call: HandledCall) -> Any:
         """In a pool thread, in the handler's context."""
-        result = _enter(plan.chain, call)
-        if type(result) in _PLAIN or not hasattr(type(result), "__next__"):
+        result = plan.enter(call)
+        if not _is_series(result):
             return result
         self._home.run(self._open_stream, call)
         return feed(result, lambda item: self._home.run(call.put, item))
@@ -241,23 +288,15 @@ class Dispatcher:
 
     # --------------------------------------------------------------- the answers
 
-    def _answer(self, call: HandledCall, result: Any) -> None:
-        if call.request_id is not None:
-            message = envelope.reply(call.request_id, result)
-        elif result is not None:
-            message = envelope.notification(call.path, result, None)
-        else:
-            return
-        try:
-            call.conversation.send(message)
-        except ConnectionClosed:
-            self._observer.refused("reply", "connection closed")
-
     def _fail(self, call: HandledCall, error: BaseException) -> str:
         """Answer with what *error* means; returns the wire code."""
+        self._disarm(call)
         answer = self._error_for(call, error)
-        if call.request_id is not None and not (call.cancelled and isinstance(answer, Cancelled)):
+        if isinstance(error, ConnectionClosed) and not call.connection.open:
+            self._observer.refused("reply", "connection closed")
+        elif call.request_id is not None and not (call.cancelled and isinstance(answer, Cancelled)):
             self._send_error(call, answer)
+        call.cancel()  # a pool thread that still runs for it must learn that nobody listens
         if isinstance(error, KeyboardInterrupt):
             raise error
         return answer.code
@@ -267,7 +306,7 @@ class Dispatcher:
             return error
         if error is call.expiry:
             return DeadlineExceeded(f"{call.path[:200]} did not end within {call.seconds:g} s")
-        if isinstance(error, gevent.GreenletExit) and not call.connection.open:
+        if isinstance(error, gevent.GreenletExit | ConnectionClosed) and not call.connection.open:
             return Cancelled("the connection has ended")
         return self._incident(call.conversation, str(call.route), error)
 
@@ -294,12 +333,6 @@ class Dispatcher:
         except ConnectionClosed:
             self._observer.refused("reply", "connection closed")
 
-    def _refuse_unmatched(self, request: Request | Notification, conversation: Conversation) -> None:
-        if self._draining:
-            self._refuse(request, conversation, Unavailable("this node is closing"))
-        else:
-            self._refuse(request, conversation, RouteNotFound(f"no route matches {request.path[:200]!r}"))
-
     def _refuse(self, request: Request | Notification, conversation: Conversation, error: RemoteError) -> None:
         self._observer.refused("request", error.code)
         if isinstance(request, Request):
@@ -312,6 +345,7 @@ class Dispatcher:
     def switched(self, conversation: Conversation, greenlet: Any) -> None:
         """`Answerer.switched`: from now on the call can be interrupted."""
         call, conversation.current = conversation.current, None
+        self._switched.add(call)
         call.arm(greenlet, get_hub().loop)
 
     def cancel(self, owner: HandledCall) -> None:
@@ -340,12 +374,9 @@ class Dispatcher:
         owner.credited()
 
 
-_FOREVER = float("inf")
-
-
-def _enter(chain: CallNext, call: Call) -> Any:
-    CURRENT.set(call)
-    return chain(call)
+def _is_series(result: object) -> bool:
+    """Whether a handler's result is an iterator, that is a stream."""
+    return type(result) not in _PLAIN and hasattr(type(result), "__next__")
 
 
 def _run_handler(call: Call) -> Any:

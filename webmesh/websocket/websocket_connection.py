@@ -92,7 +92,7 @@ class WebSocketConnection:
         conversation.connection = self
         self._conversation = conversation
         self._turns = Turns(
-            self._stream.read, conversation.handle, self._flush, conversation.switched, self._died,
+            self._stream.read, conversation.handle, self._stream.end_turn, conversation.switched, self._died,
             self._limits.in_flight,
         )  # fmt: skip
 
@@ -121,12 +121,6 @@ class WebSocketConnection:
         self._stream.tick(now)
         if self._turns is not None:
             self._turns.dismiss()
-
-    def _flush(self) -> None:
-        stream = self._stream
-        stream.flush()
-        if stream.queued > self._limits.send_queue:
-            stream.drain()
 
     def _died(self) -> None:
         self._stream.abort(ConnectionClosed(1011, "internal error"), say=True)
@@ -168,11 +162,16 @@ class WebSocketConnection:
             timeout: Seconds to wait; `None` takes `Timeouts.close`, after which TCP is dropped in any case. 0
                 does not wait.
         """
-        self._home.run(self._stream.close, code, reason)
+        self._home.run(self._close, code, reason)
         try:
             self._stream.closed.wait(self._timeouts.close + 1 if timeout is None else timeout)
         except TimeoutError:
             pass  # the close timer ends it
+
+    def _close(self, code: int, reason: str) -> None:
+        self._stream.close(code, reason)
+        if self._plain is not None:
+            self._plain.closing()
 
     def abort(self, code: int = 1006, reason: str = "") -> None:
         """Drop the connection without a word to the peer."""
