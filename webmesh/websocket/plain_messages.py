@@ -37,7 +37,9 @@ class PlainMessages:
     def _put(self, message: str | bytes) -> None:
         """Keep a message for the handler; waits while as many as allowed are there, so reading pauses."""
         inbox = self._inbox
-        while len(inbox) >= self._bound and self._stream.state is OPEN:
+        while len(inbox) >= self._bound:
+            if self._stream.state is not OPEN:
+                return  # dropped, as the handler did not keep up: behind it comes the peer's close
             self._room = Completion(self._home.hub)
             if len(inbox) < self._bound:  # taken by another thread meanwhile
                 break
@@ -53,6 +55,10 @@ class PlainMessages:
             room.succeed(None)
         else:
             self._home.post(room.succeed, None)
+
+    def closing(self) -> None:
+        """The connection is being closed from this side: a reader that has paused goes on to its end. In the hub."""
+        self._make_room()
 
     def end(self, why: ConnectionClosed) -> None:
         """The connection has ended: who waits for more gets *why*. In the hub."""
