@@ -136,8 +136,12 @@ def subprotocol(serializer_type: type[AbstractMessageSerializer]) -> str:
     """The WebSocket subprotocol of a serializer.
 
     Raises:
-        ConfigurationError: The class has no usable `name` or does not say whether it is `binary`.
+        ConfigurationError: It is no serializer's class, has no usable `name` or does not say whether it is `binary`.
     """
+    if not isinstance(serializer_type, type) or not issubclass(serializer_type, AbstractMessageSerializer):
+        raise ConfigurationError(
+            f"serializer_type must be a class derived from AbstractMessageSerializer, not {serializer_type!r}"
+        )
     name = getattr(serializer_type, "name", None)
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise ConfigurationError(f"{serializer_type.__qualname__}.name must be letters, digits, - or _, not {name!r}")
