@@ -49,11 +49,13 @@ LAYERS = {
     "webmesh.lanes": 3,
     "webmesh.handled_call": 3,
     "webmesh.dispatch": 3,
+    "webmesh.callbacks": 3,
     "webmesh.plain_routes": 3,
     "webmesh.system_routes": 3,
     "webmesh.endpoints": 3,
     # 4 endpoints: composition
     "webmesh.server_parts": 4,
+    "webmesh.serving": 4,
     "webmesh.webmesh_server": 4,
     "webmesh.webmesh_client": 4,
     # 6 edges: nothing below imports them

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any, cast
+from urllib.parse import quote
 
+from webmesh.exceptions import ConfigurationError
 from webmesh.message_serializers import (
     AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer, subprotocol,
 )  # fmt: skip
@@ -12,12 +14,43 @@ from webmesh.options import Limits
 from webmesh.plain_routes import PlainRoutes
 from webmesh.protocol.deflate import negotiate_deflate
 from webmesh.protocol.handshake import Refusal, UpgradeRequest, choose_subprotocol
+from webmesh.protocol.http_head import RefusedHead
 from webmesh.protocol.origins import host_allowed, origin_allowed
+from webmesh.protocol.request_target import parse_target
 from webmesh.websocket.upgraded import Acceptance
 
 _BUSY = Refusal(503, "no thread is free for this route", (("Retry-After", "5"),))
 _CLOSING = Refusal(503, "the server is closing", (("Retry-After", "5"),))
 _BUILT_IN: tuple[type[AbstractMessageSerializer], ...] = (MessagePackSerializer, StandardJsonSerializer)
+
+
+def checked_mount(mount: str) -> str:
+    """*mount* as the path of a request reads once it is decoded.
+
+    Raises:
+        ConfigurationError: No request can have this path.
+    """
+    try:
+        return parse_target(quote(mount))[0]
+    except (RefusedHead, UnicodeError, TypeError) as error:
+        raise ConfigurationError(f"mount must be a path such as '/mesh', not {mount!r}: {error}") from error
+
+
+def checked_names(what: str, names: Collection[str] | None) -> tuple[str, ...] | None:
+    """*names* as a tuple; `None` stays.
+
+    Raises:
+        ConfigurationError: It is one text, whose letters would each be taken for a name, or holds something else.
+    """
+    if names is None:
+        return None
+    if isinstance(names, str | bytes):
+        raise ConfigurationError(f"{what} must be a list of texts, not one text: write [{names!r}]")
+    kept = tuple(names)
+    for name in kept:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{what} must be a list of texts, and {name!r} is none")
+    return kept
 
 
 class Endpoints:

@@ -17,7 +17,7 @@ import gevent
 
 from webmesh.exceptions import ConfigurationError, ConnectionClosed
 from webmesh.execution import Executor
-from webmesh.routing import Match, Router
+from webmesh.routing import Match, Route, Router
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 logger = logging.getLogger("webmesh.server")
@@ -49,17 +49,29 @@ class PlainRoutes:
     """The plain routes of one server, and how their handlers are run.
 
     Args:
+        context: Handlers get copies of it.
         blocking: Whether handlers that say nothing run in native threads.
+        seconds: That a handler may take after its connection has ended.
 
     Raises:
         ConfigurationError: A handler cannot be called with a connection and its pattern's arguments.
         BadPattern, DuplicateRoute: As with `Router.add`.
     """
 
-    def __init__(self, registered: Iterable[PlainRegistration], executor: Executor, *, blocking: bool) -> None:
+    def __init__(
+        self,
+        registered: Iterable[PlainRegistration],
+        executor: Executor,
+        context: Context,
+        *,
+        blocking: bool,
+        seconds: float,
+    ) -> None:
         self.router = Router()
         self._executor = executor
+        self._context = context
         self._blocking = blocking
+        self._seconds = seconds
         for one in registered:
             self._add(one.pattern, one.handler, one.blocking, one.subprotocols)
         self.router.freeze()
@@ -86,30 +98,43 @@ class PlainRoutes:
         """Whether no thread is left for one more connection of this route."""
         return self.blocks(match) and self._executor.full
 
-    def serve(self, connection: WebSocketConnection, match: Match, context: Context) -> None:
+    def serve(self, connection: WebSocketConnection, match: Match) -> None:
         """Read for the handler and run it; returns when both have ended. In the connection's greenlet."""
-        connection.be_plain()
-        worker = gevent.spawn(self._run, connection, match, context)
+        worker = gevent.spawn(self._run, connection, match)
         try:
             connection.run_plain()
-            worker.join()
+            worker.join(self._seconds)
+            if not worker.ready():
+                # It waits for something that is not the connection, or it would have seen the end.
+                logger.warning(
+                    "handler stopped: it went on after its connection",
+                    extra={"route": str(match[0]), "connection": connection.id},
+                )
         finally:
-            worker.kill()
+            worker.kill(timeout=self._seconds)
 
-    def _run(self, connection: WebSocketConnection, match: Match, context: Context) -> None:
+    def _run(self, connection: WebSocketConnection, match: Match) -> None:
         route, arguments = match
+        context = self._context.copy()
         try:
-            if self.blocks(match):
-                self._executor.run(context, _call, route.handler, connection, arguments)
-            else:
+            if not self.blocks(match):
                 context.run(_call, route.handler, connection, arguments)
-        except ConnectionClosed:
-            pass  # the peer went while the handler sent or received: how most of them end
-        except BaseException as error:  # the edge around user code: whatever it raises ends only this connection
-            logger.error("handler failed", exc_info=error, extra={"route": str(route), "connection": connection.id})
-            connection.close(1011, "internal error", timeout=0)
-        else:
+            elif self._executor.full:  # another upgrade took the last thread since this one was accepted
+                connection.close(1013, "no thread is free for this route", timeout=0)
+            else:
+                self._executor.run(context, _call, route.handler, connection, arguments)
             connection.close(1000, timeout=0)
+        except (gevent.GreenletExit, KeyboardInterrupt):
+            connection.close(1001, "the handler was stopped", timeout=0)
+            raise
+        except BaseException as error:  # the edge around user code: whatever it raises ends only this connection
+            self._failed(connection, route, error)
+
+    def _failed(self, connection: WebSocketConnection, route: Route, error: BaseException) -> None:
+        if isinstance(error, ConnectionClosed) and not connection.open:
+            return  # the peer went while the handler sent or received: how most of them end
+        logger.error("handler failed", exc_info=error, extra={"route": str(route), "connection": connection.id})
+        connection.close(1011, "internal error", timeout=0)
 
 
 def _call(handler: Callable[..., object], connection: WebSocketConnection, arguments: dict[str, Any]) -> None:

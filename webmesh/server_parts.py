@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextvars import Context, copy_context
+from collections.abc import Callable, Collection
+from contextvars import copy_context
+from dataclasses import dataclass, field
 
 from webmesh.call import Middleware
+from webmesh.callbacks import Callbacks
 from webmesh.dispatch import Dispatcher
 from webmesh.endpoints import Endpoints
+from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.observer import Observer
@@ -16,18 +19,26 @@ from webmesh.plain_routes import PlainRegistration, PlainRoutes
 from webmesh.processes import is_patched
 from webmesh.routing import Router
 from webmesh.websocket.hub import HubThread
-from webmesh.websocket.listener import Listener
 from webmesh.websocket.pulse import Pulse
+from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 
+@dataclass(slots=True)
+class Registered:
+    """What a program registered besides its routes, in the order of registration."""
+
+    middleware: list[Middleware] = field(default_factory=list)
+    plain: list[PlainRegistration] = field(default_factory=list)
+    opened: list[Callable[[WebSocketConnection], object]] = field(default_factory=list)
+    closed: list[Callable[[WebSocketConnection, ConnectionClosed], object]] = field(default_factory=list)
+
+
 class ServerParts:
-    """Built once, in the thread that calls `listen`; its hub has not started yet.
+    """Built once, in the thread and in the context that handlers are to inherit; its hub has not started yet.
 
     Attributes:
-        blocking: Whether handlers that say nothing run in native threads.
-        context: The context of whoever called `listen`; handlers get copies of it.
-        listener: Set once it listens.
+        connections: Those that are open now, by id.
 
     Raises:
         ConfigurationError: What was registered makes no sense.
@@ -36,12 +47,12 @@ class ServerParts:
     def __init__(
         self,
         router: Router,
-        middleware: list[Middleware],
-        plain: list[PlainRegistration],
-        connections: Collection[WebSocketConnection],
+        registered: Registered,
         serializer_type: type[AbstractMessageSerializer],
         *,
+        service: str | None,
         mount: str,
+        tls: ServerTLS | None,
         compression: bool,
         allowed_hosts: Collection[str] | None,
         allowed_origins: Collection[str] | None,
@@ -49,21 +60,35 @@ class ServerParts:
         timeouts: Timeouts,
         observer: Observer,
     ) -> None:
-        self.blocking = not is_patched()
-        self.context: Context = copy_context()
+        blocking = not is_patched()
+        self.registered = registered
+        self.service = service
+        self.mount = mount
+        self.tls = tls
+        self.limits = limits
+        self.timeouts = timeouts
+        self.observer = observer
+        self.context = copy_context()
+        self.connections: dict[str, WebSocketConnection] = {}
         self.home = HubThread("webmesh-server")
         self.executor = Executor(limits.threads, limits.thread_queue)
         # Plain handlers last as long as their connections: among the others they would take all threads.
         self.websocket_executor = Executor(limits.websocket_threads, 0)
-        self.plain = PlainRoutes(plain, self.websocket_executor, blocking=self.blocking)
+        # Never full: a connection waits for one callback at a time.
+        self.callback_executor = Executor(limits.threads, limits.connections)
+        self.callbacks = Callbacks(
+            self.callback_executor, self.context, blocking=blocking, seconds=timeouts.request
+        )
+        self.plain = PlainRoutes(
+            registered.plain, self.websocket_executor, self.context, blocking=blocking, seconds=timeouts.request
+        )
         self.endpoints = Endpoints(
             mount, self.plain, serializer_type, limits,
             compression=compression, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins,
         )  # fmt: skip
         self.dispatcher = Dispatcher(
-            router, middleware, self.home, self.executor,
-            limits=limits, timeouts=timeouts, observer=observer, blocking=self.blocking,
+            router, registered.middleware, self.home, self.executor,
+            limits=limits, timeouts=timeouts, observer=observer, blocking=blocking,
         )  # fmt: skip
         self.dispatcher.freeze()
-        self.pulse = Pulse(connections, timeouts)
-        self.listener: Listener | None = None
+        self.pulse = Pulse(self.connections.values(), timeouts)

@@ -6,35 +6,32 @@ server lives in a thread of its own (in a patched process: in greenlets of the o
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import quote
 
-import gevent
+from gevent import getcurrent
+from gevent.hub import Hub
 
-from webmesh.call import CURRENT, Middleware
+from webmesh.call import SERVED_BY, Middleware, serving_context
+from webmesh.endpoints import checked_mount, checked_names
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
-from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer
+from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.mounting import as_handler, exposed
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import DEFAULT_PORT, Limits, Timeouts
 from webmesh.plain_routes import PlainRegistration
 from webmesh.route_options import read_options
-from webmesh.routing import Match, Route, Router
-from webmesh.server_parts import ServerParts
+from webmesh.routing import Route, Router
+from webmesh.server_parts import Registered, ServerParts
+from webmesh.serving import Serving
 from webmesh.system_routes import SystemRoutes
 from webmesh.version import VERSION
-from webmesh.websocket.hub import Completion, HubThread
-from webmesh.websocket.http import pages
-from webmesh.websocket.listener import Listener
 from webmesh.websocket.tls import ServerTLS
-from webmesh.websocket.upgraded import TcpAddress, UnixAddress, Upgraded
+from webmesh.websocket.upgraded import TcpAddress, UnixAddress
 from webmesh.websocket.websocket_connection import WebSocketConnection
-
-logger = logging.getLogger("webmesh.server")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,24 +72,18 @@ class WebMeshServer:
         self.name = name
         self.tls = None if tls is None else ServerTLS.coerce(tls)
         self.router = Router()
-        self._serializer_type = _checked_serializer(serializer_type)
-        self._mount = mount
+        subprotocol(serializer_type)  # refuses what is no serializer
+        self._serializer_type = serializer_type
+        self._mount = checked_mount(mount)
         self._compression = compression
-        self._allowed_hosts = allowed_hosts
-        self._allowed_origins = allowed_origins
-        self._middleware: list[Middleware] = []
-        self._plain: list[PlainRegistration] = []
-        self._opened: list[Callable[[WebSocketConnection], object]] = []
-        self._closed: list[Callable[[WebSocketConnection, ConnectionClosed], object]] = []
-        self._connections: dict[str, WebSocketConnection] = {}
+        self._allowed_hosts = checked_names("allowed_hosts", allowed_hosts)
+        self._allowed_origins = checked_names("allowed_origins", allowed_origins)
+        self._registered = Registered()
+        self._serving: Serving | None = None
         self._system = SystemRoutes(
             self.router, name, VERSION, limits=self.limits, timeouts=self.timeouts
         )
         self._system.register()
-        self._home: HubThread | None = None
-        self._started: Completion[None] = Completion()
-        self._stopped: Completion[None] = Completion()
-        self._closing = False
 
     # ------------------------------------------------------------- registration
 
@@ -128,11 +119,11 @@ class WebMeshServer:
         """
         if path == self._mount:
             raise ConfigurationError(f"{path!r} is the mesh endpoint: choose another path, or another mount")
-        if self._home is not None:
-            raise ConfigurationError(f"{path!r} comes too late: routes are registered before serving begins")
+        self._check_registering(f"the plain route {path!r}")
+        spoken = checked_names("subprotocols", subprotocols) or ()
 
         def register(handler: F) -> F:
-            self._plain.append(PlainRegistration(path, handler, blocking, tuple(subprotocols)))
+            self._registered.plain.append(PlainRegistration(path, handler, blocking, spoken))
             return handler
 
         return register
@@ -165,15 +156,19 @@ class WebMeshServer:
         It runs where the handler runs, so what it opens in a thread the handler finds there.
         """
         self._check_registering("middleware")
-        self._middleware.append(function)
+        self._registered.middleware.append(function)
         return function
 
     def on_connect(
         self, function: Callable[[WebSocketConnection], object]
     ) -> Callable[[WebSocketConnection], object]:
-        """Call *function* with each new connection, before its first message is handled."""
+        """Call *function* with each new connection, before its first message is read.
+
+        So it may send and notify, but what it waits for from the peer never comes. Whatever it raises, or when
+        it takes longer than `Timeouts.request`, the connection goes on: close it to turn the peer away.
+        """
         self._check_registering("on_connect")
-        self._opened.append(function)
+        self._registered.opened.append(function)
         return function
 
     def on_disconnect(
@@ -181,7 +176,7 @@ class WebMeshServer:
     ) -> Callable[[WebSocketConnection, ConnectionClosed], object]:
         """Call *function* with each connection that has ended, and why."""
         self._check_registering("on_disconnect")
-        self._closed.append(function)
+        self._registered.closed.append(function)
         return function
 
     def configure(
@@ -200,7 +195,8 @@ class WebMeshServer:
         """
         self._check_registering("configure")
         if serializer_type is not None:
-            self._serializer_type = _checked_serializer(serializer_type)
+            subprotocol(serializer_type)
+            self._serializer_type = serializer_type
         self.limits = limits or self.limits
         self.timeouts = timeouts or self.timeouts
         self.tls = self.tls if tls is None else ServerTLS.coerce(tls)
@@ -208,7 +204,7 @@ class WebMeshServer:
         self._system.limits, self._system.timeouts = self.limits, self.timeouts
 
     def _check_registering(self, what: str) -> None:
-        if self._home is not None:
+        if self._serving is not None:
             raise ConfigurationError(f"{what} comes too late: it belongs before listen()")
 
     def routes(self) -> list[Route]:
@@ -229,42 +225,28 @@ class WebMeshServer:
             blocking: Return only when the server has closed.
 
         Raises:
-            ConfigurationError: A route's options make no sense, or this server has been started before.
+            ConfigurationError: A route's options make no sense, or this server has been started before: a server
+                serves once.
 
         What goes wrong with the address is raised by `await_started`, and here when *blocking*.
         """
-        self._check_registering("listen")
-        parts = ServerParts(
-            self.router, self._middleware, self._plain, self._connections.values(), self._serializer_type,
-            mount=self._mount, compression=self._compression, allowed_hosts=self._allowed_hosts,
-            allowed_origins=self._allowed_origins, limits=self.limits, timeouts=self.timeouts, observer=self.observer,
-        )  # fmt: skip
-        address = UnixAddress(unix) if unix is not None else TcpAddress(host, port)
-        self._home = home = parts.home
-        self._parts = parts
-        home.start()
-        home.post(gevent.spawn, self._start, parts, address)
+        if self._serving is not None:
+            raise ConfigurationError("listen() was called before: a server serves once, make a new one")
+        address = _address(host, port, unix)
+        parts = serving_context(self).run(self._parts)
+        self._serving = serving = Serving(parts, address)
+        serving.start()
         if blocking:
             self.await_started()
-            self._stopped.wait()
+            serving.stopped.wait()
 
-    def _start(self, parts: ServerParts, address: TcpAddress | UnixAddress) -> None:
-        listener = Listener(
-            address, limits=self.limits, timeouts=self.timeouts, observer=self.observer, tls=self.tls,
-            decide=parts.endpoints.decide, serve=self._serve,
-            http=pages(ready=lambda: not self._closing, mount=self._mount),
+    def _parts(self) -> ServerParts:
+        return ServerParts(
+            self.router, self._registered, self._serializer_type,
+            service=self.name, mount=self._mount, tls=self.tls, compression=self._compression,
+            allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins,
+            limits=self.limits, timeouts=self.timeouts, observer=self.observer,
         )  # fmt: skip
-        try:
-            listener.start()
-        except WebMeshError as error:
-            self._started.fail(error)
-            self._stopped.succeed(None)
-            parts.home.stop()
-            return
-        parts.listener = listener
-        parts.pulse.start()
-        self._started.succeed(None)
-        logger.info("listening", extra={"address": listener.address, "tls": self.tls is not None})
 
     def await_started(self, timeout: float | None = None) -> None:
         """Wait until the server accepts connections.
@@ -274,62 +256,64 @@ class WebMeshServer:
 
         Raises:
             ListenFailed: The address cannot be listened on, as when the port is taken.
+            ConfigurationError: There is no such port or path.
+            LocalProtocolError: `listen` has not been called, or the server was closed before it had started.
             TimeoutError: It has not started in time.
         """
-        if self._home is None:
-            raise LocalProtocolError("listen() has not been called")
+        serving = self._begun
         try:
-            self._started.wait(self.timeouts.start if timeout is None else timeout)
+            serving.started.wait(self.timeouts.start if timeout is None else timeout)
         except WebMeshError:
-            self._home.stop()  # its thread has nothing to do any more
+            serving.home.stop()  # its thread has nothing to do any more
             raise
 
     @property
     def listening(self) -> bool:
-        """Whether it has started to listen and has not closed."""
-        return self._started.done and self._started.error is None and not self._closing
+        """Whether it has started to listen and has not begun to close."""
+        serving = self._serving
+        return serving is not None and serving.started.done and serving.started.error is None and not serving.closing
 
     def serve_forever(self) -> None:
         """Wait until the server has closed; listens on the default address unless it listens already."""
-        if self._home is None:
+        if self._serving is None:
             self.listen()
         self.await_started()
         try:
-            self._stopped.wait()
+            self._begun.stopped.wait()
         finally:
             self.close()
 
     @property
     def address(self) -> str:
         """Where it really listens: `127.0.0.1:43121`, `unix:/run/shop.sock`. Only once started."""
-        return self._listener.address
+        return self._begun.listener.address
 
     @property
     def port(self) -> int | None:
         """The TCP port that it really listens on; `None` for a Unix socket. Only once started."""
-        return self._listener.port
+        return self._begun.listener.port
 
     @property
     def url(self) -> str:
-        """What a client on this machine dials."""
+        """What a client on this machine dials. Only once started."""
         address = self.address
+        path = "" if self._mount == "/" else quote(self._mount)
         if address.startswith("unix:"):
-            return f"ws+unix://{address.removeprefix('unix:')}"
+            return f"ws+unix://{quote(address.removeprefix('unix:'), safe='')}{path}"
         host, _, port = address.rpartition(":")
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        path = "" if self._mount == "/" else self._mount
         return f"{'wss' if self.tls is not None else 'ws'}://{host}:{port}{path}"
 
     @property
-    def _listener(self) -> Listener:
-        if self._home is None or self._parts.listener is None:
+    def _begun(self) -> Serving:
+        if self._serving is None:
             raise LocalProtocolError("the server has not started: call listen() and await_started()")
-        return self._parts.listener
+        return self._serving
 
     @property
     def connections(self) -> tuple[WebSocketConnection, ...]:
         """The connections that are open now, plain ones included."""
-        return tuple(self._connections.values())
+        return () if self._serving is None else tuple(self._serving.parts.connections.values())
 
     def reload_certificates(self) -> None:
         """Read the certificate files again: new connections use them, old ones live on.
@@ -346,45 +330,25 @@ class WebMeshServer:
     def close(self, timeout: float | None = None) -> None:
         """Stop accepting, let calls finish, close all connections, end the thread. Safe to call twice.
 
+        Meanwhile new connections are answered with 503 and new calls with `unavailable`.
+
         Args:
             timeout: Seconds for calls in progress; `None` takes `Timeouts.drain`. Then they are cancelled.
 
-        From within a handler it returns at once and the server closes after that handler.
+        Called by a handler, a callback or a signal handler that interrupts the hub, it returns at once, since
+        the end waits for them.
         """
-        if self._home is None:
+        serving = self._serving
+        if serving is None:
             return
-        with suppress(WebMeshError, TimeoutError):
-            self.await_started()
-        seconds = self.timeouts.drain if timeout is None else timeout
-        if CURRENT.get() is not None:
-            self._home.post(gevent.spawn, self._shut_down, seconds)
+        serving.close(self.timeouts.drain if timeout is None else timeout)
+        if self in SERVED_BY.get() or isinstance(getcurrent(), Hub):
             return
-        if not self._stopped.done:
-            self._home.run(self._shut_down, seconds)
-        self._home.stop()
-
-    def _shut_down(self, seconds: float) -> None:
-        if self._closing:
-            self._stopped.wait()
-            return
-        self._closing = True
-        parts = self._parts
-        parts.endpoints.closing = True
-        self._listener.stop_accepting()
-        parts.dispatcher.drain(seconds)
-        for connection in self.connections:
-            connection.close(4001 if connection.is_mesh else 1001, "the server closes", timeout=0)
-        self._listener.close(self.timeouts.close)
-        parts.pulse.stop()
-        parts.executor.close(self.timeouts.close)
-        parts.websocket_executor.close(self.timeouts.close)
-        self._stopped.succeed(None)
-        if CURRENT.get() is None:
-            parts.home.stop()
-        logger.info("closed", extra={"connections": len(self._connections)})
+        serving.stopped.wait()
+        serving.home.stop()
 
     def __enter__(self) -> WebMeshServer:
-        if self._home is None:
+        if self._serving is None:
             self.listen()
         self.await_started()
         return self
@@ -394,54 +358,25 @@ class WebMeshServer:
     ) -> None:
         self.close()
 
-    # --------------------------------------------------------------- connections
-
-    def _serve(self, upgraded: Upgraded) -> None:
-        """One connection's life, in the greenlet that holds its place."""
-        parts = self._parts
-        connection = WebSocketConnection(
-            upgraded, parts.home, limits=self.limits, timeouts=self.timeouts, observer=self.observer,
-            dialled=False, service=self.name,
-        )  # fmt: skip
-        decision = upgraded.decision
-        if isinstance(decision, AbstractMessageSerializer):
-            connection.converse(decision, parts.dispatcher)
-        self._connections[connection.id] = connection
-        try:
-            self.observer.connection_opened(connection)
-            self._tell(parts, self._opened, connection)
-            if connection.is_mesh:
-                connection.run()
-            else:
-                match: Match = decision  # type: ignore[assignment]
-                parts.plain.serve(connection, match, parts.context.copy())
-        finally:
-            del self._connections[connection.id]
-            why = connection.close_reason or ConnectionClosed()
-            self._tell(parts, self._closed, connection, why)
-
-    def _tell(self, parts: ServerParts, functions: list[Callable[..., object]], *args: object) -> None:
-        """Call the program's functions; what they raise ends nothing."""
-        for function in functions:
-            context = parts.context.copy()
-            try:
-                if parts.blocking:
-                    parts.executor.run(context, function, *args)
-                else:
-                    context.run(function, *args)
-            except Exception as error:  # the edge around user code
-                logger.error("callback failed", exc_info=error, extra={"callback": repr(function)})
-
     def __repr__(self) -> str:
-        state = "closed" if self._stopped.done else "not started"
-        if self._home is not None and self._parts.listener is not None and not self._stopped.done:
-            state = f"at {self.address} connections={len(self._connections)}"
-        return f"<WebMeshServer {self.name or ''}{state}>"
+        name = f" {self.name!r}" if self.name else ""
+        return f"<WebMeshServer{name} {self._state}>"
+
+    @property
+    def _state(self) -> str:
+        serving = self._serving
+        if serving is None or not (serving.started.done or serving.closing):
+            return "not started"
+        if serving.stopped.done:
+            return "closed"
+        if serving.closing:
+            return "closing"
+        return f"at {self.address} connections={len(self.connections)}"
 
 
-def _checked_serializer(serializer_type: object) -> type[AbstractMessageSerializer]:
-    if not isinstance(serializer_type, type) or not issubclass(serializer_type, AbstractMessageSerializer):
-        raise ConfigurationError(
-            f"serializer_type must be a class derived from AbstractMessageSerializer, not {serializer_type!r}"
-        )
-    return serializer_type
+def _address(host: str, port: int, unix: str | None) -> TcpAddress | UnixAddress:
+    if unix is not None:
+        return UnixAddress(unix)
+    if not isinstance(host, str) or not isinstance(port, int):
+        raise ConfigurationError(f"an address is a text and a whole number, not {host!r} and {port!r}")
+    return TcpAddress(host, port)

@@ -1,0 +1,155 @@
+"""One run of a server: from its listening socket to the end of its last connection.
+
+Decides the order in which it starts and stops. What it is made of is `server_parts`; what programs see of
+it is `webmesh_server`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import gevent
+
+from webmesh.exceptions import ConnectionClosed, LocalProtocolError
+from webmesh.message_serializers import AbstractMessageSerializer
+from webmesh.routing import Match
+from webmesh.server_parts import ServerParts
+from webmesh.websocket.hub import Completion
+from webmesh.websocket.http import pages
+from webmesh.websocket.listener import Listener
+from webmesh.websocket.upgraded import TcpAddress, UnixAddress, Upgraded
+from webmesh.websocket.websocket_connection import WebSocketConnection
+
+logger = logging.getLogger("webmesh.server")
+
+
+class Serving:
+    """Serves at one address, once.
+
+    Attributes:
+        started: Done when connections are accepted; fails with the reason why they cannot be.
+        stopped: Done when everything has ended, however it did.
+        closing: Whether the end has begun.
+    """
+
+    def __init__(self, parts: ServerParts, address: TcpAddress | UnixAddress) -> None:
+        self.parts = parts
+        self.home = parts.home
+        self.started: Completion[None] = Completion()
+        self.stopped: Completion[None] = Completion()
+        self.closing = False
+        self.listener = Listener(
+            address, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer, tls=parts.tls,
+            decide=parts.endpoints.decide, serve=self._serve,
+            http=pages(ready=lambda: not self.closing, mount=parts.mount),
+        )  # fmt: skip
+        self._starter: gevent.Greenlet[[], None] | None = None
+        self._end_unclaimed = [True]
+        self._closed_all = False
+
+    def start(self) -> None:
+        """Start the hub's thread and begin to listen there; `started` tells the outcome."""
+        self.home.start()
+        self._starter = self.home.run(gevent.spawn, self._start)
+
+    def close(self, seconds: float) -> None:
+        """Begin to close, unless that was begun; from any thread and any signal handler. `stopped` tells the end.
+
+        Args:
+            seconds: For calls in progress.
+        """
+        if self._claim_end():
+            self.home.post(gevent.spawn, self._shut_down, seconds)
+
+    def _claim_end(self) -> bool:
+        """Whether the caller is the one to end it. Atomic without a lock, which a signal handler could not take."""
+        try:
+            return self._end_unclaimed.pop()
+        except IndexError:
+            return False
+
+    # --------------------------------------------------- in the hub from here on
+
+    def _start(self) -> None:
+        try:
+            self.listener.start()
+        except Exception as error:  # the supervisor's edge: who awaits the start must learn of it
+            claimed = self._claim_end()
+            if claimed:
+                self.stopped.succeed(None)
+            self.started.fail(error)
+            if claimed:
+                self.home.stop()
+            return
+        self.parts.pulse.start()
+        self.started.succeed(None)
+        logger.info("listening", extra={"address": self.listener.address, "tls": self.parts.tls is not None})
+
+    def _shut_down(self, seconds: float) -> None:
+        self.closing = True
+        count = len(self.parts.connections)
+        try:
+            self._end_start()
+            self._drain(seconds)
+            self._end_connections()
+        finally:
+            self.stopped.succeed(None)
+            self.home.stop()
+        logger.info("closed", extra={"connections": count})
+
+    def _end_start(self) -> None:
+        if self._starter is not None:
+            self._starter.kill()
+        self.started.fail(LocalProtocolError("the server was closed before it had started"))
+
+    def _drain(self, seconds: float) -> None:
+        """Finish the calls in progress. Meanwhile new peers and new calls are told to go elsewhere, in so many words:
+        the address is still listened on."""
+        self.parts.endpoints.closing = True
+        self.parts.dispatcher.drain(seconds)
+        self.listener.stop_accepting()
+
+    def _end_connections(self) -> None:
+        parts = self.parts
+        self._closed_all = True
+        for connection in tuple(parts.connections.values()):
+            self._close(connection)
+        self.listener.close(parts.timeouts.close)
+        parts.dispatcher.stop(parts.timeouts.close)
+        parts.pulse.stop()
+        for executor in (parts.executor, parts.websocket_executor, parts.callback_executor):
+            executor.close(parts.timeouts.close)
+
+    def _close(self, connection: WebSocketConnection) -> None:
+        connection.close(4001 if connection.is_mesh else 1001, "the server closes", timeout=0)
+
+    def _serve(self, upgraded: Upgraded) -> None:
+        """One connection's life, in the greenlet that holds its place."""
+        parts = self.parts
+        connection = WebSocketConnection(
+            upgraded, parts.home, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer,
+            dialled=False, service=parts.service,
+        )  # fmt: skip
+        if isinstance(upgraded.decision, AbstractMessageSerializer):
+            connection.converse(upgraded.decision, parts.dispatcher)
+        else:
+            connection.be_plain()
+        parts.connections[connection.id] = connection
+        try:
+            parts.observer.connection_opened(connection)
+            parts.callbacks.tell(parts.registered.opened, connection)
+            if self._closed_all:  # it was being accepted while the others were closed
+                self._close(connection)
+            self._converse(connection, upgraded.decision)
+        finally:
+            connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
+            del parts.connections[connection.id]
+            why = connection.close_reason or ConnectionClosed()
+            parts.callbacks.tell(parts.registered.closed, connection, why)
+
+    def _converse(self, connection: WebSocketConnection, decision: object) -> None:
+        if connection.is_mesh:
+            connection.run()
+        else:
+            match: Match = decision  # type: ignore[assignment]
+            self.parts.plain.serve(connection, match)
