@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import ssl
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
 import gevent
+from gevent import getcurrent
+from gevent.hub import Hub
 
-from webmesh.call import NO_HEADERS, Call, CallNext, Middleware, chained
+from webmesh.call import CURRENT, NO_HEADERS, SERVED_BY, Call, CallNext, Middleware, chained, serving_context
+from webmesh.deadline import Deadline
 from webmesh.dispatch import Dispatcher
-from webmesh.exceptions import ConfigurationError, ConnectionClosed
+from webmesh.exceptions import ConfigurationError, ConnectFailed, ConnectionClosed, RequestTimeout
 from webmesh.execution import Executor
 from webmesh.lanes import Lanes
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
@@ -29,7 +31,7 @@ from webmesh.route_options import read_options
 from webmesh.routing import Router
 from webmesh.websocket.dialer import dial
 from webmesh.websocket.future import Future
-from webmesh.websocket.hub import HubThread
+from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.target import parse_url
@@ -52,6 +54,9 @@ class WebMeshClient:
         headers: Further headers of the upgrade request, as Authorization.
         name: This program's service name, told along with its calls.
         compression: Offer permessage-deflate.
+
+    Raises:
+        ConfigurationError: The URL or the serializer cannot be used.
     """
 
     def __init__(
@@ -72,27 +77,29 @@ class WebMeshClient:
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
         self.router = Router()
-        self._serializer = serializer_type(self.limits)
         self._subprotocol = subprotocol(serializer_type)
+        self._serializer = serializer_type(self.limits)
         self._observer = observer
         self._tls = tls
         self._headers = dict(headers or {})
         self._name = name
         self._compression = compression
         self._middleware: list[Middleware] = []
-        self._chain: CallNext = _call_connection
+        self._chain: CallNext = self._call_connection
         self._connection: WebSocketConnection | None = None
-        self._connections: set[WebSocketConnection] = set()
+        self._connections: dict[WebSocketConnection, gevent.Greenlet[[WebSocketConnection], None]] = {}
         self._home = HubThread("webmesh-client")
         self._dialling = Lanes()
+        self._dialler: Any = None
         self._executor = Executor(self.limits.threads, self.limits.thread_queue)
         self._dispatcher = Dispatcher(
             self.router, [], self._home, self._executor,
             limits=self.limits, timeouts=self.timeouts, observer=observer, blocking=not is_patched(),
         )  # fmt: skip
         self._pulse = Pulse(self._connections, self.timeouts)
-        self._started = False
-        self._start_lock = threading.Lock()
+        self._start_unclaimed, self._close_unclaimed = [True], [True]
+        self._started: Completion[None] = Completion()
+        self._stopped: Completion[None] = Completion()
         self._closed = False
 
     # ------------------------------------------------------------- registration
@@ -104,7 +111,7 @@ class WebMeshClient:
 
     def middleware(self, function: Middleware) -> Middleware:
         """Wrap outgoing calls: `def middleware(call, call_next): return call_next(call)`. The first is outermost."""
-        if self._started:
+        if not self._start_unclaimed:
             raise ConfigurationError("middleware comes too late: it belongs before the first use")
         self._middleware.append(function)
         return function
@@ -121,51 +128,82 @@ class WebMeshClient:
             ConnectFailed: No address could be reached in time.
             HandshakeRejected: The server refused; see its `status`.
             ConnectionClosed: This client was closed.
+            ConfigurationError: A header, a route's options or `tls` cannot be used.
         """
         connection = self._connection
         if connection is not None and connection.open:
             return connection
+        self._check_open()
+        self._start()
+        return self._home.run(self._connect, self.timeouts.connect if timeout is None else timeout)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ConnectionClosed(1000, "the client was closed")
-        self._start()
-        return self._home.run(self._dial, self.timeouts.connect if timeout is None else timeout)
 
     def _start(self) -> None:
-        with self._start_lock:
-            if self._started:
-                return
-            self._dispatcher.freeze()
-            self._chain = chained(self._middleware, _call_connection)
+        """Start the hub's thread, once; whoever comes meanwhile waits. No lock is held while anything waits: in a
+        plain process a greenlet that met a native lock would stop the one that is to give it back."""
+        if not _claimed(self._start_unclaimed):
+            self._started.wait()
+            return
+        try:
+            serving_context(self).run(self._dispatcher.freeze)
+            self._chain = chained(self._middleware, self._call_connection)
             self._home.start()
             self._home.run(self._pulse.start)
-            self._started = True
+        except BaseException as error:  # told to all who wait, whatever it is
+            self._started.fail(error)
+            raise
+        self._started.succeed(None)
 
-    def _dial(self, timeout: float) -> WebSocketConnection:
+    def _connect(self, seconds: float) -> WebSocketConnection:
         """In the hub; whoever comes while another dials waits for that one's connection."""
-        with self._dialling.turn("dial"):
-            if self._connection is not None and self._connection.open:
-                return self._connection
+        deadline = Deadline(seconds)
+        patience = gevent.Timeout.start_new(seconds)
+        try:
+            with self._dialling.turn("dial"):
+                patience.close()
+                connection = self._connection
+                if connection is None or not connection.open:
+                    connection = self._connection = self._dial(deadline)
+                return connection
+        except gevent.Timeout as expired:
+            if expired is not patience:
+                raise
+            raise ConnectFailed(self.url, [f"another attempt had not ended within {seconds:g} s"]) from None
+        finally:
+            patience.close()
+
+    def _dial(self, deadline: Deadline) -> WebSocketConnection:
+        self._check_open()
+        self._dialler = getcurrent()
+        try:
             upgraded = dial(
-                self.url, timeout=timeout, limits=self.limits, subprotocols=(self._subprotocol,),
+                self.url, timeout=deadline.remaining() or 0.0, limits=self.limits, subprotocols=(self._subprotocol,),
                 headers=self._headers.items(), tls=self._tls,
                 extensions=[BoundedDeflate(self.limits)] if self._compression else (),
             )  # fmt: skip
-            connection = WebSocketConnection(
-                upgraded, self._home, limits=self.limits, timeouts=self.timeouts, observer=self._observer,
-                dialled=True, service=self._name,
-            )  # fmt: skip
-            connection.converse(self._serializer, self._dispatcher)
-            self._connection = connection
-            gevent.spawn(self._run, connection)
+        except gevent.GreenletExit:
+            self._check_open()  # `close` has thrown it
+            raise
+        finally:
+            self._dialler = None
+        connection = WebSocketConnection(
+            upgraded, self._home, limits=self.limits, timeouts=self.timeouts, observer=self._observer,
+            dialled=True, service=self._name,
+        )  # fmt: skip
+        connection.converse(self._serializer, self._dispatcher)
+        self._connections[connection] = gevent.spawn(self._run, connection)
         return connection
 
     def _run(self, connection: WebSocketConnection) -> None:
-        self._connections.add(connection)
-        self._observer.connection_opened(connection)
         try:
+            self._observer.connection_opened(connection)
             connection.run()
         finally:
-            self._connections.discard(connection)
+            connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
+            del self._connections[connection]
             logger.info("connection ended", extra={"url": self.url, "reason": str(connection.close_reason)})
 
     @property
@@ -174,24 +212,55 @@ class WebMeshClient:
         return self._connection is not None and self._connection.open
 
     def close(self) -> None:
-        """Close the connection with the closing handshake and end the thread. Safe to call twice."""
-        if self._closed:
-            return
+        """Close the connection with the closing handshake and end the thread. Safe to call twice.
+
+        Who waits for a reply gets `ReplyLost`. Called by a handler of this client, or by a signal handler that
+        interrupts the hub, it returns at once, since the end waits for them.
+        """
         self._closed = True
-        with self._start_lock:
-            if not self._started:
-                return
-        if self._connection is not None:
-            self._connection.close(1000)
-        self._home.run(self._wind_up)
+        if _claimed(self._start_unclaimed):  # never used
+            self._started.fail(ConnectionClosed(1000, "the client was closed"))
+        if self._started.error is not None:
+            return
+        self._started.wait()
+        if _claimed(self._close_unclaimed):
+            self._home.post(gevent.spawn, self._shut_down)
+        if self in SERVED_BY.get() or isinstance(getcurrent(), Hub):
+            return
+        self._stopped.wait()
         self._home.stop()
 
-    def _wind_up(self) -> None:
-        self._pulse.stop()
-        self._executor.close(self.timeouts.close)
+    def _shut_down(self) -> None:
+        """In the hub, once."""
+        try:
+            while len(self._dialling):
+                self._home.post(self._stop_dialling)
+                gevent.sleep(0)
+            readers = tuple(self._connections.values())
+            for connection in tuple(self._connections):
+                connection.close(1000, timeout=0)
+            gevent.joinall(readers, self.timeouts.close + 1)
+            gevent.killall(readers, block=False)
+            self._dispatcher.stop(self.timeouts.close)
+            self._pulse.stop()
+            self._executor.close(self.timeouts.close)
+        finally:
+            self._stopped.succeed(None)
+            self._home.stop()
+
+    def _stop_dialling(self) -> None:
+        dialler = self._dialler
+        if dialler is not None:
+            dialler.throw(gevent.GreenletExit)
 
     def __enter__(self) -> WebMeshClient:
-        self.connect()
+        connected = False
+        try:
+            self.connect()
+            connected = True
+        finally:
+            if not connected:  # `__exit__` will not be called
+                self.close()
         return self
 
     def __exit__(
@@ -209,15 +278,39 @@ class WebMeshClient:
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """Send a request and wait for its reply; connects first where needed.
+        """Send a request and wait for its reply; connects first where needed, within the same time.
 
         Arguments and errors are those of `WebSocketConnection.call`, and of `connect`.
         """
-        connection = self.connect()
+        connection = self._connection
+        if connection is None or not connection.open:
+            connection, timeout = self._connect_within(path, timeout)
         if not self._middleware:
             return connection.call(path, payload, timeout=timeout, headers=headers)
         seconds = self.timeouts.request if timeout is None else timeout
         return self._chain(Call(path, payload, dict(headers or NO_HEADERS), connection, seconds=seconds))
+
+    def _connect_within(self, path: str, timeout: float | None) -> tuple[WebSocketConnection, float]:
+        """Connect in the time that a call has; returns what is left of it too.
+
+        Raises:
+            RequestTimeout: It has none.
+        """
+        seconds = self.timeouts.request if timeout is None else timeout
+        handled = CURRENT.get()
+        left = Deadline(seconds).tightened(None if handled is None else handled.deadline.remaining())
+        if left.expired:
+            raise RequestTimeout(path, seconds)
+        connection = self.connect(min(self.timeouts.connect, left.remaining() or 0.0))
+        return connection, left.remaining() or 0.0
+
+    def _call_connection(self, call: Call) -> Any:
+        """The innermost link of the middleware. A retry after a loss finds a new connection."""
+        left = call.deadline.remaining()
+        if not call.connection.open:
+            call.connection, left = self._connect_within(call.path, left)
+        headers = dict(call.headers) or None
+        return call.connection.call(call.path, call.payload, timeout=left, headers=headers)
 
     def spawn(
         self,
@@ -227,8 +320,14 @@ class WebMeshClient:
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Future:
-        """Send a request and return at once with a future; see `WebSocketConnection.spawn`. Skips middleware."""
-        return self.connect().spawn(path, payload, timeout=timeout, headers=headers)
+        """Send a request and return at once with a future; see `WebSocketConnection.spawn`. Skips middleware.
+
+        Connects first where needed, within the same time.
+        """
+        connection = self._connection
+        if connection is None or not connection.open:
+            connection, timeout = self._connect_within(path, timeout)
+        return connection.spawn(path, payload, timeout=timeout, headers=headers)
 
     def notify(self, path: str, payload: Any = None, *, headers: Mapping[str, str] | None = None) -> None:
         """Send a message that is not answered; see `WebSocketConnection.notify`. Skips middleware."""
@@ -248,10 +347,13 @@ class WebMeshClient:
         return self.connect().stream(path, payload, items=items, credit=credit, timeout=timeout, headers=headers)
 
     def __repr__(self) -> str:
-        return f"<WebMeshClient {self.url} {'connected' if self.connected else 'not connected'}>"
+        state = "closed" if self._closed else "connected" if self.connected else "not connected"
+        return f"<WebMeshClient {self.url} {state}>"
 
 
-def _call_connection(call: Call) -> Any:
-    """The innermost link of a client's middleware."""
-    headers = dict(call.headers) or None
-    return call.connection.call(call.path, call.payload, timeout=call.deadline.remaining(), headers=headers)
+def _claimed(unclaimed: list[bool]) -> bool:
+    """Whether the caller is the first to take what *unclaimed* stands for; atomic, and without a lock."""
+    try:
+        return unclaimed.pop()
+    except IndexError:
+        return False
