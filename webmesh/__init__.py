@@ -27,6 +27,7 @@ from webmesh.exceptions import (
     HandlerFailed,
     HandshakeRejected,
     InvalidArgument,
+    ListenFailed,
     LocalProtocolError,
     MessageTooBig,
     NotFound,
@@ -52,6 +53,7 @@ from webmesh.options import Limits, Timeouts
 from webmesh.version import VERSION
 
 if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same names
+    from webmesh.call import Call, current_call
     from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
     from webmesh.routing import Router
     from webmesh.webmesh_client import WebMeshClient
@@ -62,6 +64,8 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
 __version__ = VERSION
 
 _HOMES = {
+    "Call": "webmesh.call",
+    "current_call": "webmesh.call",
     "AbstractMessageSerializer": "webmesh.message_serializers",
     "MessagePackSerializer": "webmesh.message_serializers",
     "StandardJsonSerializer": "webmesh.message_serializers",
@@ -79,6 +83,7 @@ __all__ = [
     "AbstractMessageSerializer",
     "AlreadyExists",
     "BadPattern",
+    "Call",
     "Cancelled",
     "ConfigurationError",
     "ConnectFailed",
@@ -93,6 +98,7 @@ __all__ = [
     "HandshakeRejected",
     "InvalidArgument",
     "Limits",
+    "ListenFailed",
     "LocalProtocolError",
     "MessagePackSerializer",
     "MessageTooBig",
@@ -122,6 +128,7 @@ __all__ = [
     "WebMeshServer",
     "WebSocketConnection",
     "client_context",
+    "current_call",
 ]
 
 

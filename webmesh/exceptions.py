@@ -114,6 +114,20 @@ class ConnectFailed(TransportError, ConnectionError):
         self.attempts = attempts
 
 
+class ListenFailed(TransportError, OSError):
+    """The address cannot be listened on.
+
+    Attributes:
+        address: What was asked for.
+        errno: The system's number for the reason, where it gave one.
+    """
+
+    def __init__(self, address: str, reason: str, number: int | None = None) -> None:
+        super().__init__(f"cannot listen on {address}: {reason}")
+        self.address = address
+        self.errno = number
+
+
 class HandshakeRejected(TransportError):
     """The other side answered the WebSocket upgrade with something else than 101.
 

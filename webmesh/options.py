@@ -1,7 +1,7 @@
 """Every bound, wait and delay of WebMesh, with its unit and its reason.
 
-Pure values: frozen dataclasses that are passed down at construction. A number that stands anywhere
-else in the package is a mistake, unless a standard fixes it.
+Pure values: frozen dataclasses that are passed down at construction. What a user may have a reason to
+change stands here; numbers that only shape the code stand where they are used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Limits:
     payloads belong in a store, with a reference on the wire. Beyond it the connection closes with 1009."""
 
     fragments: int = 4096
-    """Frames of one message, empty ones included (the default of websockets). Beyond it: 1009."""
+    """Frames of one message, empty ones included, that do not end it (the default of websockets). Beyond it: 1009."""
 
     overhead_rate: int = 1000
     """Frames a second, averaged over a burst of the same size, that carry no whole message: pings, pongs,

@@ -20,7 +20,7 @@ from webmesh.message_serializers import StandardJsonSerializer
 from webmesh.observability import logs
 from webmesh.options import Limits, Timeouts
 from webmesh.processes import is_patched
-from webmesh.websocket.binding import ListenFailed
+from webmesh.exceptions import ListenFailed
 
 PATCHED = is_patched()
 

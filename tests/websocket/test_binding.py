@@ -14,7 +14,8 @@ from gevent.socket import AF_INET, AF_INET6, AF_UNIX, SO_REUSEADDR, SOL_SOCKET, 
 from tests.websocket.loopback import PATIENCE, descriptors, no_more_than, peer_at
 from webmesh.exceptions import ConfigurationError, TransportError
 from webmesh.websocket import binding as module
-from webmesh.websocket.binding import ListenFailed, bind
+from webmesh.exceptions import ListenFailed
+from webmesh.websocket.binding import bind
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress
 
 needs_ipv6 = pytest.mark.skipif(not stdlib_socket.has_dualstack_ipv6(), reason="needs IPv6 on this machine")

@@ -36,7 +36,7 @@ from tests.websocket.loopback import (
 from webmesh.exceptions import LocalProtocolError
 from webmesh.observer import NO_OBSERVER
 from webmesh.options import Limits, Timeouts
-from webmesh.websocket.binding import ListenFailed
+from webmesh.exceptions import ListenFailed
 from webmesh.websocket.http import pages
 from webmesh.websocket.hub import HubThread
 from webmesh.websocket.listener import Listener

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import gevent
 from gevent.socket import AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
 
-from webmesh.exceptions import ConfigurationError, TransportError
+from webmesh.exceptions import ConfigurationError, ListenFailed
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress, address_text
 
 Listenable = TcpAddress | UnixAddress | socket | stdlib_socket.socket
@@ -22,20 +22,6 @@ Listenable = TcpAddress | UnixAddress | socket | stdlib_socket.socket
 
 _BOTH_FAMILIES = "::"
 _Identity = tuple[int, int, int]
-
-
-class ListenFailed(TransportError, OSError):
-    """The address cannot be listened on.
-
-    Attributes:
-        address: What was asked for.
-        errno: The system's number for the reason, where it gave one.
-    """
-
-    def __init__(self, address: str, reason: str, number: int | None = None) -> None:
-        super().__init__(f"cannot listen on {address}: {reason}")
-        self.address = address
-        self.errno = number
 
 
 @dataclass(slots=True)

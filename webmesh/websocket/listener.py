@@ -25,13 +25,11 @@ from webmesh.options import Limits, Timeouts
 from webmesh.protocol.handshake import HttpRequest, ServerHandshake
 from webmesh.websocket.admission import Admission
 from webmesh.websocket.arrival import FULL, READ_SIZE, Arrival, Decide, Reception, Serve
-from webmesh.websocket.binding import Binding, Listenable, ListenFailed, bind
+from webmesh.websocket.binding import Binding, Listenable, bind
 from webmesh.websocket.http import HttpAnswer
 from webmesh.websocket.refusals import Refusals
 from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.upgraded import address_text
-
-__all__ = ["ListenFailed", "Listener"]
 
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
