@@ -6,7 +6,8 @@ import inspect
 
 import pytest
 
-from webmesh.observer import NO_OBSERVER, Observer
+from webmesh.observer import NO_OBSERVER, GuardedObserver, Observer, guarded
+from webmesh.testing import RecordingObserver
 
 HOOKS = [name for name, _ in inspect.getmembers(Observer, inspect.isfunction) if not name.startswith("_")]
 
@@ -41,3 +42,62 @@ def test_one_hook_can_be_overridden_alone() -> None:
     counter.connection_opened(object())
 
     assert [("route", "unknown")] == counter.seen
+
+
+class Raising(Observer):
+    """Every hook fails."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name.startswith("_"):
+            return super().__getattribute__(name)
+
+        def fail(*args: object) -> None:
+            raise ZeroDivisionError(name)
+
+        return fail
+
+
+CALLS = [
+    ("connection_opened", (object(),)),
+    ("connection_closed", (object(), 1000, "bye")),
+    ("handshake_refused", ("10.0.0.1:5", 400, "bad")),
+    ("request_finished", ("/a", "ok", 0.1)),
+    ("handler_failed", ("/a", "incident", ValueError())),
+    ("refused", ("message", "late")),
+]
+
+
+@pytest.mark.row(93)
+@pytest.mark.parametrize(("hook", "args"), CALLS)
+def test_an_observer_that_raises_ends_nothing(hook: str, args: tuple[object, ...], caplog: pytest.LogCaptureFixture):
+    """Hooks run inside the hub: what a program's own raises is logged and forgotten."""
+    getattr(guarded(Raising()), hook)(*args)
+
+    assert ["observer failed"] == [record.message for record in caplog.records]
+
+
+@pytest.mark.parametrize(("hook", "args"), CALLS)
+def test_a_guarded_observer_gets_everything(hook: str, args: tuple[object, ...]):
+    """Nothing is lost or changed on the way."""
+    observer = RecordingObserver()
+
+    getattr(guarded(observer), hook)(*args)
+
+    kept = args[:2] if hook == "request_finished" else args
+    assert [(hook, *kept)] == observer.events
+
+
+def test_guarding_twice_adds_nothing():
+    """And the no-op base needs no guard."""
+    once = guarded(RecordingObserver())
+
+    assert once is guarded(once)
+    assert NO_OBSERVER is guarded(NO_OBSERVER)
+
+
+def test_every_hook_is_guarded():
+    """A new hook must not be forgotten."""
+    hooks = {name for name in vars(Observer) if not name.startswith("_")}
+
+    assert hooks == {hook for hook, _ in CALLS}
+    assert hooks <= set(vars(GuardedObserver))

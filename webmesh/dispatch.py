@@ -26,7 +26,7 @@ from webmesh.exceptions import (
 from webmesh.execution import Executor, feed
 from webmesh.handled_call import HandledCall
 from webmesh.lanes import Lanes
-from webmesh.observer import Observer
+from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Notification, Request
@@ -120,7 +120,7 @@ class Dispatcher:
         self._limits = limits
         self._timeouts = timeouts
         self._observer = observer
-        self._timed = type(observer).request_finished is not Observer.request_finished
+        self._timed = observer is not NO_OBSERVER
         self._blocking = blocking
         self._plans: dict[Route, Plan] = {}
         self._fixed: dict[str, Plan] = {}

@@ -6,6 +6,11 @@ steps of a connection: they must not block, switch or raise (one that raises is 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
+logger = logging.getLogger("webmesh.server")
+
 
 class Observer:
     """Receives what happens; the base ignores it all."""
@@ -31,3 +36,47 @@ class Observer:
 
 NO_OBSERVER = Observer()
 """Shared instance of the no-op base."""
+
+
+class GuardedObserver(Observer):
+    """Passes everything on to an observer of the program's; what that raises is logged and forgotten."""
+
+    def __init__(self, inner: Observer) -> None:
+        self._inner = inner
+
+    def connection_opened(self, connection: object) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.connection_opened, connection)
+
+    def connection_closed(self, connection: object, code: int, reason: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.connection_closed, connection, code, reason)
+
+    def handshake_refused(self, address: str, status: int, reason: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.handshake_refused, address, status, reason)
+
+    def request_finished(self, path: str, code: str, seconds: float) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.request_finished, path, code, seconds)
+
+    def handler_failed(self, path: str, incident: str, error: BaseException) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.handler_failed, path, incident, error)
+
+    def refused(self, kind: str, reason: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.refused, kind, reason)
+
+    def _pass_on(self, hook: Callable[..., None], *args: object) -> None:
+        try:
+            hook(*args)
+        except Exception as error:  # the edge around user code, inside the hub: nothing of ours may end by it
+            logger.error("observer failed", exc_info=error, extra={"hook": hook.__name__})
+
+
+def guarded(observer: Observer) -> Observer:
+    """*observer*, safe to call from anywhere."""
+    if observer is NO_OBSERVER or isinstance(observer, GuardedObserver):
+        return observer
+    return GuardedObserver(observer)
