@@ -12,6 +12,7 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import gevent
@@ -29,6 +30,9 @@ T = TypeVar("T")
 _thread_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 _native_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
 
+JOIN_TIMEOUT = 5.0
+"""Seconds that `HubThread.stop` waits for the thread: it has nothing to do but to give back its loop."""
+
 
 class Completion(Generic[T]):
     """A result that is set once and that any greenlet or native thread can wait for.
@@ -36,44 +40,47 @@ class Completion(Generic[T]):
     A waiter in a thread that runs a hub switches to that hub; one in a plain thread blocks its thread.
 
     Args:
-        hub: The hub in whose thread it will be set, where that is sure: waiting there costs less.
+        hub: The hub in whose thread it will mostly be set: waiting there costs less.
     """
 
-    __slots__ = ("_done", "_error", "_hub", "_value", "_wakers")
+    __slots__ = ("_hub", "_outcomes", "_wakers")
 
     def __init__(self, hub: Hub | None = None) -> None:
         self._hub = hub
-        self._done = False
-        self._value: T | None = None
-        self._error: BaseException | None = None
+        # Only the first counts. A list, since two threads may set it at once and `append` is atomic.
+        self._outcomes: list[tuple[T | None, BaseException | None, TracebackType | None]] = []
         self._wakers: deque[Callable[[], object]] = deque()
 
     @property
     def done(self) -> bool:
         """Whether a value or an error is there."""
-        return self._done
+        return bool(self._outcomes)
 
     @property
     def error(self) -> BaseException | None:
         """The error that it ended with, if it did."""
-        return self._error
+        return self._outcomes[0][1] if self._outcomes else None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for the result, or is to be called back."""
+        return bool(self._wakers)
 
     def succeed(self, value: T) -> None:
         """Set the value; does nothing when a result is there already."""
-        if not self._done:
-            self._value = value
-            self._finish()
+        if not self._outcomes:
+            self._outcomes.append((value, None, None))
+            self._wake_all()
 
     def fail(self, error: BaseException) -> None:
         """Set the error that waiters get; does nothing when a result is there already."""
-        if not self._done:
-            self._error = error
-            self._finish()
+        if not self._outcomes:
+            self._outcomes.append((None, error, error.__traceback__))
+            self._wake_all()
 
-    def _finish(self) -> None:
-        # No lock: a waiter first leaves its waker and then looks at _done, we do it the other way
+    def _wake_all(self) -> None:
+        # No lock: a waiter first leaves its waker and then looks for the outcome, we do it the other way
         # round, so one of the two sees the other. Waking twice is harmless.
-        self._done = True
         while self._wakers:
             try:
                 waker = self._wakers.popleft()
@@ -82,16 +89,18 @@ class Completion(Generic[T]):
             waker()
 
     def when_done(self, callback: Callable[[], object]) -> None:
-        """Call *callback* once there is a result, in the thread that sets it; at once if it is there."""
-        called = [callback]
+        """Call *callback* once, soon after there is a result, in the completion's hub; it must not block.
 
-        def once() -> None:
-            if called:
-                called.pop()()
-
-        self._wakers.append(once)
-        if self._done:
-            once()
+        Raises:
+            LocalProtocolError: The completion was made without a hub.
+        """
+        if self._hub is None:
+            raise LocalProtocolError("a completion without a hub has nowhere to call back")
+        # By the hub, so that whoever sets the result does not get what a callback raises.
+        waker = functools.partial(_call_soon, self._hub, callback)
+        self._wakers.append(waker)
+        if self._outcomes and self._forget(waker):
+            waker()
 
     def wait(self, timeout: float | None = None) -> T:
         """The value, or the error raised.
@@ -101,16 +110,23 @@ class Completion(Generic[T]):
 
         Raises:
             TimeoutError: Nothing was set in time; the completion stays usable.
+            LocalProtocolError: Called by a hub itself, which would wait for what only it can bring about.
         """
-        if not self._done:
+        if not self._outcomes:
             hub = get_hub_if_exists()
-            if hub is None or getcurrent() is hub:
+            if hub is None:
                 self._wait_native(timeout)
-            else:
+            elif getcurrent() is not hub:
                 self._wait_in(hub, timeout)
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]
+            elif timeout is not None and timeout <= 0:
+                self._check_late(timeout)
+            else:
+                raise LocalProtocolError("a callback of the hub must not wait: spawn a greenlet")
+        value, error, trace = self._outcomes[0]
+        if error is not None:
+            # Each raise adds to the traceback, which would grow, and hold frames, with every waiter.
+            raise error.with_traceback(trace)
+        return value  # type: ignore[return-value]
 
     def _wait_native(self, timeout: float | None) -> None:
         lock = _native_lock()
@@ -121,31 +137,32 @@ class Completion(Generic[T]):
                 lock.release()
 
         self._wakers.append(waker)
-        if not self._done and not lock.acquire(True, -1 if timeout is None else max(0.0, timeout)):
+        seconds = -1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
+        if not self._outcomes and not lock.acquire(True, seconds):
             self._forget(waker)
-            raise TimeoutError(f"nothing within {timeout:g} s")
+            self._check_late(timeout)
 
     def _wait_in(self, hub: Hub, timeout: float | None) -> None:
         waiter: Waiter[None] = Waiter(hub)
         bell = None
         waker: Callable[[], object]
         if hub is self._hub:
-            waker = functools.partial(hub.loop.run_callback, waiter.switch, None)
+            waker = functools.partial(_switch, hub, waiter.switch)
         else:
             # The watcher also keeps this loop turning: without it a hub that has nothing else to
             # watch would end the wait with LoopExit.
             bell = hub.loop.async_()
             bell.start(waiter.switch, None)
-            waker = bell.send
+            waker = functools.partial(_ring, bell)
         self._wakers.append(waker)
         timer = gevent.Timeout.start_new(timeout) if timeout is not None else None
         try:
-            if not self._done:
+            if not self._outcomes:
                 waiter.get()
         except gevent.Timeout as expired:
             if expired is not timer:
                 raise
-            raise TimeoutError(f"nothing within {timeout:g} s") from None
+            self._check_late(timeout)
         finally:
             self._forget(waker)
             waiter.clear()
@@ -154,11 +171,49 @@ class Completion(Generic[T]):
             if timer is not None:
                 timer.close()
 
-    def _forget(self, waker: Callable[[], object]) -> None:
+    def _check_late(self, timeout: float | None) -> None:
+        """The time is up. A result that came in the same moment counts."""
+        if not self._outcomes:
+            raise TimeoutError(f"nothing within {timeout:g} s") from None
+
+    def _forget(self, waker: Callable[[], object]) -> bool:
+        """Take back a waker; False when it was called meanwhile."""
         try:
             self._wakers.remove(waker)
         except ValueError:
-            pass  # it was called meanwhile
+            return False
+        return True
+
+
+def _call_soon(hub: Hub, function: Callable[..., object], *args: object) -> bool:
+    """Call *function* in *hub*, from whichever thread; False when that hub is gone."""
+    loop = hub.loop
+    if loop is None:  # destroyed by its thread
+        return False
+    try:
+        if hub.thread_ident == _thread_ident():
+            loop.run_callback(function, *args)
+        else:
+            loop.run_callback_threadsafe(function, *args)
+    except ValueError:  # destroyed just now
+        return False
+    return True
+
+
+def _switch(hub: Hub, switch: Callable[[None], object]) -> None:
+    """Wake a greenlet of *hub*: the hub itself mostly does. What `_call_soon` does, and every call pays for."""
+    if hub.thread_ident == _thread_ident():
+        hub.loop.run_callback(switch, None)
+    else:
+        _call_soon(hub, switch, None)
+
+
+def _ring(bell: Any) -> None:
+    """Wake a hub of another thread."""
+    try:
+        bell.send()
+    except ValueError:
+        pass  # its thread has ended, and its loop with it
 
 
 class HubThread:
@@ -171,6 +226,7 @@ class HubThread:
     def __init__(self, name: str) -> None:
         self.name = name
         self._hub: Hub | None = None
+        self._outcomes: set[Completion[Any]] = set()
         self._stop: Completion[None] = Completion()
         self._ready: Completion[None] = Completion()
         self._thread: threading.Thread | None = None
@@ -185,12 +241,30 @@ class HubThread:
         self._ready.wait()
 
     def _main(self) -> None:
-        self._hub = hub = get_hub()
+        try:
+            self._hub = hub = get_hub()
+        except BaseException as error:  # as without descriptors; `start` waits and raises it
+            self._ready.fail(error)
+            return
         self._ready.succeed(None)
-        self._stop.wait()
-        if hub.thread_ident != threading.main_thread().ident and not monkey.is_module_patched("threading"):
-            self._hub = None
-            hub.destroy(destroy_loop=True)  # gives back the loop's descriptors with the thread
+        native = not monkey.is_module_patched("threading")
+        while not self._stop.done:
+            try:
+                self._stop.wait()
+            except (KeyboardInterrupt, SystemExit, SystemError):
+                # gevent throws what it takes for the end of the process into the thread's main greenlet. One
+                # handler's sys.exit() is not the end of everybody's connections, and this is no main thread.
+                if not native:
+                    raise
+        if native:
+            self._wind_up(hub)
+
+    def _wind_up(self, hub: Hub) -> None:
+        """In the native thread, at its end: nothing runs in this hub any more."""
+        self._hub = None  # first: whoever enters its outcome after the sweep looks at this
+        for outcome in tuple(self._outcomes):
+            outcome.fail(self._closed())
+        hub.destroy(destroy_loop=True)  # gives back the loop's descriptors with the thread
 
     @property
     def hub(self) -> Hub:
@@ -202,39 +276,58 @@ class HubThread:
         hub = self._hub
         if hub is None:
             if self._stop.done:
-                raise ConnectionClosed(1001, f"{self.name} was closed")
+                raise self._closed()
             raise LocalProtocolError(f"{self.name} has not been started")
         return hub
 
+    def _closed(self) -> ConnectionClosed:
+        return ConnectionClosed(1001, f"{self.name} was closed")
+
     def inside(self) -> bool:
         """Whether the caller runs in this hub's thread."""
-        return self._hub is not None and self._hub.thread_ident == _thread_ident()
+        hub = self._hub
+        return hub is not None and hub.thread_ident == _thread_ident()
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Call *function* in the hub soon, from any thread; it must not block. Nothing comes back."""
-        if self.inside():
-            self.hub.loop.run_callback(function, *args)
-        else:
-            self.hub.loop.run_callback_threadsafe(function, *args)
+        """Call *function* in the hub soon, from any thread; it must not block. Nothing comes back.
+
+        Raises:
+            ConnectionClosed: The hub was stopped.
+        """
+        if not _call_soon(self.hub, function, *args):
+            raise self._closed()
 
     def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None) -> T:
         """Call *function*, which may block cooperatively, in this hub, and return or raise what it does.
 
         Args:
             timeout: Seconds that a caller from another thread waits; the function goes on.
+
+        Raises:
+            TimeoutError: It has not returned in time.
+            LocalProtocolError: Called by the hub itself, where nothing may block.
+            ConnectionClosed: The hub was stopped before the function returned.
         """
-        if self.inside() and getcurrent() is not self._hub:
+        if self.inside():
+            if getcurrent() is self._hub:
+                raise LocalProtocolError("a callback of the hub must not wait: spawn a greenlet")
             return function(*args)
         outcome: Completion[T] = Completion()
-        self.post(gevent.spawn, _fulfil, outcome, function, args)
-        return outcome.wait(timeout)
+        self._outcomes.add(outcome)
+        try:
+            self.post(gevent.spawn, _fulfil, outcome, function, args)
+            if self._hub is None:
+                outcome.fail(self._closed())
+            return outcome.wait(timeout)
+        finally:
+            self._outcomes.discard(outcome)
 
     def stop(self) -> None:
         """End the thread; what still runs in its hub is given up. Safe to call twice and from anywhere."""
         self._stop.succeed(None)
         atexit.unregister(self.stop)
         if self._thread is not None and not self.inside():
-            self._thread.join(5.0)
+            self._thread.join(JOIN_TIMEOUT)
 
 
 def _fulfil(outcome: Completion[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
