@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from gevent.hub import Hub
 
+from webmesh.deadline import Deadline
 from webmesh.websocket.hub import Completion
 
 T = TypeVar("T")
@@ -20,7 +22,7 @@ class Inbox(Generic[T]):
 
     Args:
         hub: The hub in which it is filled.
-        taken: Called for each item that was taken, in the taker's thread.
+        taken: Called for each item that was taken before the end, in the taker's thread.
     """
 
     def __init__(self, hub: Hub, taken: Callable[[], object] | None = None) -> None:
@@ -30,6 +32,7 @@ class Inbox(Generic[T]):
         self._bell: Completion[None] = Completion(hub)
         self._over = False
         self._error: BaseException | None = None
+        self._trace: TracebackType | None = None
         self.value: Any = None
         """What the series ended with: a generator's return value; `None` before."""
 
@@ -63,6 +66,7 @@ class Inbox(Generic[T]):
         """End with an error, which whoever waits for more gets after the items that are there."""
         if not self._over:
             self._error = error
+            self._trace = error.__traceback__
             self._over = True
             self._ring()
 
@@ -80,19 +84,29 @@ class Inbox(Generic[T]):
             StopIteration: Nothing more comes; its value is the series' own.
             TimeoutError: Nothing came in time.
         """
+        deadline = None
         while True:
             bell = self._bell  # before looking: what is put after the look rings this one
-            if self._items:
+            over = self._over  # before looking, too: what is put before the end counts
+            try:
+                item = self._items.popleft()
                 break
-            if self._over:
-                if self._error is not None:
-                    raise self._error
-                raise StopIteration(self.value)
-            bell.wait(timeout)
-        item = self._items.popleft()
-        if self._taken is not None:
+            except IndexError:
+                pass
+            if over:
+                self._raise_end()
+            if deadline is None:
+                deadline = Deadline(timeout)
+            bell.wait(deadline.remaining())
+        if self._taken is not None and not over:
             self._taken()
         return item
+
+    def _raise_end(self) -> None:
+        if self._error is not None:
+            # Each raise adds to the traceback, which would grow, and hold frames, with every call.
+            raise self._error.with_traceback(self._trace)
+        raise StopIteration(self.value)
 
     def __iter__(self) -> Iterator[T]:
         return self
