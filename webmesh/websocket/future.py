@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from webmesh.deadline import Deadline
-from webmesh.exceptions import Cancelled, RequestTimeout
+from webmesh.exceptions import Cancelled, ConnectionClosed, RequestTimeout
 from webmesh.websocket.hub import Completion
 
 
@@ -54,34 +54,34 @@ class Future:
         """
         left = self._deadline.remaining()
         own = timeout is not None and (left is None or timeout < left)
-        completed = False
         try:
-            value = self._completion.wait(timeout if own else left)
-            completed = True
-            return value
+            return self._completion.wait(timeout if own else left)
         except TimeoutError:
-            if self._completion.done:  # the answer and the end of our patience met; the answer counts
-                return self._completion.wait()
-            if own:
-                completed = True
+            if own and not self._completion.done:
                 raise
-            raise RequestTimeout(self.path, self.timeout) from None
-        finally:
-            # A kill or a foreign Timeout ends the wait of `call` as well; whoever holds a future goes on.
-            if not completed and not self._completion.done:
+        except BaseException:  # a kill or a foreign Timeout: it ends a `call`, but no future that others wait for
+            if not self._completion.awaited:
                 self.cancel()
+            raise
+        self.expire()  # nothing, where the TimeoutError is the answer itself
+        return self._completion.wait()
 
     def cancel(self) -> None:
         """Give up: the peer's handler is cancelled; whoever waits gets `Cancelled`. Nothing happens when done."""
-        if not self._completion.done:
-            self._completion.fail(Cancelled("given up by the asking side"))
-            self._abandon()
+        self._give_up(Cancelled("given up by the asking side"))
 
     def expire(self) -> None:
-        """The call's time is up."""
-        if not self._completion.done:
-            self._completion.fail(RequestTimeout(self.path, self.timeout))
+        """The call's time is up: whoever waits gets `RequestTimeout`. Nothing happens when done."""
+        self._give_up(RequestTimeout(self.path, self.timeout))
+
+    def _give_up(self, error: BaseException) -> None:
+        if self._completion.done:
+            return
+        self._completion.fail(error)
+        try:
             self._abandon()
+        except ConnectionClosed:
+            pass  # then there is no peer to be told
 
     def when_done(self, callback: Callable[[Future], object]) -> None:
         """Call *callback* with this future once it is done, in the hub; it must not block."""
