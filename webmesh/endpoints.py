@@ -31,7 +31,7 @@ def checked_mount(mount: str) -> str:
         ConfigurationError: No request can have this path.
     """
     try:
-        return parse_target(quote(mount))[0]
+        return parse_target(quote(mount, encoding="utf-8"))[0]  # with an encoding, quote refuses bytes
     except (RefusedHead, UnicodeError, TypeError) as error:
         raise ConfigurationError(f"mount must be a path such as '/mesh', not {mount!r}: {error}") from error
 
