@@ -101,17 +101,6 @@ class Conversation:
         self._serve = answerer.serve
         self._receive = self.session.receive
         self._observer = observer
-        self._acts: dict[type, Callable[[Any], None]] = {
-            Answered: self._answered,
-            Failed: self._failed,
-            ItemArrived: self._item,
-            ItemsEnded: self._items_ended,
-            CancelArrived: self._cancel,
-            CreditArrived: self._credit,
-            Dropped: self._dropped,
-            Refused: self._refused,
-            TopicMessage: self._topic,
-        }
 
     # ----------------------------------------------------------------- incoming
 
@@ -129,7 +118,7 @@ class Conversation:
         if kind is Request or kind is Notification:
             self._serve(event, self)  # type: ignore[arg-type]
         else:
-            self._acts[kind](event)
+            _ACTS[kind](self, event)
 
     def switched(self, greenlet: Any) -> None:
         """In the hub: handling the current message in *greenlet* has switched."""
@@ -258,3 +247,17 @@ class Conversation:
         for one in answering:
             self._answerer.cancel(one.owner)
         return asked, answering
+
+
+# One table for all conversations, as in `session`.
+_ACTS: dict[type, Callable[[Conversation, Any], None]] = {
+    Answered: Conversation._answered,
+    Failed: Conversation._failed,
+    ItemArrived: Conversation._item,
+    ItemsEnded: Conversation._items_ended,
+    CancelArrived: Conversation._cancel,
+    CreditArrived: Conversation._credit,
+    Dropped: Conversation._dropped,
+    Refused: Conversation._refused,
+    TopicMessage: Conversation._topic,
+}
