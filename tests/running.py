@@ -97,7 +97,7 @@ class Census:
     @staticmethod
     def _count() -> dict[str, int]:
         gc.collect()
-        greenlets = [one for one in gc.get_objects() if isinstance(one, gevent.Greenlet) and one]
+        greenlets = [one for one in gc.get_objects() if issubclass(type(one), gevent.Greenlet) and one]
         return {
             "threads": threading.active_count(),
             "tasks": len(os.listdir("/proc/self/task")),

@@ -83,6 +83,8 @@ class PlainRoutes:
         run.__wrapped__ = handler  # type: ignore[attr-defined]
         run.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
         route = self.router.add(pattern, run, blocking=blocking, subprotocols=subprotocols)
+        if any(map(inspect.isgeneratorfunction, (handler, getattr(handler, "__call__", None)))):
+            raise ConfigurationError(f"the handler of {route} is a generator, which would not run: send what it yields")
         try:
             inspect.signature(handler).bind(None, **dict.fromkeys(route.names))
         except TypeError as error:
