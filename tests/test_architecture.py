@@ -47,6 +47,7 @@ LAYERS = {
     "webmesh.route_options": 3,
     "webmesh.execution": 3,
     "webmesh.lanes": 3,
+    "webmesh.callbacks": 3,
     "webmesh.handled_call": 3,
     "webmesh.dispatch": 3,
     "webmesh.callbacks": 3,
@@ -55,6 +56,7 @@ LAYERS = {
     "webmesh.endpoints": 3,
     # 4 endpoints: composition
     "webmesh.server_parts": 4,
+    "webmesh.serving": 4,
     "webmesh.serving": 4,
     "webmesh.webmesh_server": 4,
     "webmesh.webmesh_client": 4,
