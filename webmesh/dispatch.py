@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from contextvars import Context, copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
@@ -32,10 +32,12 @@ from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Notification, Request
 from webmesh.route_options import RouteOptions, read_options
 from webmesh.routing import NO_ARGUMENTS, Route, Router
-from webmesh.websocket.conversation import Conversation
-from webmesh.websocket.hub import HubThread
 from webmesh.websocket.inbox import Inbox
 from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH
+
+if TYPE_CHECKING:
+    from webmesh.websocket.conversation import Conversation
+    from webmesh.websocket.hub import HubThread
 
 logger = logging.getLogger("webmesh.server")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from webmesh.exceptions import ConfigurationError
@@ -11,13 +11,15 @@ from webmesh.message_serializers import (
     AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer, subprotocol,
 )  # fmt: skip
 from webmesh.options import Limits
-from webmesh.plain_routes import PlainRoutes
 from webmesh.protocol.deflate import negotiate_deflate
 from webmesh.protocol.handshake import Refusal, UpgradeRequest, choose_subprotocol
 from webmesh.protocol.http_head import RefusedHead
 from webmesh.protocol.origins import host_allowed, origin_allowed
 from webmesh.protocol.request_target import parse_target
 from webmesh.websocket.upgraded import Acceptance
+
+if TYPE_CHECKING:
+    from webmesh.plain_routes import PlainRoutes
 
 _BUSY = Refusal(503, "no thread is free for this route", (("Retry-After", "5"),))
 _CLOSING = Refusal(503, "the server is closing", (("Retry-After", "5"),))

@@ -7,7 +7,7 @@ anyway, so quick handlers pay nothing (docs/ARCHITECTURE.md, "Hot path").
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
@@ -15,11 +15,13 @@ from webmesh.call import NO_HEADERS, NO_ITEMS, Call
 from webmesh.exceptions import Cancelled, InvalidArgument
 from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Request
-from webmesh.protocol.session import Answering
 from webmesh.routing import Route
-from webmesh.websocket.conversation import Conversation
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.inbox import Inbox
+
+if TYPE_CHECKING:
+    from webmesh.protocol.session import Answering
+    from webmesh.websocket.conversation import Conversation
 
 
 class HandledCall(Call):

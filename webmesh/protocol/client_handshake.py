@@ -12,18 +12,20 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import h11
 from wsproto.utilities import generate_accept_token
 
 from webmesh.exceptions import ConfigurationError, HandshakeRejected, RemoteProtocolError
 from webmesh.options import Limits
-from webmesh.protocol.deflate import BoundedDeflate
 from webmesh.protocol.header_fields import checked_fields, is_token, joined_fields, words
 from webmesh.protocol.http_head import AnswerHead, RefusedHead
 from webmesh.protocol.origins import HOST
 from webmesh.protocol.rejection import Rejection
+
+if TYPE_CHECKING:
+    from webmesh.protocol.deflate import BoundedDeflate
 
 _HOST = re.compile(HOST)
 _TARGET = re.compile(r"/[!-~]*")

@@ -14,15 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import h11
+from typing import TYPE_CHECKING
 from wsproto.utilities import generate_accept_token
 
 from webmesh.exceptions import ConfigurationError, LocalProtocolError
 from webmesh.options import Limits
-from webmesh.protocol.deflate import BoundedDeflate
 from webmesh.protocol.header_fields import checked_fields, is_token, joined_fields, phrase, words
 from webmesh.protocol.http_head import RefusedHead, Refusal, RequestHead
 from webmesh.protocol.origins import HOST
 from webmesh.protocol.request_target import parse_target
+
+if TYPE_CHECKING:
+    from webmesh.protocol.deflate import BoundedDeflate
 
 __all__ = ["HttpRequest", "Refusal", "ServerHandshake", "UpgradeRequest", "choose_subprotocol"]
 

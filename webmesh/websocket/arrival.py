@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent import Timeout, getcurrent
 from gevent.socket import SHUT_WR, socket
@@ -18,11 +18,13 @@ from gevent.socket import SHUT_WR, socket
 from webmesh.deadline import Deadline
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.handshake import HttpRequest, Refusal, ServerHandshake, UpgradeRequest
-from webmesh.websocket.admission import Admission
 from webmesh.websocket.http import HttpAnswer, answer_bytes
-from webmesh.websocket.refusals import Refusals
 from webmesh.websocket.tls import ServerTLS, tls_failure, verified_certificate
 from webmesh.websocket.upgraded import Acceptance, Upgraded, tune
+
+if TYPE_CHECKING:
+    from webmesh.websocket.admission import Admission
+    from webmesh.websocket.refusals import Refusals
 
 READ_SIZE = 16 * 1024
 """Bytes asked for in one read of a head: most heads are whole after one."""

@@ -7,12 +7,11 @@ handed in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent.hub import get_hub
 
 from webmesh.exceptions import ConnectionClosed, DecodeError, MessageTooBig, RemoteError, RouteNotFound
-from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.observer import Observer
 from webmesh.options import Limits
 from webmesh.protocol import envelope
@@ -21,7 +20,10 @@ from webmesh.protocol.events import (
     Answered, CancelArrived, CreditArrived, Dropped, Failed, ItemArrived, ItemsEnded, Refused,
 )  # fmt: skip
 from webmesh.protocol.session import Answering, OpenRequest, Session
-from webmesh.websocket.stream import MessageStream
+
+if TYPE_CHECKING:
+    from webmesh.message_serializers import AbstractMessageSerializer
+    from webmesh.websocket.stream import MessageStream
 
 
 class Waiter(Protocol):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import functools
 import threading
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError, RequestTimeout
 from webmesh.protocol import envelope
-from webmesh.protocol.session import OpenRequest
-from webmesh.websocket.conversation import Conversation
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.inbox import Inbox
+
+if TYPE_CHECKING:
+    from webmesh.protocol.session import OpenRequest
+    from webmesh.websocket.conversation import Conversation
 
 ITEMS_BEFORE_SWITCH = 64
 """Items that are sent in a row before the hub serves others."""

@@ -10,13 +10,15 @@ import contextlib
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent.socket
 
 from webmesh.options import DEFAULT_PORT
-from webmesh.protocol.deflate import BoundedDeflate
-from webmesh.protocol.handshake import UpgradeRequest
+
+if TYPE_CHECKING:
+    from webmesh.protocol.deflate import BoundedDeflate
+    from webmesh.protocol.handshake import UpgradeRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from webmesh.deadline import Deadline
 from webmesh.exceptions import (
     ConnectionClosed, FailedPrecondition, LocalProtocolError, ReplyLost, RequestTimeout,
 )  # fmt: skip
-from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol import envelope
@@ -30,9 +29,10 @@ from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH, ItemStream
 from webmesh.websocket.plain_messages import PlainMessages
 from webmesh.websocket.stream import OPEN, MessageStream
 from webmesh.websocket.turns import Turns
-from webmesh.websocket.upgraded import Upgraded
 
 if TYPE_CHECKING:
+    from webmesh.message_serializers import AbstractMessageSerializer
+    from webmesh.websocket.upgraded import Upgraded
     from webmesh.protocol.handshake import UpgradeRequest
 
 
