@@ -15,11 +15,11 @@ from webmesh.call import NO_HEADERS, NO_ITEMS, Call
 from webmesh.exceptions import Cancelled, InvalidArgument
 from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Request
-from webmesh.routing import Route
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.inbox import Inbox
 
 if TYPE_CHECKING:
+    from webmesh.routing import Route
     from webmesh.protocol.session import Answering
     from webmesh.websocket.conversation import Conversation
 
