@@ -6,6 +6,7 @@ each message.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -13,6 +14,8 @@ from typing import Protocol
 import gevent
 
 from webmesh.options import Timeouts
+
+logger = logging.getLogger("webmesh.server")
 
 SLICE = 256
 """Connections that are looked at before the hub serves others: about 0.2 ms."""
@@ -43,7 +46,8 @@ class Pulse:
         self._clock = clock
         # A quarter of the shortest wait, so that none is overrun by more; a second is fine for the defaults.
         shortest = min(timeouts.ping_interval, timeouts.liveness, timeouts.message, timeouts.write)
-        self._period = min(1.0, shortest / 4)
+        self.period = min(1.0, shortest / 4)
+        """Seconds from one beat to the next."""
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
@@ -57,9 +61,15 @@ class Pulse:
 
     def _beat(self) -> None:
         while True:
-            gevent.sleep(self._period)
+            gevent.sleep(self.period)
             now = self._clock()
             for number, connection in enumerate(tuple(self._connections), 1):
-                connection.tick(now)
+                self._look_at(connection, now)
                 if number % SLICE == 0:
                     gevent.sleep(0)
+
+    def _look_at(self, connection: Ticking, now: float) -> None:
+        try:
+            connection.tick(now)
+        except Exception as error:  # a supervisor's edge: one connection's fault must not cost the others theirs
+            logger.error("connection could not be looked after", exc_info=error, extra={"connection": repr(connection)})
