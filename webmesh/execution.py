@@ -17,6 +17,7 @@ from gevent.hub import get_hub
 from gevent.threadpool import ThreadPool
 
 from webmesh.exceptions import Overloaded
+from webmesh.websocket.hub import HubThread
 
 T = TypeVar("T")
 _Outcome = tuple[bool, Any]
@@ -35,6 +36,7 @@ class Executor:
         self._capacity = threads + queue
         self._pool: ThreadPool | None = None
         self._taken = 0
+        self._ending: gevent.Greenlet[[], None] | None = None
         self.abandoned = 0
         """Functions whose caller stopped waiting while they ran; their results were dropped."""
 
@@ -92,8 +94,40 @@ class Executor:
         """Let the threads go. One that still runs a function ends after it; nobody waits longer than *timeout*."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            with gevent.Timeout(timeout, False):  # type: ignore[arg-type]
-                pool.kill()
+            self._ending = gevent.spawn(pool.kill)
+            self._ending.join(timeout)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there are no threads any more; after `close`."""
+        return self._ending is None or self._ending.ready()
+
+    def wait_ended(self) -> None:
+        """Wait until there are no threads any more; after `close`."""
+        if self._ending is not None:
+            self._ending.join()
+
+
+def stop_home(home: HubThread, *executors: Executor) -> bool:
+    """Stop *home*, in which these executors were closed. In its hub.
+
+    A thread that still runs a function hands its result to the hub: then that stops after the last one.
+
+    Returns:
+        Whether it stops at once.
+    """
+    busy = [executor for executor in executors if not executor.ended]
+    if busy:
+        gevent.spawn(_stop_later, home, busy)
+    else:
+        home.stop()
+    return not busy
+
+
+def _stop_later(home: HubThread, busy: list[Executor]) -> None:
+    for executor in busy:
+        executor.wait_ended()
+    home.stop()
 
 
 def _outcome(context: Context, function: Callable[..., Any], args: tuple[Any, ...]) -> _Outcome:

@@ -11,6 +11,7 @@ import logging
 import gevent
 
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError
+from webmesh.execution import stop_home
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.routing import Match
 from webmesh.server_parts import ServerParts
@@ -45,6 +46,8 @@ class Serving:
         )  # fmt: skip
         self._starter: gevent.Greenlet[[], None] | None = None
         self._end_unclaimed = [True]
+        self._executors = (parts.executor, parts.websocket_executor, parts.callback_executor)
+        self._home_stops = True
         self._closed_all = False
 
     def start(self) -> None:
@@ -60,6 +63,12 @@ class Serving:
         """
         if self._claim_end():
             self.home.post(gevent.spawn, self._shut_down, seconds)
+
+    def wait_stopped(self) -> None:
+        """Wait until everything has ended, its thread included; that one outlives a handler's that cannot be ended."""
+        self.stopped.wait()
+        if self._home_stops:
+            self.home.stop()
 
     def _claim_end(self) -> bool:
         """Whether the caller is the one to end it. Atomic without a lock, which a signal handler could not take."""
@@ -93,8 +102,8 @@ class Serving:
             self._drain(seconds)
             self._end_connections()
         finally:
+            self._home_stops = stop_home(self.home, *self._executors)
             self.stopped.succeed(None)
-            self.home.stop()
         logger.info("closed", extra={"connections": count})
 
     def _end_start(self) -> None:
@@ -117,7 +126,7 @@ class Serving:
         self.listener.close(parts.timeouts.close)
         parts.dispatcher.stop(parts.timeouts.close)
         parts.pulse.stop()
-        for executor in (parts.executor, parts.websocket_executor, parts.callback_executor):
+        for executor in self._executors:
             executor.close(parts.timeouts.close)
 
     def _close(self, connection: WebSocketConnection) -> None:

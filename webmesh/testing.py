@@ -14,7 +14,7 @@ import gevent
 import gevent.socket
 
 from webmesh.dispatch import Dispatcher
-from webmesh.execution import Executor
+from webmesh.execution import Executor, stop_home
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import Limits, Timeouts
@@ -160,8 +160,8 @@ def connection_pair(
         dispatchers = pair.dispatcher(client or Router()), pair.dispatcher(server or Router())
         yield home.run(pair.open, *dispatchers)
     finally:
-        home.run(pair.close)
-        home.stop()
+        if home.run(pair.close):
+            home.stop()
 
 
 class _Pair:
@@ -180,6 +180,7 @@ class _Pair:
         self._observer = observer
         self._connections: list[WebSocketConnection] = []
         self._executors: list[Executor] = []
+        self._dispatchers: list[Dispatcher] = []
         self._readers: list[gevent.Greenlet[[], None]] = []
 
     def dispatcher(self, router: Router) -> Dispatcher:
@@ -190,6 +191,7 @@ class _Pair:
         )  # fmt: skip
         dispatcher.freeze()
         self._executors.append(executor)
+        self._dispatchers.append(dispatcher)
         return dispatcher
 
     def open(self, client: Dispatcher, server: Dispatcher) -> tuple[WebSocketConnection, WebSocketConnection]:
@@ -209,9 +211,14 @@ class _Pair:
         self._readers.append(gevent.spawn(connection.run))
         return connection
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """End both; whether the hub's thread ends with them, and not after a handler that cannot be ended."""
         for connection in self._connections:
             connection.abort(1001, "the pair was closed")
         gevent.joinall(self._readers, self._timeouts.close)
+        gevent.killall(self._readers, block=False)
+        for dispatcher in self._dispatchers:
+            dispatcher.stop(self._timeouts.close)
         for executor in self._executors:
             executor.close(self._timeouts.close)
+        return stop_home(self._home, *self._executors)

@@ -20,10 +20,10 @@ from webmesh.call import CURRENT, NO_HEADERS, SERVED_BY, Call, CallNext, Middlew
 from webmesh.deadline import Deadline
 from webmesh.dispatch import Dispatcher
 from webmesh.exceptions import ConfigurationError, ConnectFailed, ConnectionClosed, RequestTimeout
-from webmesh.execution import Executor
+from webmesh.execution import Executor, stop_home
 from webmesh.lanes import Lanes
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
-from webmesh.observer import NO_OBSERVER, Observer
+from webmesh.observer import NO_OBSERVER, Observer, guarded
 from webmesh.options import Limits, Timeouts
 from webmesh.processes import is_patched
 from webmesh.protocol.deflate import BoundedDeflate
@@ -79,7 +79,7 @@ class WebMeshClient:
         self.router = Router()
         self._subprotocol = subprotocol(serializer_type)
         self._serializer = serializer_type(self.limits)
-        self._observer = observer
+        self._observer = guarded(observer)
         self._tls = tls
         self._headers = dict(headers or {})
         self._name = name
@@ -94,12 +94,13 @@ class WebMeshClient:
         self._executor = Executor(self.limits.threads, self.limits.thread_queue)
         self._dispatcher = Dispatcher(
             self.router, [], self._home, self._executor,
-            limits=self.limits, timeouts=self.timeouts, observer=observer, blocking=not is_patched(),
+            limits=self.limits, timeouts=self.timeouts, observer=self._observer, blocking=not is_patched(),
         )  # fmt: skip
         self._pulse = Pulse(self._connections, self.timeouts)
         self._start_unclaimed, self._close_unclaimed = [True], [True]
         self._started: Completion[None] = Completion()
         self._stopped: Completion[None] = Completion()
+        self._home_stops = True
         self._closed = False
 
     # ------------------------------------------------------------- registration
@@ -228,7 +229,8 @@ class WebMeshClient:
         if self in SERVED_BY.get() or isinstance(getcurrent(), Hub):
             return
         self._stopped.wait()
-        self._home.stop()
+        if self._home_stops:
+            self._home.stop()
 
     def _shut_down(self) -> None:
         """In the hub, once."""
@@ -245,8 +247,8 @@ class WebMeshClient:
             self._pulse.stop()
             self._executor.close(self.timeouts.close)
         finally:
+            self._home_stops = stop_home(self._home, self._executor)
             self._stopped.succeed(None)
-            self._home.stop()
 
     def _stop_dialling(self) -> None:
         dialler = self._dialler

@@ -20,7 +20,7 @@ from webmesh.endpoints import checked_mount, checked_names
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.mounting import as_handler, exposed
-from webmesh.observer import NO_OBSERVER, Observer
+from webmesh.observer import NO_OBSERVER, Observer, guarded
 from webmesh.options import DEFAULT_PORT, Limits, Timeouts
 from webmesh.plain_routes import PlainRegistration
 from webmesh.route_options import read_options
@@ -245,7 +245,7 @@ class WebMeshServer:
             self.router, self._registered, self._serializer_type,
             service=self.name, mount=self._mount, tls=self.tls, compression=self._compression,
             allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins,
-            limits=self.limits, timeouts=self.timeouts, observer=self.observer,
+            limits=self.limits, timeouts=self.timeouts, observer=guarded(self.observer),
         )  # fmt: skip
 
     def await_started(self, timeout: float | None = None) -> None:
@@ -344,8 +344,7 @@ class WebMeshServer:
         serving.close(self.timeouts.drain if timeout is None else timeout)
         if self in SERVED_BY.get() or isinstance(getcurrent(), Hub):
             return
-        serving.stopped.wait()
-        serving.home.stop()
+        serving.wait_stopped()
 
     def __enter__(self) -> WebMeshServer:
         if self._serving is None:
