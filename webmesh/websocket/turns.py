@@ -10,12 +10,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from gevent import Greenlet, getcurrent
-from gevent.hub import get_hub
+from gevent import Greenlet, GreenletExit, Timeout, getcurrent
+from gevent.hub import Waiter, get_hub
 
 T = TypeVar("T")
+_Place: TypeAlias = "tuple[Any, Waiter[bool]]"
+"""A greenlet without anything to do, and what wakes it: with True to lead, with False to leave."""
+
+
+class _Relieved(BaseException):
+    """Thrown into a follower that waits for the next message, when the resident is to wait for it instead."""
 
 
 class Turns(Generic[T]):
@@ -48,8 +55,8 @@ class Turns(Generic[T]):
         self._hub = get_hub()
         self._todo: deque[T] = deque()
         self._leader: Any = None
-        self._resident: Any = None
-        self._parked: deque[Any] = deque()  # the resident leftmost, so that it goes last
+        self._resting: deque[_Place] = deque()  # the resident, when it has nothing to do
+        self._parked: deque[_Place] = deque()  # followers likewise
         self._handover: Any = None
         self._others = 0
         self._stalled = False
@@ -72,30 +79,38 @@ class Turns(Generic[T]):
         """
         me = self._leader = getcurrent()
         try:
-            self._live(me, resident=True)
+            self._live(me, self._resting)
         finally:
             self._end()
 
     def dismiss(self) -> None:
-        """Let followers go that have nothing to do; called now and then, not after each message."""
-        while self._parked and self._parked[-1] is not self._resident:
-            idle = self._parked.pop()
-            self._hub.loop.run_callback(idle.switch, False)
+        """Come back to one greenlet where nobody has anything to do; called now and then, not after each message."""
+        while self._parked:
+            self._hub.loop.run_callback(self._parked.pop()[1].switch, False)
+        if self._resting:
+            self._hub.loop.run_callback(self._relieve)
 
-    def _live(self, me: Any, *, resident: bool) -> None:
-        if resident:
-            self._resident = me
+    def _live(self, me: Any, parked: deque[_Place]) -> None:
         while True:
             self._lead(me)
-            if self._ended:
+            if not self._park(me, parked):
                 return
-            if resident:
-                self._parked.appendleft(me)
-            else:
-                self._parked.append(me)
-            promoted = self._hub.switch()  # until _promote, dismiss or _end switches back
-            if not promoted:
-                return
+
+    def _park(self, me: Any, parked: deque[_Place]) -> bool:
+        """Wait until the lead is handed on to *me*; False when it is to leave."""
+        while not self._ended:
+            place: _Place = (me, Waiter(self._hub))
+            parked.append(place)
+            try:
+                return place[1].get()
+            except BaseException as thrown:
+                with suppress(ValueError):
+                    parked.remove(place)
+                if isinstance(thrown, GreenletExit):
+                    return False  # killed: nothing is lost with it
+                if not isinstance(thrown, Timeout):  # a timer that a handler has forgotten
+                    raise
+        return False
 
     def _lead(self, me: Any) -> None:
         """Read and handle until the lead is lost or the connection has ended."""
@@ -103,8 +118,11 @@ class Turns(Generic[T]):
         run_callback = self._hub.loop.run_callback
         while True:
             if not todo:
-                self._flush()
-                items = self._read()
+                try:
+                    self._flush()
+                    items = self._read()
+                except Timeout:
+                    continue  # a timer that a handler has forgotten
                 if items is None:
                     self._end()
                     return
@@ -132,16 +150,33 @@ class Turns(Generic[T]):
 
     def _promote(self) -> None:
         self._others += 1
-        if self._parked:
-            self._leader = self._parked.pop()
-            self._leader.switch(True)
+        if self._resting or self._parked:
+            self._leader, waiter = (self._resting or self._parked).pop()
+            waiter.switch(True)
         else:
+            # Switched to at once: one that only was to start could be killed unseen, and nobody would read.
             self._leader = follower = Greenlet(self._follow)
-            follower.start()
+            follower.switch()
+
+    def _relieve(self) -> None:
+        """In the hub: give the lead back to the resident, if the leader does nothing but wait for what comes next.
+
+        Without it a connection with one slow handler would keep two greenlets ever after.
+        """
+        # A leader that handles has a handover waiting, or has handed on, or has stalled.
+        handles = self._stalled or self._handover is not None and self._handover.pending
+        if self._ended or handles or not self._resting:
+            return
+        follower = self._leader
+        self._leader, waiter = self._resting.pop()
+        follower.throw(_Relieved)
+        waiter.switch(True)
 
     def _follow(self) -> None:
         try:
-            self._live(getcurrent(), resident=False)
+            self._live(getcurrent(), self._parked)
+        except _Relieved:
+            pass
         except BaseException:
             # Handlers' errors never come here: this is a kill, or a fault of ours. Without a reader the
             # connection would hang, so it ends.
@@ -164,5 +199,6 @@ class Turns(Generic[T]):
         self._ended = True
         if self._handover is not None:
             self._handover.stop()
-        while self._parked:
-            self._hub.loop.run_callback(self._parked.pop().switch, False)
+        for parked in (self._resting, self._parked):
+            while parked:
+                self._hub.loop.run_callback(parked.pop()[1].switch, False)
