@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -79,9 +80,20 @@ def chosen(only: tuple[str, ...] | None) -> list[Contestant]:
     ]
 
 
+def refuse_real_time() -> None:
+    """End unless this process has an ordinary priority.
+
+    Under a real-time policy the load never leaves its core. Seen: the kernel, which was to reap a server, spun at
+    that priority for the sake of an ordinary process that could no longer run, and the core was lost.
+    """
+    if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+        raise SystemExit("scripts/bench: not under a real-time priority: it can hang a core")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; always 0, because a slow machine is no error."""
     options = parser().parse_args(arguments)
+    refuse_real_time()
     only = options.only
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -76,6 +76,8 @@ class Opener:
         sock, started = self.under_way[fd]
         if event & select.EPOLLIN:
             answer = sock.recv(4096)
+            if not answer:
+                raise LoadFailed("the server closed the connection during the handshake")
             if self.upgrades and not answer.startswith(b"HTTP/1.1 101 "):
                 raise LoadFailed(f"the upgrade was refused: {answer[:60]!r}")
             self.opened += 1

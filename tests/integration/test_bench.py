@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import random
 import struct
 import subprocess
@@ -20,7 +21,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from bench_parts import wire  # noqa: E402
-from bench_parts.command import chosen  # noqa: E402
+from bench_parts.command import chosen, main  # noqa: E402
 from bench_parts.contestants import CONTESTANTS, FLOOR  # noqa: E402
 from bench_parts.load import FrameCounter, LoadFailed, Sample, percentiles  # noqa: E402
 from bench_parts.results import Claim, Verdict, figures, noise, ratio, to_floor, verdicts  # noqa: E402
@@ -196,6 +197,14 @@ def test_an_unknown_contestant_is_refused_with_its_name() -> None:
     """A misspelt name must not end in an empty table."""
     with pytest.raises(SystemExit, match="no such contestant: cal"):
         chosen(("cal",))
+
+
+def test_a_real_time_priority_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would starve what the measurement itself waits for, and can hang a core."""
+    monkeypatch.setattr(os, "sched_getscheduler", lambda pid: os.SCHED_FIFO)
+
+    with pytest.raises(SystemExit, match="real-time"):
+        main(["--here", "--only", FLOOR])
 
 
 @pytest.mark.timeout(300)
