@@ -16,7 +16,7 @@ if "--plain" not in sys.argv:
 
 import argparse
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gevent
 
@@ -76,7 +76,7 @@ def register(server: WebMeshServer, routes: int) -> None:
             connection.send(message)
 
 
-def further_routes(routes: int) -> Iterator[tuple[str, object]]:
+def further_routes(routes: int) -> Iterator[tuple[str, Callable[..., object]]]:
     for number in range(routes // 2):
         yield f"/area{number % 100}/thing{number}/get", echo
         yield f"/area{number % 100}/thing{number}/<int:id>", echo_with_id
