@@ -55,8 +55,8 @@ class Turns(Generic[T]):
         self._hub = get_hub()
         self._todo: deque[T] = deque()
         self._leader: Any = None
-        self._resting: deque[_Place] = deque()  # the resident, when it has nothing to do
-        self._parked: deque[_Place] = deque()  # followers likewise
+        self._resting: list[_Place] = []  # the resident, when it has nothing to do
+        self._parked: list[_Place] = []  # followers likewise
         self._handover: Any = None
         self._others = 0
         self._stalled = False
@@ -90,13 +90,13 @@ class Turns(Generic[T]):
         if self._resting:
             self._hub.loop.run_callback(self._relieve)
 
-    def _live(self, me: Any, parked: deque[_Place]) -> None:
+    def _live(self, me: Any, parked: list[_Place]) -> None:
         while True:
             self._lead(me)
             if not self._park(me, parked):
                 return
 
-    def _park(self, me: Any, parked: deque[_Place]) -> bool:
+    def _park(self, me: Any, parked: list[_Place]) -> bool:
         """Wait until the lead is handed on to *me*; False when it is to leave."""
         while not self._ended:
             place: _Place = (me, Waiter(self._hub))
