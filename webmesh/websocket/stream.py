@@ -137,6 +137,7 @@ class MessageStream:
         elif isinstance(item, RemoteProtocolError):
             reason = "message too big" if isinstance(item, MessageTooBig) else str(item)
             self.close(item.close_code, reason)
+            self._say_no_more()
 
     def _recv_plain(self) -> bytes:
         try:
@@ -370,6 +371,15 @@ class MessageStream:
         self._ending = ConnectionClosed(code, reason)
         self._write(self._frames.close(code, reason))
         self._end_in(self._timeouts.close)
+
+    def _say_no_more(self) -> None:
+        """After a fault of the peer's nothing is read that it says, its close neither: so end our half of TCP, upon
+        which it ends the other, as RFC 6455 §7.1.7 lets a server do. Otherwise both would wait for the close timer."""
+        if not self._client and not self._backlog:
+            try:
+                self._sock.shutdown(stdlib_socket.SHUT_WR)
+            except (OSError, ValueError):
+                pass  # the reader sees that it has ended
 
     def _peer_closes(self, item: CloseReceived) -> None:
         if self.state is OPEN:
