@@ -34,7 +34,7 @@ def test_options_are_frozen_and_named(cls: type) -> None:
 
 
 @pytest.mark.parametrize(("cls", "name"), FIELDS)
-@pytest.mark.parametrize("value", [0, -1, float("nan"), True, None, "10"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, None, "10"])
 def test_only_positive_numbers(cls: type, name: str, value: object) -> None:
     """No bound can be switched off, and a text from a configuration file is no number."""
     with pytest.raises(ConfigurationError, match=f"{cls.__name__}.{name}"):

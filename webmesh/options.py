@@ -6,6 +6,7 @@ change stands here; numbers that only shape the code stand where they are used.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from webmesh.exceptions import ConfigurationError
@@ -189,5 +190,5 @@ def _check_positive(options: Limits | Timeouts | Backoff) -> None:
         wanted = int if field.type == "int" else (int, float)
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise ConfigurationError(f"{type(options).__name__}.{field.name} must be a {field.type}, not {value!r}")
-        if not value > 0:
-            raise ConfigurationError(f"{type(options).__name__}.{field.name} must be above 0, not {value!r}")
+        if not 0 < value < math.inf:
+            raise ConfigurationError(f"{type(options).__name__}.{field.name} must be above 0 and finite, not {value!r}")

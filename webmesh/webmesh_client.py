@@ -35,7 +35,7 @@ from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.target import parse_url
-from webmesh.websocket.websocket_connection import WebSocketConnection
+from webmesh.websocket.websocket_connection import WebSocketConnection, finite
 
 logger = logging.getLogger("webmesh.client")
 
@@ -136,7 +136,7 @@ class WebMeshClient:
             return connection
         self._check_open()
         self._start()
-        return self._home.run(self._connect, self.timeouts.connect if timeout is None else timeout)
+        return self._home.run(self._connect, self.timeouts.connect if timeout is None else finite(timeout))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -241,7 +241,7 @@ class WebMeshClient:
             readers = tuple(self._connections.values())
             for connection in tuple(self._connections):
                 connection.close(1000, timeout=0)
-            gevent.joinall(readers, self.timeouts.close + 1)
+            gevent.joinall(readers, self.timeouts.close)
             gevent.killall(readers, block=False)
             self._dispatcher.stop(self.timeouts.close)
             self._pulse.stop()
@@ -289,7 +289,7 @@ class WebMeshClient:
             connection, timeout = self._connect_within(path, timeout)
         if not self._middleware:
             return connection.call(path, payload, timeout=timeout, headers=headers)
-        seconds = self.timeouts.request if timeout is None else timeout
+        seconds = self.timeouts.request if timeout is None else finite(timeout)
         return self._chain(Call(path, payload, dict(headers or NO_HEADERS), connection, seconds=seconds))
 
     def _connect_within(self, path: str, timeout: float | None) -> tuple[WebSocketConnection, float]:
@@ -298,7 +298,7 @@ class WebMeshClient:
         Raises:
             RequestTimeout: It has none.
         """
-        seconds = self.timeouts.request if timeout is None else timeout
+        seconds = self.timeouts.request if timeout is None else finite(timeout)
         handled = CURRENT.get()
         left = Deadline(seconds).tightened(None if handled is None else handled.deadline.remaining())
         if left.expired:

@@ -17,7 +17,7 @@ from gevent import getcurrent
 from webmesh.call import CALL_CHAIN, CURRENT, Call, service_chain
 from webmesh.deadline import Deadline
 from webmesh.exceptions import (
-    ConnectionClosed, FailedPrecondition, LocalProtocolError, ReplyLost, RequestTimeout,
+    ConfigurationError, ConnectionClosed, FailedPrecondition, LocalProtocolError, ReplyLost, RequestTimeout,
 )  # fmt: skip
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
@@ -34,6 +34,21 @@ if TYPE_CHECKING:
     from webmesh.message_serializers import AbstractMessageSerializer
     from webmesh.websocket.upgraded import Upgraded
     from webmesh.protocol.handshake import UpgradeRequest
+
+
+LONGEST = 365 * 86400.0
+"""Seconds that a call may be given, and what it gets where somebody says for ever: timers cannot count that."""
+
+
+def finite(seconds: float) -> float:
+    """*seconds*, or `LONGEST` where they are more.
+
+    Raises:
+        ConfigurationError: They are no number.
+    """
+    if seconds != seconds:
+        raise ConfigurationError("a timeout must be a number of seconds, not nan")
+    return min(seconds, LONGEST)
 
 
 class WebSocketConnection:
@@ -292,7 +307,7 @@ class WebSocketConnection:
 
     def _time_for(self, timeout: float | None, default: float | None) -> float | None:
         """Seconds for a request made now: the caller's or the default, within what the handler that asks has left."""
-        seconds = default if timeout is None else timeout
+        seconds = default if timeout is None else timeout if timeout < LONGEST else finite(timeout)
         call: Call | None = CURRENT.get()
         left = None if call is None else call.deadline.remaining()
         if seconds is None or left is None:
