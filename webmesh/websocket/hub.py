@@ -11,6 +11,7 @@ import atexit
 import functools
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -228,6 +229,7 @@ class HubThread:
         self._outcomes: set[Completion[Any]] = set()
         self._stop: Completion[None] = Completion()
         self._ready: Completion[None] = Completion()
+        self._ended: Completion[None] = Completion()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -257,6 +259,7 @@ class HubThread:
                     raise
         if native:
             self._wind_up(hub)
+        self._ended.succeed(None)
 
     def _wind_up(self, hub: Hub) -> None:
         """In the native thread, at its end: nothing runs in this hub any more."""
@@ -325,7 +328,13 @@ class HubThread:
         """End the thread; what still runs in its hub is given up. Safe to call twice and from anywhere."""
         self._stop.succeed(None)
         atexit.unregister(self.stop)
-        if self._thread is not None and not self.inside():
+        if self._thread is None or self.inside():
+            return
+        if monkey.is_module_patched("threading"):
+            # The thread is a greenlet, and its join() often wakes a native thread only when the time is up.
+            with suppress(TimeoutError):
+                self._ended.wait(JOIN_TIMEOUT)
+        else:
             self._thread.join(JOIN_TIMEOUT)
 
 
