@@ -22,6 +22,8 @@ PATIENCE = 10.0
 """Seconds after which a test gives up: far more than anything here takes."""
 
 PATCHED = bool(monkey.is_module_patched("threading"))
+NATIVE_THREAD: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+"""Which native thread runs, in every process."""
 NATIVE_SLEEP: Callable[[float], None] = monkey.get_original("time", "sleep")
 """Blocks its native thread in every process, as code in C does."""
 
@@ -97,10 +99,11 @@ class Census:
     @staticmethod
     def _count() -> dict[str, int]:
         gc.collect()
+        resolvers = gevent.get_hub().threadpool.size  # gevent's own, which stay for some seconds
         greenlets = [one for one in gc.get_objects() if issubclass(type(one), gevent.Greenlet) and one]
         return {
             "threads": threading.active_count(),
-            "tasks": len(os.listdir("/proc/self/task")),
+            "tasks": len(os.listdir("/proc/self/task")) - resolvers,
             "descriptors": len(os.listdir("/proc/self/fd")),
             "greenlets": len(greenlets),
         }

@@ -16,8 +16,7 @@ from tests.running import PATIENCE, Census, connected, native_threads, running, 
 from webmesh.call import Call, CallNext, current_call
 from webmesh.exceptions import (
     ConfigurationError, ConnectFailed, ConnectionClosed, DeadlineExceeded, EncodeError, HandlerFailed,
-    HandshakeRejected, InvalidArgument, Overloaded, ReplyLost, RequestTimeout, RouteNotFound, TransportError,
-    WebMeshError,
+    HandshakeRejected, InvalidArgument, Overloaded, ReplyLost, RequestTimeout, RouteNotFound, WebMeshError,
 )  # fmt: skip
 from webmesh.message_serializers import StandardJsonSerializer
 from webmesh.options import Limits, Timeouts

@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed as PeerClosed
 from websockets.sync.client import connect
 
-from tests.running import NATIVE_SLEEP, PATCHED, PATIENCE, Census, connected, running, wait_for
+from tests.running import NATIVE_SLEEP, NATIVE_THREAD, PATCHED, PATIENCE, Census, connected, running, wait_for
 from webmesh.call import Call, CallNext, current_call
 from webmesh.exceptions import (
     BadPattern, ConfigurationError, ConnectionClosed, DuplicateRoute, HandlerFailed, InvalidArgument,
@@ -575,18 +575,18 @@ def test_middleware_sees_what_a_handler_raises() -> None:
 def test_middleware_runs_where_the_handler_runs() -> None:
     """What it opens in a thread the handler finds in that thread."""
     server, seen = WebMeshServer(), []
-    server.on("/")(lambda payload, path, client: seen.append(threading.get_ident()))
+    server.on("/")(lambda payload, path, client: seen.append(NATIVE_THREAD()))
 
     @server.middleware
     def note(call: Call, call_next: CallNext) -> Any:
-        seen.append(threading.get_ident())
+        seen.append(NATIVE_THREAD())
         return call_next(call)
 
     with connected(server) as client:
         client.call("/", timeout=PATIENCE)
 
     assert seen[0] == seen[1]
-    assert PATCHED or threading.get_ident() != seen[0]
+    assert PATCHED or NATIVE_THREAD() != seen[0]
 
 
 # ----------------------------------------------------------------------- closing

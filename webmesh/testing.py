@@ -14,6 +14,7 @@ import gevent
 import gevent.socket
 
 from webmesh.dispatch import Dispatcher
+from webmesh.exceptions import RemoteProtocolError
 from webmesh.execution import Executor, stop_home
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer
 from webmesh.observer import NO_OBSERVER, Observer
@@ -111,17 +112,23 @@ class MemoryPeer:
 
         Args:
             size: Take only so many bytes; `None` takes all.
+
+        Raises:
+            RemoteProtocolError: The other end has broken the protocol; a connection would close with its `close_code`.
+            DecodeError: A message cannot be decoded.
         """
         data = bytes(self.wire[:size])
         del self.wire[: len(data)]
         incoming = self._frames.receive(data)
         while self._frames.pending:
             incoming += self._frames.receive()
-        return [
-            self.session.receive(self._serializer.deserialize(item))
-            for item in incoming
-            if isinstance(item, str | bytes)
-        ]
+        events: list[Event] = []
+        for item in incoming:
+            if isinstance(item, RemoteProtocolError):
+                raise item
+            if isinstance(item, str | bytes):
+                events.append(self.session.receive(self._serializer.deserialize(item)))
+        return events
 
 
 def memory_pair(
