@@ -104,7 +104,10 @@ class PlainRoutes:
         """Read for the handler and run it; returns when both have ended. In the connection's greenlet."""
         worker = gevent.spawn(self._run, connection, match)
         try:
-            connection.run_plain()
+            if self.blocks(match):
+                connection.run_plain()
+            else:
+                connection.attend_plain()
             worker.join(self._seconds)
             if not worker.ready():
                 # It waits for something that is not the connection, or it would have seen the end.
@@ -120,6 +123,7 @@ class PlainRoutes:
         context = self._context.copy()
         try:
             if not self.blocks(match):
+                connection.own_plain()
                 context.run(_call, route.handler, connection, arguments)
             elif self._executor.full:  # another upgrade took the last thread since this one was accepted
                 connection.close(1013, "no thread is free for this route", timeout=0)

@@ -40,6 +40,11 @@ class Inbox(Generic[T]):
         return len(self._items)
 
     @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for the next item."""
+        return self._bell.awaited
+
+    @property
     def over(self) -> bool:
         """Whether nothing more will arrive; items may still wait."""
         return self._over
