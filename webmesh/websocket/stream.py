@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent import getcurrent
 from gevent.event import Event
 from gevent.hub import get_hub
 from gevent.ssl import SSLSocket  # not the standard library's, also in a process that is not patched
@@ -25,7 +26,7 @@ from webmesh.websocket.hub import Completion
 from webmesh.websocket.upgraded import Upgraded
 from webmesh.websocket.write_batch import write_batch
 
-READ_SIZE = 64 * 1024
+READ_SIZE = 120 * 1024
 """Bytes asked for in one read: more than most turns bring, and a recv buffer that malloc reuses."""
 FLUSH_SIZE = 64 * 1024
 """Bytes of answers after which they leave before the turn is over: about one socket buffer."""
@@ -45,8 +46,8 @@ class MessageStream:
         "_after_backlog", "_backlog", "_backlog_size", "_batch", "_begun_at", "_client", "_clock",
         "_close_timer", "_early", "_encode", "_ending", "_flushing", "_frames", "_heard", "_heard_at",
         "_hub", "_limits", "_on_closed", "_out", "_out_size", "_overhead", "_ping_at", "_pong", "_raw",
-        "_readable", "_recv", "_room", "_send", "_sock", "_timeouts", "_tokens", "_tokens_at", "_waiting",
-        "_whole", "_writable", "_wrote_at", "closed", "state",
+        "_readable", "_reader", "_recv", "_room", "_send", "_sock", "_timeouts", "_tokens", "_tokens_at",
+        "_waiting", "_watching", "_whole", "_writable", "_wrote_at", "closed", "state",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +71,8 @@ class MessageStream:
         self._encode = self._frames.encode
         self._early = upgraded.trailing
         self._adopt(upgraded.sock)
+        self._reader: Any = None
+        self._watching = False
         self._out: list[bytes] = []
         self._out_size = 0
         self._flushing = False
@@ -140,16 +143,36 @@ class MessageStream:
             self._say_no_more()
 
     def _recv_plain(self) -> bytes:
+        # Wait, then read: a read that is tried first nearly always fails (half the cost of an echo). The
+        # watcher goes on watching from one read to the next: to start and stop it costs half as much again.
         try:
             while True:
-                # Wait, then read: a read that is tried first nearly always fails (half the cost of an echo).
-                self._hub.wait(self._readable)
+                self._reader = getcurrent()
+                if not self._watching and self.state is not CLOSED:
+                    self._watching = True
+                    self._readable.start(self._wake)
+                try:
+                    self._hub.switch()  # until _wake or _end switches back
+                finally:
+                    self._reader = None
                 try:
                     return self._raw.recv(READ_SIZE)  # type: ignore[no-any-return]
                 except BlockingIOError:
                     continue
         except OSError:
             return b""
+
+    def _wake(self) -> None:
+        """In the hub: something can be read. Nobody reads while enough is in hand: then it is not watched either."""
+        if self._reader is not None:
+            self._reader.switch()
+        else:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._readable.stop()
 
     def _recv_tls(self) -> bytes:
         try:
@@ -427,6 +450,9 @@ class MessageStream:
             self._close_timer = None
         if self._room is not None:
             self._room.set()
+        self._unwatch()  # libev aborts the process when a closed descriptor is watched
+        if self._reader is not None:
+            self._hub.loop.run_callback(self._wake)
         try:
             # Wakes the peer even if another process shares the descriptor.
             self._sock.shutdown(stdlib_socket.SHUT_RDWR)
