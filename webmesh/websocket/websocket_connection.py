@@ -127,6 +127,17 @@ class WebSocketConnection:
         finally:
             self._stream.abort(ConnectionClosed(1001, "the reader was stopped"))
 
+    def own_plain(self) -> None:
+        """The handler runs in the calling greenlet and reads by itself; in the hub."""
+        self._messages.own()
+
+    def attend_plain(self) -> None:
+        """Wait until the connection has ended, while its handler reads by itself; in the hub."""
+        try:
+            self._stream.closed.wait()
+        finally:
+            self._stream.abort(ConnectionClosed(1001, "the reader was stopped"))
+
     def be_plain(self) -> None:
         """Make it a plain connection. Called once, in the hub, by whoever made it."""
         self._plain = PlainMessages(self._stream, self._home, self._limits)
