@@ -10,8 +10,25 @@ import math
 import time
 from collections.abc import Callable
 
+from webmesh.exceptions import ConfigurationError
+
 Clock = Callable[[], float]
 """Monotonic seconds. `time.monotonic` everywhere but in tests: a wall clock jumps."""
+
+
+LONGEST = 365 * 86400.0
+"""Seconds that a call may be given, and what it gets where somebody says for ever: timers cannot count that."""
+
+
+def finite(seconds: float) -> float:
+    """*seconds*, or `LONGEST` where they are more.
+
+    Raises:
+        ConfigurationError: They are no number.
+    """
+    if seconds != seconds:
+        raise ConfigurationError("a timeout must be a number of seconds, not nan")
+    return min(seconds, LONGEST)
 
 
 class Deadline:

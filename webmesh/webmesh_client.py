@@ -17,7 +17,7 @@ from gevent import getcurrent
 from gevent.hub import Hub
 
 from webmesh.call import CURRENT, NO_HEADERS, SERVED_BY, Call, CallNext, Middleware, chained, serving_context
-from webmesh.deadline import Deadline
+from webmesh.deadline import Deadline, finite
 from webmesh.dispatch import Dispatcher
 from webmesh.exceptions import ConfigurationError, ConnectFailed, ConnectionClosed, RequestTimeout
 from webmesh.execution import Executor, stop_home
@@ -35,7 +35,7 @@ from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.target import parse_url
-from webmesh.websocket.websocket_connection import WebSocketConnection, finite
+from webmesh.websocket.websocket_connection import WebSocketConnection
 
 logger = logging.getLogger("webmesh.client")
 

@@ -6,28 +6,23 @@ here runs in the hub that owns the socket. One greenlet reads at a time; any num
 
 from __future__ import annotations
 
-import socket as stdlib_socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent import getcurrent
 from gevent.event import Event
 from gevent.hub import get_hub
-from gevent.ssl import SSLSocket  # not the standard library's, also in a process that is not patched
 
 from webmesh.exceptions import ConnectionClosed, MessageTooBig, RemoteProtocolError
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.frames import CloseReceived, Frames, Incoming, PingReceived
 from webmesh.websocket.hub import Completion
 from webmesh.websocket.upgraded import Upgraded
+from webmesh.websocket.wire import wire_for
 from webmesh.websocket.write_batch import write_batch
 
-READ_SIZE = 120 * 1024
-"""Bytes asked for in one read: more than most turns bring, and a recv buffer that malloc reuses."""
 FLUSH_SIZE = 64 * 1024
 """Bytes of answers after which they leave before the turn is over: about one socket buffer."""
 OPEN, CLOSING, CLOSED = "open", "closing", "closed"
@@ -45,9 +40,9 @@ class MessageStream:
     __slots__ = (
         "_after_backlog", "_backlog", "_backlog_size", "_batch", "_begun_at", "_client", "_clock",
         "_close_timer", "_early", "_encode", "_ending", "_flushing", "_frames", "_heard", "_heard_at",
-        "_hub", "_limits", "_on_closed", "_out", "_out_size", "_overhead", "_ping_at", "_pong", "_raw",
-        "_readable", "_reader", "_recv", "_room", "_send", "_sock", "_timeouts", "_tokens", "_tokens_at",
-        "_waiting", "_watching", "_whole", "_writable", "_wrote_at", "closed", "state",
+        "_hub", "_limits", "_on_closed", "_out", "_out_size", "_overhead", "_ping_at", "_pong", "_recv",
+        "_room", "_timeouts", "_tokens", "_tokens_at", "_waiting", "_whole", "_wire", "_wire_send",
+        "_wrote_at", "closed", "state",
     )  # fmt: skip
 
     def __init__(
@@ -70,9 +65,10 @@ class MessageStream:
         self._frames = Frames(client=client, limits=limits, extensions=upgraded.extensions)
         self._encode = self._frames.encode
         self._early = upgraded.trailing
-        self._adopt(upgraded.sock)
-        self._reader: Any = None
-        self._watching = False
+        self._wire = wire_for(upgraded.sock)
+        self._recv, self._wire_send = self._wire.recv, self._wire.send
+        self._hub = get_hub()
+        self._batch = write_batch(self._hub)
         self._out: list[bytes] = []
         self._out_size = 0
         self._flushing = False
@@ -86,20 +82,6 @@ class MessageStream:
         self._close_timer: Any = None
         self._tokens_at = 0.0
         self._watch(clock())
-
-    def _adopt(self, sock: Any) -> None:
-        self._sock = sock
-        self._hub = get_hub()
-        self._batch = write_batch(self._hub)
-        # The socket's own watchers, no others: libev aborts the process when a watcher is active on a
-        # closed descriptor, and only of these does gevent's close() know.
-        self._readable, self._writable = sock._read_event, sock._write_event
-        sock.settimeout(0.0)
-        if isinstance(sock, SSLSocket):
-            self._recv, self._send = self._recv_tls, self._send_tls
-        else:
-            self._raw = sock._sock
-            self._recv, self._send = self._recv_plain, self._send_plain
 
     # ----------------------------------------------------------------- reading
 
@@ -141,50 +123,6 @@ class MessageStream:
             reason = "message too big" if isinstance(item, MessageTooBig) else str(item)
             self.close(item.close_code, reason)
             self._say_no_more()
-
-    def _recv_plain(self) -> bytes:
-        # Wait, then read: a read that is tried first nearly always fails (half the cost of an echo). The
-        # watcher goes on watching from one read to the next: to start and stop it costs half as much again.
-        try:
-            while True:
-                self._reader = getcurrent()
-                if not self._watching and self.state is not CLOSED:
-                    self._watching = True
-                    self._readable.start(self._wake)
-                try:
-                    self._hub.switch()  # until _wake or _end switches back
-                finally:
-                    self._reader = None
-                try:
-                    return self._raw.recv(READ_SIZE)  # type: ignore[no-any-return]
-                except BlockingIOError:
-                    continue
-        except OSError:
-            return b""
-
-    def _wake(self) -> None:
-        """In the hub: something can be read. Nobody reads while enough is in hand: then it is not watched either."""
-        if self._reader is not None:
-            self._reader.switch()
-        else:
-            self._unwatch()
-
-    def _unwatch(self) -> None:
-        if self._watching:
-            self._watching = False
-            self._readable.stop()
-
-    def _recv_tls(self) -> bytes:
-        try:
-            while True:
-                if not self._sock.pending():
-                    self._hub.wait(self._readable)
-                try:
-                    return self._sock.recv(READ_SIZE)  # type: ignore[no-any-return]
-                except ssl.SSLWantReadError:
-                    continue
-        except (OSError, ValueError):  # ValueError: closed by another greenlet between the two steps
-            return b""
 
     def _charge(self, overhead: int) -> None:
         """Count frames that carry no whole message against the rate that a peer may send them at."""
@@ -275,20 +213,11 @@ class MessageStream:
         self._backlog.append(data)
         self._backlog_size += len(data)
 
-    def _send_plain(self, data: bytes | memoryview) -> int:
+    def _send(self, data: bytes | memoryview) -> int:
+        """How many bytes left; -1 when the connection is broken."""
         try:
-            return self._raw.send(data)  # type: ignore[no-any-return]
-        except BlockingIOError:
-            return 0
+            return self._wire_send(data)
         except OSError as error:
-            return self._broken(error)
-
-    def _send_tls(self, data: bytes | memoryview) -> int:
-        try:
-            return self._sock.send(data)  # type: ignore[no-any-return]
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
-        except (OSError, ValueError) as error:
             return self._broken(error)
 
     def _broken(self, error: Exception) -> int:
@@ -302,7 +231,7 @@ class MessageStream:
         """Write the queue as the socket takes it; one such greenlet runs while there is a queue."""
         try:
             while self._backlog and self.state is not CLOSED:
-                self._hub.wait(self._writable)
+                self._wire.wait_writable()
                 self._write_some()
         except OSError as error:
             self._broken(error)
@@ -399,10 +328,7 @@ class MessageStream:
         """After a fault of the peer's nothing is read that it says, its close neither: so end our half of TCP, upon
         which it ends the other, as RFC 6455 §7.1.7 lets a server do. Otherwise both would wait for the close timer."""
         if not self._client and not self._backlog:
-            try:
-                self._sock.shutdown(stdlib_socket.SHUT_WR)
-            except (OSError, ValueError):
-                pass  # the reader sees that it has ended
+            self._wire.end_writing()
 
     def _peer_closes(self, item: CloseReceived) -> None:
         if self.state is OPEN:
@@ -450,14 +376,6 @@ class MessageStream:
             self._close_timer = None
         if self._room is not None:
             self._room.set()
-        self._unwatch()  # libev aborts the process when a closed descriptor is watched
-        if self._reader is not None:
-            self._hub.loop.run_callback(self._wake)
-        try:
-            # Wakes the peer even if another process shares the descriptor.
-            self._sock.shutdown(stdlib_socket.SHUT_RDWR)
-        except (OSError, ValueError):
-            pass
-        self._sock.close()
+        self._wire.close()
         self.closed.succeed(why)
         self._on_closed(why)

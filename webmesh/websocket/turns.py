@@ -8,7 +8,6 @@ holds up its connection, and a quick one costs no spawn (docs/ARCHITECTURE.md, "
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -53,7 +52,7 @@ class Turns(Generic[T]):
         self._on_failure = on_failure
         self._bound = bound
         self._hub = get_hub()
-        self._todo: deque[T] = deque()
+        self._todo: list[T] = []  # the next one last
         self._leader: Any = None
         self._resting: list[_Place] = []  # the resident, when it has nothing to do
         self._parked: list[_Place] = []  # followers likewise
@@ -117,19 +116,11 @@ class Turns(Generic[T]):
         todo, handle = self._todo, self._handle
         run_callback = self._hub.loop.run_callback
         while True:
-            if not todo:
-                try:
-                    self._flush()
-                    items = self._read()
-                except Timeout:
-                    continue  # a timer that a handler has forgotten
-                if items is None:
-                    self._end()
-                    return
-                todo.extend(items)
+            if not todo and not self._read_on():
+                return
             self._handover = run_callback(self._switched)
             while todo:
-                handle(todo.popleft())
+                handle(todo.pop())
                 if self._leader is not me:
                     self._flush()
                     if not self._retake(me):
@@ -138,6 +129,22 @@ class Turns(Generic[T]):
                     self._stalled = False
                     self._handover = run_callback(self._switched)
             self._handover.stop()
+
+    def _read_on(self) -> bool:
+        """Write what there is, and read what comes next; False at the end."""
+        items: list[T] | None = []
+        while items is not None and not items:
+            try:
+                self._flush()
+                items = self._read()
+            except Timeout:
+                pass  # a timer that a handler has forgotten
+        if items is None:
+            self._end()
+            return False
+        items.reverse()
+        self._todo.extend(items)
+        return True
 
     def _switched(self) -> None:
         """In the hub: the leader's handler has switched. Someone else must read, unless enough is in hand."""

@@ -15,18 +15,19 @@ import gevent
 from gevent import getcurrent
 
 from webmesh.call import CALL_CHAIN, CURRENT, Call, service_chain
-from webmesh.deadline import Deadline
+from webmesh.deadline import LONGEST, Deadline, finite
 from webmesh.exceptions import (
-    ConfigurationError, ConnectionClosed, FailedPrecondition, LocalProtocolError, ReplyLost, RequestTimeout,
+    ConnectionClosed, FailedPrecondition, LocalProtocolError, ReplyLost, RequestTimeout,
 )  # fmt: skip
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol import envelope
-from webmesh.websocket.conversation import Answerer, Conversation, Waiter
+from webmesh.websocket.conversation import Answerer, Conversation
 from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion, HubThread
-from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH, ItemStream
+from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.plain_messages import PlainMessages
+from webmesh.websocket.sent_call import SentCall, send_all
 from webmesh.websocket.stream import OPEN, MessageStream
 from webmesh.websocket.turns import Turns
 
@@ -34,21 +35,6 @@ if TYPE_CHECKING:
     from webmesh.message_serializers import AbstractMessageSerializer
     from webmesh.websocket.upgraded import Upgraded
     from webmesh.protocol.handshake import UpgradeRequest
-
-
-LONGEST = 365 * 86400.0
-"""Seconds that a call may be given, and what it gets where somebody says for ever: timers cannot count that."""
-
-
-def finite(seconds: float) -> float:
-    """*seconds*, or `LONGEST` where they are more.
-
-    Raises:
-        ConfigurationError: They are no number.
-    """
-    if seconds != seconds:
-        raise ConfigurationError("a timeout must be a number of seconds, not nan")
-    return min(seconds, LONGEST)
 
 
 class WebSocketConnection:
@@ -305,9 +291,9 @@ class WebSocketConnection:
         self._home.run(self._open_stream, stream, payload, left, self._outgoing_headers(headers), window, announced)
         if background is not None:
             if self._home.inside():
-                gevent.spawn(_send_all, stream, background)
+                gevent.spawn(send_all, stream, background)
             else:  # the iterable may block, which must not hold the hub
-                threading.Thread(target=_send_all, args=(stream, background), name=f"items {path}", daemon=True).start()
+                threading.Thread(target=send_all, args=(stream, background), name=f"items {path}", daemon=True).start()
         return stream
 
     @property
@@ -347,7 +333,7 @@ class WebSocketConnection:
         seconds = self._time_for(timeout, self._timeouts.request)
         self._check_time(path, seconds)
         completion: Completion[Any] = Completion(self._home.hub)
-        sent = _SentCall(self._mesh, self._home, completion)
+        sent = SentCall(self._mesh, self._home, completion)
         future = Future(path, completion, Deadline(seconds), seconds, sent.abandon)
         extra = self._outgoing_headers(headers)
         if not self._home.inside():
@@ -359,7 +345,7 @@ class WebSocketConnection:
             sent.start(path, payload, seconds, extra)
         return future
 
-    def _start_or_fail(self, sent: _SentCall, *request: Any) -> None:
+    def _start_or_fail(self, sent: SentCall, *request: Any) -> None:
         """In the hub, for a caller in another thread, who gets what goes wrong from the future."""
         try:
             sent.start(*request)
@@ -432,37 +418,3 @@ class WebSocketConnection:
     def __repr__(self) -> str:
         pending = f" pending={self._conversation.session.open_requests}" if self._conversation is not None else ""
         return f"<WebSocketConnection {self.id} peer={self.address} {self._stream.state}{pending}>"
-
-
-class _SentCall:
-    """A call's place in the session; lives in the hub."""
-
-    __slots__ = ("completion", "conversation", "home", "request")
-
-    def __init__(self, conversation: Conversation, home: HubThread, completion: Waiter) -> None:
-        self.conversation = conversation
-        self.home = home
-        self.completion = completion
-        self.request: Any = None
-
-    def start(self, path: str, payload: Any, seconds: float | None, headers: dict[str, str] | None) -> None:
-        self.request = self.conversation.ask(path, payload, self.completion, timeout=seconds, headers=headers)
-
-    def abandon(self) -> None:
-        """Tell the peer that nobody waits; from any thread."""
-        if not self.home.inside():
-            self.home.post(self.abandon)
-        elif self.request is not None:
-            self.conversation.abandon(self.request)
-
-
-def _send_all(stream: ItemStream, items: Iterable[Any]) -> None:
-    """Send an iterable's items, then the end. Runs in a greenlet or thread of its own."""
-    try:
-        for number, item in enumerate(items, 1):
-            stream.send(item)
-            if number % ITEMS_BEFORE_SWITCH == 0:
-                gevent.sleep(0)
-        stream.end()
-    except Exception as error:  # the edge around the user's iterable: whoever reads the stream must see it
-        stream.broken(error)

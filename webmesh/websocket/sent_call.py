@@ -1,0 +1,49 @@
+"""What a connection keeps of a call that it sends, and how a stream's items are sent for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH, ItemStream
+
+if TYPE_CHECKING:
+    from webmesh.websocket.conversation import Conversation, Waiter
+    from webmesh.websocket.hub import HubThread
+
+
+class SentCall:
+    """A call's place in the session; lives in the hub."""
+
+    __slots__ = ("completion", "conversation", "home", "request")
+
+    def __init__(self, conversation: Conversation, home: HubThread, completion: Waiter) -> None:
+        self.conversation = conversation
+        self.home = home
+        self.completion = completion
+        self.request: Any = None
+
+    def start(self, path: str, payload: Any, seconds: float | None, headers: dict[str, str] | None) -> None:
+        """Send it; raises as `Conversation.ask`."""
+        self.request = self.conversation.ask(path, payload, self.completion, timeout=seconds, headers=headers)
+
+    def abandon(self) -> None:
+        """Tell the peer that nobody waits; from any thread."""
+        if not self.home.inside():
+            self.home.post(self.abandon)
+        elif self.request is not None:
+            self.conversation.abandon(self.request)
+
+
+def send_all(stream: ItemStream, items: Iterable[Any]) -> None:
+    """Send an iterable's items, then the end. Runs in a greenlet or thread of its own."""
+    try:
+        for number, item in enumerate(items, 1):
+            stream.send(item)
+            if number % ITEMS_BEFORE_SWITCH == 0:
+                gevent.sleep(0)
+        stream.end()
+    except Exception as error:  # the edge around the user's iterable: whoever reads the stream must see it
+        stream.broken(error)
