@@ -11,14 +11,16 @@ import logging
 from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
 from webmesh.exceptions import ConfigurationError, ConnectionClosed
-from webmesh.execution import Executor
 from webmesh.routing import Match, Route, Router
-from webmesh.websocket.websocket_connection import WebSocketConnection
+
+if TYPE_CHECKING:
+    from webmesh.execution import Executor
+    from webmesh.websocket.websocket_connection import WebSocketConnection
 
 logger = logging.getLogger("webmesh.server")
 

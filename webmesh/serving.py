@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 
 import gevent
+from typing import TYPE_CHECKING
 
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError
 from webmesh.execution import stop_home
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.routing import Match
-from webmesh.server_parts import ServerParts
 from webmesh.websocket.hub import Completion
 from webmesh.websocket.http import pages
 from webmesh.websocket.listener import Listener
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress, Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
+
+if TYPE_CHECKING:
+    from webmesh.server_parts import ServerParts
 
 logger = logging.getLogger("webmesh.server")
 

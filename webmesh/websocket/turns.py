@@ -121,10 +121,8 @@ class Turns(Generic[T]):
             self._handover = run_callback(self._switched)
             while todo:
                 handle(todo.pop())
-                if self._leader is not me:
-                    self._flush()
-                    if not self._retake(me):
-                        return
+                if self._leader is not me and not self._retake(me):
+                    return
                 if self._handover is None:
                     self._stalled = False
                     self._handover = run_callback(self._switched)
@@ -193,6 +191,7 @@ class Turns(Generic[T]):
 
     def _retake(self, me: Any) -> bool:
         """A handler that had lost the lead is over: read again only where nothing is read now."""
+        self._flush()
         self._others -= 1
         if not self._stalled or self._ended:
             return False
