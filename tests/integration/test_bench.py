@@ -208,6 +208,7 @@ def test_a_real_time_priority_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.plain  # the bench is a process of its own: once is enough
 def test_bench_prints_a_row_for_everything_that_can_run(tmp_path: Path) -> None:
     """One command measures all that is installed, says what is not and why, and judges the claims."""
     file = tmp_path / "samples.json"
