@@ -678,3 +678,17 @@ def test_a_client_that_is_closed_while_handling_ends_its_handlers() -> None:
         release.set()
         assert wait_for(ended.is_set)
     assert {} == census.grown()
+
+
+@pytest.mark.row(91)
+def test_closing_while_it_starts_is_done_by_who_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that interrupts the start cannot wait for it; the first use fails, and nothing is left."""
+    census = Census()
+    client = WebMeshClient("ws://127.0.0.1:1")
+    start = client._home.start
+    monkeypatch.setattr(client._home, "start", lambda: (client.close(), start()))
+
+    with pytest.raises(ConnectionClosed, match="the client was closed"):
+        client.call("/")
+
+    assert {} == census.grown()

@@ -7,6 +7,7 @@ runs.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any, TypeVar, cast
@@ -16,6 +17,7 @@ from gevent.event import AsyncResult
 from gevent.hub import get_hub
 from gevent.threadpool import ThreadPool
 
+from webmesh.call import SERVED_BY
 from webmesh.exceptions import Overloaded
 from webmesh.websocket.hub import HubThread
 
@@ -106,6 +108,23 @@ class Executor:
         """Wait until there are no threads any more; after `close`."""
         if self._ending is not None:
             self._ending.join()
+
+
+def ends_itself(owner: object, home: HubThread) -> bool:
+    """Whether the running code must not wait for the end of *owner*, which waits for it.
+
+    That is so in its handlers and callbacks; and in a signal handler of a patched process, which may have
+    interrupted any greenlet of ours, or the hub.
+    """
+    if owner in SERVED_BY.get():
+        return True
+    frame = sys._getframe(1)  # the one that asks, as a greenlet may have been made to run just that
+    if not home.inside() or frame.f_back is None:
+        return False
+    while frame.f_back is not None:
+        frame = frame.f_back
+    # What a greenlet was made to run: something of ours, a loop of gevent's, or something of the program's.
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("webmesh", "gevent")
 
 
 def stop_home(home: HubThread, *executors: Executor) -> bool:

@@ -14,13 +14,12 @@ from typing import Any, TypeVar
 
 import gevent
 from gevent import getcurrent
-from gevent.hub import Hub
 
-from webmesh.call import CURRENT, NO_HEADERS, SERVED_BY, Call, CallNext, Middleware, chained, serving_context
+from webmesh.call import CURRENT, NO_HEADERS, Call, CallNext, Middleware, chained, serving_context
 from webmesh.deadline import Deadline, finite
 from webmesh.dispatch import Dispatcher
 from webmesh.exceptions import ConfigurationError, ConnectFailed, ConnectionClosed, RequestTimeout
-from webmesh.execution import Executor, stop_home
+from webmesh.execution import Executor, ends_itself, stop_home
 from webmesh.lanes import Lanes
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.observer import NO_OBSERVER, Observer, guarded
@@ -157,6 +156,9 @@ class WebMeshClient:
             self._started.fail(error)
             raise
         self._started.succeed(None)
+        if self._closed:
+            self.close()
+            self._check_open()
 
     def _connect(self, seconds: float) -> WebSocketConnection:
         """In the hub; whoever comes while another dials waits for that one's connection."""
@@ -215,18 +217,17 @@ class WebMeshClient:
     def close(self) -> None:
         """Close the connection with the closing handshake and end the thread. Safe to call twice.
 
-        Who waits for a reply gets `ReplyLost`. Called by a handler of this client, or by a signal handler that
-        interrupts the hub, it returns at once, since the end waits for them.
+        Who waits for a reply gets `ReplyLost`. Called by a handler of this client, or by a signal handler of a
+        patched process, it returns at once, since the end waits for them.
         """
         self._closed = True
         if _claimed(self._start_unclaimed):  # never used
             self._started.fail(ConnectionClosed(1000, "the client was closed"))
-        if self._started.error is not None:
-            return
-        self._started.wait()
+        if self._started.error is not None or not self._started.done:
+            return  # nothing runs; or whoever starts it, interrupted by this signal handler perhaps, closes it
         if _claimed(self._close_unclaimed):
             self._home.post(gevent.spawn, self._shut_down)
-        if self in SERVED_BY.get() or isinstance(getcurrent(), Hub):
+        if ends_itself(self, self._home):
             return
         self._stopped.wait()
         if self._home_stops:

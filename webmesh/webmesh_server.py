@@ -12,12 +12,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from gevent import getcurrent
-from gevent.hub import Hub
-
-from webmesh.call import SERVED_BY, Middleware, serving_context
+from webmesh.call import Middleware, serving_context
 from webmesh.endpoints import checked_mount, checked_names
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
+from webmesh.execution import ends_itself
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.mounting import as_handler, exposed
 from webmesh.observer import NO_OBSERVER, Observer, guarded
@@ -335,16 +333,15 @@ class WebMeshServer:
         Args:
             timeout: Seconds for calls in progress; `None` takes `Timeouts.drain`. Then they are cancelled.
 
-        Called by a handler, a callback or a signal handler that interrupts the hub, it returns at once, since
-        the end waits for them.
+        Called by a handler, a callback or a signal handler of a patched process, it returns at once, since the end
+        waits for them.
         """
         serving = self._serving
         if serving is None:
             return
         serving.close(self.timeouts.drain if timeout is None else timeout)
-        if self in SERVED_BY.get() or isinstance(getcurrent(), Hub):
-            return
-        serving.wait_stopped()
+        if not ends_itself(self, serving.home):
+            serving.wait_stopped()
 
     def __enter__(self) -> WebMeshServer:
         if self._serving is None:
