@@ -605,8 +605,8 @@ def test_finished_requests_are_told_to_the_observer():
 
 
 @pytest.mark.row(51)
-def test_reading_pauses_at_the_bound_of_handlers_and_goes_on():
-    """Nothing is refused and nothing is lost: TCP holds the peer back."""
+def test_calls_beyond_the_bound_of_handlers_wait_for_room():
+    """Nothing is refused and nothing is lost."""
     release, running = Event(), []
 
     def handler(payload: int, path: str, client: Any) -> int:
@@ -623,6 +623,93 @@ def test_reading_pauses_at_the_bound_of_handlers_and_goes_on():
         assert 4 == len(running)
         set_in_hub(release)
         assert list(range(20)) == [future.result() for future in futures]
+
+
+@pytest.mark.row(51)
+@pytest.mark.parametrize("blocking", [True, False])
+def test_what_handlers_wait_for_is_read_at_the_bound(blocking: bool):
+    """Credit for streams and replies to their own calls come by the same connection; otherwise it would be stuck."""
+
+    def items(payload: Any, path: str, client: Any) -> Iterator[int]:
+        yield from range(5)
+
+    served, asking = Router(), Router()
+    served.add("/items", items, blocking=blocking)
+    served.add("/back", lambda payload, path, client: client.call("/there", payload, timeout=10), blocking=blocking)
+    asking.add("/there", lambda payload, path, client: payload, blocking=False)
+    with connection_pair(server=served, client=asking, limits=Limits(in_flight=2)) as (client, _):
+        futures = [client.spawn("/back", number, timeout=20) for number in range(6)]
+        assert list(range(6)) == [future.result() for future in futures]
+        streams = [client.stream("/items", credit=1, timeout=20) for _ in range(6)]
+        assert [list(range(5))] * 6 == [list(stream) for stream in streams]
+
+
+@pytest.mark.row(51, 83)
+def test_more_than_may_wait_is_refused_at_once():
+    """The peer is told, and what waits is served all the same."""
+    release = Event()
+
+    def handler(payload: int, path: str, client: Any) -> int:
+        release.wait(10)
+        return payload
+
+    router = Router()
+    router.add("/", handler, blocking=False)
+    limits = Limits(in_flight=1, waiting_size=60)
+    with connection_pair(server=router, limits=limits) as (client, _):
+        futures = [client.spawn("/", number, timeout=20) for number in range(6)]
+        with pytest.raises(Overloaded, match="too many wait"):
+            futures[-1].result()
+        set_in_hub(release)
+        assert 0 == futures[0].result()
+        assert 1 == futures[1].result()
+
+
+@pytest.mark.row(70)
+def test_a_peer_that_is_gone_is_noticed_at_the_bound():
+    """Its handlers end and its place is free."""
+    ended: list[int] = []
+
+    def handler(payload: int, path: str, client: Any) -> None:
+        try:
+            gevent.sleep(30)
+        finally:
+            ended.append(payload)
+
+    router = Router()
+    router.add("/", handler, blocking=False)
+    with connection_pair(server=router, limits=Limits(in_flight=2)) as (client, server):
+        for number in range(5):
+            client.spawn("/", number, timeout=20)
+        assert wait_for(lambda: server._turns is not None and server._turns.in_flight == 2)
+        client.abort()
+        server.wait_closed(10)
+        assert wait_for(lambda: len(ended) >= 2)
+
+
+@pytest.mark.row(83)
+@pytest.mark.parametrize("option", [{"order": "key:k"}, {"max_in_flight": 1}])
+def test_a_thread_holds_its_place_until_it_is_through(option: dict[str, Any]):
+    """Its caller has left after the timeout, but it works on: the next one would not be alone."""
+    running: list[int] = []
+    most: list[int] = []
+
+    def handler(payload: Any, path: str, client: Any) -> None:
+        running.append(1)
+        most.append(len(running))
+        native_sleep(0.2)
+        running.pop()
+
+    router = Router()
+    router.add("/", handler, blocking=True, timeout=0.05, **option)
+    with Service(router) as client:
+        futures = [client.spawn("/", {"k": 1}, timeout=10) for _ in range(3)]
+        for future in futures:
+            with pytest.raises(RemoteError):
+                future.result()
+        assert wait_for(lambda: not running)
+
+    assert 1 == max(most)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> bool:

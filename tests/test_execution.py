@@ -126,6 +126,27 @@ def test_a_caller_that_is_killed_in_the_queue_gives_its_place_back(executor: Exe
     assert not executor.full
 
 
+@pytest.mark.row(83, 95)
+def test_the_end_of_a_function_is_told_once_however_it_comes(executor: Executor):
+    """When it is through, not when its caller leaves; and when it never begins."""
+    gate, ended = Gate(), []
+    leaving = gevent.spawn(executor.run, copy_context(), gate.wait, ended=lambda: ended.append("left"))
+    others = [gevent.spawn(executor.run, copy_context(), gate.wait) for _ in range(4)]
+    gevent.sleep(0.01)
+    leaving.kill()
+    assert [] == ended
+    with pytest.raises(Overloaded):
+        executor.run(copy_context(), gate.wait, ended=lambda: ended.append("refused"))
+    assert ["refused"] == ended
+
+    gate.open()
+    gevent.joinall(others, 10, raise_error=True)
+    with gevent.Timeout(10):
+        while len(ended) < 2:
+            gevent.sleep(0.01)
+    assert ["refused", "left"] == ended
+
+
 def test_closing_does_not_wait_for_a_function_that_hangs():
     """Its thread ends by itself; the server must not."""
     executor, gate = Executor(1, 0), Gate()

@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent.hub import get_hub
 
-from webmesh.exceptions import Cancelled, InvalidArgument, RemoteError
+from webmesh.exceptions import Aborted, Cancelled, DeadlineExceeded, InvalidArgument, RemoteError
 from webmesh.handled_call import HandledCall
 from webmesh.options import Limits
 from webmesh.protocol.envelope import Notification, Request
@@ -38,6 +38,7 @@ class Peer:
         self.hub = get_hub()
         self.session = Session(Limits(), dialled=False)
         self.stream = Wire()
+        self.credit_timeout = 10.0
         self.sent: list[dict[str, Any]] = []
 
     def send(self, message: dict[str, Any]) -> None:
@@ -237,5 +238,63 @@ def test_announced_items_are_granted_and_end_with_the_call():
         assert [0, 1] == [next(items), next(items)]
         home.run(call.disarm)
         assert [] == list(items)
+    finally:
+        home.stop()
+
+
+@pytest.mark.row(51, 67)
+def test_a_reader_that_takes_nothing_ends_the_stream():
+    """Its handler may hold a thread, so nobody waits for ever."""
+    peer = Peer()
+    peer.credit_timeout = 0.01
+    call = call_of(peer, Request("/", 1, credit=1))
+    call.begin()
+    call.put("a")
+
+    with pytest.raises(Aborted, match="nobody took an item for 0.01 s"):
+        call.put("b")
+
+
+@pytest.mark.row(73)
+@pytest.mark.parametrize("end", ["never", "forsake"])
+def test_whoever_waits_for_credit_learns_that_nobody_listens(end: str):
+    """Also where the route lets handlers run on, and after an error was answered."""
+    peer = Peer()
+    call = call_of(peer, Request("/", 1, credit=1))
+    call.begin()
+    call.put("a")
+    outcome: list[BaseException] = []
+
+    def put() -> None:
+        try:
+            call.put("b")
+        except Cancelled as error:
+            outcome.append(error)
+
+    waiting = gevent.spawn(put)
+    gevent.sleep(0.01)
+    action = (call.give_up, "never") if end == "never" else (call.forsake,)
+    get_hub().loop.run_callback(*action)
+    waiting.join(5)
+
+    assert 1 == len(outcome)
+    assert (end == "forsake") == call.cancelled
+
+
+def test_items_of_a_call_that_failed_do_not_look_complete():
+    """A handler that reads on in its thread gets the error, not the end."""
+    home = HubThread("test")
+    home.start()
+    try:
+        call = call_of(Peer(), Request("/", 1, stream=True))
+        call.open_items(home, 4)
+        items: Any = call.items
+        home.run(items.put, 1)
+        home.run(call.fail_items, DeadlineExceeded("late"))
+        home.run(call.disarm)
+
+        assert 1 == next(items)
+        with pytest.raises(DeadlineExceeded):
+            next(items)
     finally:
         home.stop()

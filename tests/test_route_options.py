@@ -46,6 +46,12 @@ def test_an_order_may_name_an_argument():
         ({"order": "fifo"}, "order must be none, peer or key:<argument>, not 'fifo'"),
         ({"order": "key:"}, "not 'key:'"),
         ({"order": "key:a b"}, "not 'key:a b'"),
+        ({"timeout": "5"}, "timeout must be int or float or None, not '5'"),
+        ({"timeout": True}, "timeout must be int or float or None, not True"),
+        ({"max_in_flight": 1.5}, "max_in_flight must be int or None, not 1.5"),
+        ({"blocking": "yes"}, "blocking must be bool or None, not 'yes'"),
+        ({"idempotent": 1}, "idempotent must be bool, not 1"),
+        ({"order": None}, "order must be str, not None"),
         ({"isolate": True, "blocking": True}, "isolate gives a handler its own greenlet"),
     ],
 )

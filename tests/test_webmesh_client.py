@@ -692,3 +692,34 @@ def test_closing_while_it_starts_is_done_by_who_starts_it(monkeypatch: pytest.Mo
         client.call("/")
 
     assert {} == census.grown()
+
+
+def test_middleware_sees_everything_that_is_sent() -> None:
+    """Authentication or tracing that only some of it passed through would be silently skipped."""
+    seen: list[tuple[str, str]] = []
+    server = WebMeshServer()
+
+    @server.on("/headers")
+    def headers(payload: Any, path: str, client: Any) -> Any:
+        seen.append(("server", current_call().headers.get("token", "")))
+        yield payload
+
+    with running(server):
+        client = WebMeshClient(server.url)
+
+        @client.middleware
+        def token(call: Any, call_next: Any) -> Any:
+            call.headers = {**call.headers, "token": "t"}
+            result = call_next(call)
+            seen.append(("client", type(result).__name__))
+            return result
+
+        with client:
+            client.call("/headers", timeout=10)
+            client.spawn("/headers", timeout=10).result()
+            assert [1] == list(client.stream("/headers", 1, timeout=10))
+            client.notify("/headers")
+            client.call("/headers", timeout=10)
+
+    assert ["NoneType", "Future", "ItemStream", "NoneType", "NoneType"] == [name for who, name in seen if who == "client"]
+    assert {"t"} == {name for who, name in seen if who == "server"}

@@ -11,7 +11,7 @@ from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from webmesh.deadline import Deadline
-from webmesh.exceptions import WebMeshError
+from webmesh.exceptions import ConfigurationError, WebMeshError
 
 if TYPE_CHECKING:
     from webmesh.routing import Route
@@ -119,6 +119,16 @@ def current_call() -> Call:
     if call is None:
         raise WebMeshError("no call is being handled here")
     return call
+
+
+def check_callable(what: str, function: object) -> None:
+    """Refuse at registration what could not be called later.
+
+    Raises:
+        ConfigurationError: It is no callable.
+    """
+    if not callable(function):
+        raise ConfigurationError(f"{what} takes a function, not {function!r}")
 
 
 def chained(middleware: list[Middleware], last: CallNext) -> CallNext:

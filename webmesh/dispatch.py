@@ -163,7 +163,7 @@ class Dispatcher:
 
     # ----------------------------------------------------------------- the calls
 
-    def serve(self, request: Request | Notification, conversation: Conversation) -> None:
+    def serve(self, request: Request | Notification, conversation: Conversation, greenlet: Any = None) -> None:
         """Answer one request; `Answerer.serve`."""
         plan, arguments = self._fixed.get(request.path), NO_ARGUMENTS
         if plan is None or self._draining:
@@ -180,7 +180,10 @@ class Dispatcher:
             seconds = min(asked, seconds) if bounded else asked
             bounded = True
         call = HandledCall(request, conversation, plan.route, arguments, seconds, bounded)
-        conversation.current = call
+        if greenlet is None:
+            conversation.current = call
+        else:
+            self._arm(call, greenlet)
         started = time.monotonic() if self._timed else 0.0
         code = "ok"
         try:
@@ -232,6 +235,10 @@ class Dispatcher:
             return result if type(result) in _PLAIN else self._finish(call, context, result)
         with ExitStack() as held:
             self._hold(plan, call, held)
+            if plan.blocking:
+                # What it holds is given back when the thread is through, not when its caller leaves.
+                ended = held.pop_all().close
+                return self._executor.run(context, self._run_in_thread, plan, call, ended=ended)
             return self._run_apart(plan, call, context)
 
     def _hold(self, plan: Plan, call: HandledCall, held: ExitStack) -> None:
@@ -247,8 +254,6 @@ class Dispatcher:
             held.enter_context(self._lanes.turn((plan.route, _lane_key(plan.options.order_key, call))))
 
     def _run_apart(self, plan: Plan, call: HandledCall, context: Context) -> Any:
-        if plan.blocking:
-            return self._executor.run(context, self._run_in_thread, plan, call)
         if not plan.isolate:
             return self._finish(call, context, context.run(plan.enter, call))
         return _in_own_greenlet(lambda: self._finish(call, context, context.run(plan.enter, call)))
@@ -292,13 +297,14 @@ class Dispatcher:
 
     def _fail(self, call: HandledCall, error: BaseException) -> str:
         """Answer with what *error* means; returns the wire code."""
-        self._disarm(call)
         answer = self._error_for(call, error)
+        call.fail_items(answer)
+        self._disarm(call)
         if isinstance(error, ConnectionClosed) and not call.connection.open:
             self._observer.refused("reply", "connection closed")
         elif call.request_id is not None and not (call.cancelled and isinstance(answer, Cancelled)):
             self._send_error(call, answer)
-        call.cancel()  # a pool thread that still runs for it must learn that nobody listens
+        call.forsake()  # a pool thread that still runs for it must learn that nobody listens
         if isinstance(error, KeyboardInterrupt):
             raise error
         return answer.code
@@ -347,6 +353,9 @@ class Dispatcher:
     def switched(self, conversation: Conversation, greenlet: Any) -> None:
         """`Answerer.switched`: from now on the call can be interrupted."""
         call, conversation.current = conversation.current, None
+        self._arm(call, greenlet)
+
+    def _arm(self, call: HandledCall, greenlet: Any) -> None:
         self._switched.add(call)
         call.arm(greenlet, get_hub().loop)
 

@@ -52,20 +52,27 @@ class Executor:
         """Whether the next function would be refused."""
         return self._taken >= self._capacity
 
-    def run(self, context: Context, function: Callable[..., T], *args: Any) -> T:
+    def run(
+        self, context: Context, function: Callable[..., T], *args: Any, ended: Callable[[], object] | None = None
+    ) -> T:
         """What *function* returns or raises, run in *context* by one of the threads.
 
         A caller that is killed or times out leaves; the function runs to its end and keeps its thread.
+
+        Args:
+            ended: Called once, in the hub, when the function has ended or it is sure that it never begins.
 
         Raises:
             Overloaded: All threads are busy and the queue is full.
         """
         if self.full:
+            if ended is not None:
+                ended()
             raise Overloaded(
                 f"{self._threads} threads are busy and {self._capacity - self._threads} calls wait for one, the limit"
             )
         self._taken += 1
-        job = self._spawn(context, function, args)
+        job = self._spawn(context, function, args, ended)
         try:
             succeeded, value = cast(_Outcome, job.get())
         except BaseException:
@@ -76,7 +83,11 @@ class Executor:
         return value  # type: ignore[no-any-return]
 
     def _spawn(
-        self, context: Context, function: Callable[..., T], args: tuple[Any, ...]
+        self,
+        context: Context,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        ended: Callable[[], object] | None,
     ) -> AsyncResult[_Outcome]:
         if self._pool is None:
             self._pool = ThreadPool(self._threads, hub=get_hub())
@@ -86,7 +97,11 @@ class Executor:
         finally:
             if job is None:
                 self._taken -= 1
+                if ended is not None:
+                    ended()
         job.rawlink(self._release)
+        if ended is not None:
+            job.rawlink(lambda _: ended())
         return job
 
     def _release(self, _job: object) -> None:
@@ -116,8 +131,9 @@ def ends_itself(owner: object, home: HubThread) -> bool:
     That is so in its handlers and callbacks; and in a signal handler of a patched process, which may have
     interrupted any greenlet of ours, or the hub.
     """
-    if owner in SERVED_BY.get():
-        return True
+    served_by = SERVED_BY.get()
+    if served_by:
+        return owner in served_by
     frame = sys._getframe(1)  # the one that asks, as a greenlet may have been made to run just that
     if not home.inside() or frame.f_back is None:
         return False

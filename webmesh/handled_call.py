@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from webmesh.call import NO_HEADERS, NO_ITEMS, Call
-from webmesh.exceptions import Cancelled, InvalidArgument
+from webmesh.exceptions import Aborted, Cancelled, InvalidArgument, RemoteError
 from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Request
 from webmesh.websocket.hub import Completion, HubThread
@@ -113,12 +113,23 @@ class HandledCall(Call):
 
     def give_up(self, mode: str) -> None:
         """In the hub: the peer no longer wants the answer. *mode* is the route's `cancel` option."""
-        if mode == "never":
-            return
-        self.cancel()
+        if self.answering is not None:
+            self.answering.wanted = False
+        if mode != "never":
+            self.cancel()
         if mode == "raise":
             self._throw(Cancelled("the asking side has given up"))
         self.credited()
+
+    def forsake(self) -> None:
+        """In the hub: it was answered with an error; whatever still runs for it is to end."""
+        self.cancel()
+        self.credited()
+
+    def fail_items(self, error: RemoteError) -> None:
+        """It ends with *error*: a handler that still reads items must not take it for their end."""
+        if isinstance(self.items, Inbox):
+            self.items.fail(error)
 
     def _expire(self) -> None:
         self.expiry = gevent.Timeout(self.seconds)
@@ -158,6 +169,7 @@ class HandledCall(Call):
 
         Raises:
             Cancelled: The peer has given up.
+            Aborted: It has taken nothing for `Timeouts.credit`.
         """
         answering = self.answering
         if answering is None:  # items of a notification go nowhere
@@ -166,7 +178,11 @@ class HandledCall(Call):
         while not answering.sender.ready:
             self._check_wanted()
             self._bell = Completion(self.conversation.hub)
-            self._bell.wait()
+            try:
+                self._bell.wait(self.conversation.credit_timeout)
+            except TimeoutError:
+                seconds = self.conversation.credit_timeout
+                raise Aborted(f"nobody took an item for {seconds:g} s") from None
         self._check_wanted()
         self.conversation.send(envelope.item(answering.id, item, answering.sender.seq))
         answering.sender.take()
@@ -175,7 +191,8 @@ class HandledCall(Call):
 
     def _check_wanted(self) -> None:
         # However the route takes a cancel, items that nobody takes cannot be produced for ever.
-        if self.cancelled or not self.connection.open:
+        wanted = self.answering is None or self.answering.wanted
+        if self.cancelled or not wanted or not self.connection.open:
             raise Cancelled("the asking side has given up")
 
     def credited(self) -> None:

@@ -57,8 +57,12 @@ class Limits:
     """Services that a call may pass through (protocol.md section 2, header `call-chain`)."""
 
     in_flight: int = 256
-    """Handlers that may run at once for one connection. At the bound reading pauses, so TCP holds the
-    peer back; the reader itself costs one of them."""
+    """Handlers that may run at once for one connection. Further requests wait, at most `open_requests` of
+    them and `waiting_size` bytes; beyond that they get `resource_exhausted` at once. Reading goes on, since
+    replies, credit and cancels that the handlers wait for come by the same connection."""
+
+    waiting_size: int = 8 * 1024 * 1024
+    """Bytes of requests of one connection that wait for room to be handled."""
 
     open_requests: int = 1024
     """Requests of ours, streams included, that may await their answer on one connection; the next
@@ -135,6 +139,9 @@ class Timeouts:
 
     message: float = 30.0
     """From the first byte of a message to its last. Beyond it: 1008."""
+
+    credit: float = 60.0
+    """A stream whose reader takes nothing for so long ends with `aborted`: its handler may hold a thread."""
 
     write: float = 10.0
     """A socket that takes no byte for so long ends the connection with 4008."""

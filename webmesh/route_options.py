@@ -44,6 +44,7 @@ class RouteOptions:
     """Runs each call in a greenlet of its own, so that greenlet-locals of legacy code end with it."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigurationError(f"timeout must be above 0 seconds, not {self.timeout!r}")
         if self.max_in_flight is not None and self.max_in_flight < 1:
@@ -56,10 +57,33 @@ class RouteOptions:
         if self.isolate and self.blocking:
             raise ConfigurationError("isolate gives a handler its own greenlet; a blocking one has a thread")
 
+    def _check_types(self) -> None:
+        for name, kinds in _KINDS.items():
+            value = getattr(self, name)
+            # bool is an int to Python, but True is no number of seconds.
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise ConfigurationError(f"{name} must be {_words(kinds)}, not {value!r}")
+
     @property
     def order_key(self) -> str | None:
         """The argument that `order` names, if it names one."""
         return self.order[4:] if self.order.startswith("key:") else None
+
+
+_NONE = type(None)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "blocking": (bool, _NONE),
+    "timeout": (int, float, _NONE),
+    "max_in_flight": (int, _NONE),
+    "order": (str,),
+    "cancel": (str,),
+    "idempotent": (bool,),
+    "isolate": (bool,),
+}
+
+
+def _words(kinds: tuple[type, ...]) -> str:
+    return " or ".join("None" if kind is _NONE else kind.__name__ for kind in kinds)
 
 
 _NAMES = tuple(field.name for field in fields(RouteOptions))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import gevent
 from gevent import getcurrent
 
-from webmesh.call import CURRENT, NO_HEADERS, Call, CallNext, Middleware, chained, serving_context
+from webmesh.call import CURRENT, NO_HEADERS, Call, CallNext, Middleware, chained, check_callable, serving_context
 from webmesh.deadline import Deadline, finite
 from webmesh.dispatch import Dispatcher
 from webmesh.exceptions import ConfigurationError, ConnectFailed, ConnectionClosed, RequestTimeout
@@ -110,9 +110,13 @@ class WebMeshClient:
         return self.router.on(path, **options)
 
     def middleware(self, function: Middleware) -> Middleware:
-        """Wrap outgoing calls: `def middleware(call, call_next): return call_next(call)`. The first is outermost."""
+        """Wrap what is sent: `def middleware(call, call_next): return call_next(call)`. The first is outermost.
+
+        Calls, futures, streams and notifications all pass through it.
+        """
         if not self._start_unclaimed:
             raise ConfigurationError("middleware comes too late: it belongs before the first use")
+        check_callable("middleware", function)
         self._middleware.append(function)
         return function
 
@@ -223,8 +227,8 @@ class WebMeshClient:
         self._closed = True
         if _claimed(self._start_unclaimed):  # never used
             self._started.fail(ConnectionClosed(1000, "the client was closed"))
-        if self._started.error is not None or not self._started.done:
-            return  # nothing runs; or whoever starts it, interrupted by this signal handler perhaps, closes it
+        if self._started.error is not None or not self._started.done or self._home.inherited:
+            return  # nothing runs here; or whoever starts it, interrupted by this signal handler perhaps, closes it
         if _claimed(self._close_unclaimed):
             self._home.post(gevent.spawn, self._shut_down)
         if ends_itself(self, self._home):
@@ -308,12 +312,29 @@ class WebMeshClient:
         return connection, left.remaining() or 0.0
 
     def _call_connection(self, call: Call) -> Any:
-        """The innermost link of the middleware. A retry after a loss finds a new connection."""
+        """The innermost link of the middleware around `call`. A retry after a loss finds a new connection."""
+        left = self._ready(call)
+        return call.connection.call(call.path, call.payload, timeout=left, headers=dict(call.headers) or None)
+
+    def _ready(self, call: Call) -> float | None:
+        """Give *call* an open connection; returns the seconds that are left of it, `None` for no end."""
         left = call.deadline.remaining()
         if not call.connection.open:
             call.connection, left = self._connect_within(call.path, left)
-        headers = dict(call.headers) or None
-        return call.connection.call(call.path, call.payload, timeout=left, headers=headers)
+        return left
+
+    def _through(
+        self,
+        last: CallNext,
+        path: str,
+        payload: Any,
+        headers: Mapping[str, str] | None,
+        connection: WebSocketConnection,
+        seconds: float | None,
+    ) -> Any:
+        """What *last*, inside of all middleware, makes of a call."""
+        call = Call(path, payload, dict(headers or NO_HEADERS), connection, seconds=seconds)
+        return chained(self._middleware, last)(call)
 
     def spawn(
         self,
@@ -323,18 +344,35 @@ class WebMeshClient:
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Future:
-        """Send a request and return at once with a future; see `WebSocketConnection.spawn`. Skips middleware.
+        """Send a request and return at once with a future; see `WebSocketConnection.spawn`.
 
-        Connects first where needed, within the same time.
+        Connects first where needed, within the same time. Middleware gets the future as the call's result.
         """
         connection = self._connection
         if connection is None or not connection.open:
             connection, timeout = self._connect_within(path, timeout)
-        return connection.spawn(path, payload, timeout=timeout, headers=headers)
+        if not self._middleware:
+            return connection.spawn(path, payload, timeout=timeout, headers=headers)
+
+        def last(call: Call) -> Future:
+            left = self._ready(call)
+            return call.connection.spawn(call.path, call.payload, timeout=left, headers=dict(call.headers) or None)
+
+        seconds = self.timeouts.request if timeout is None else finite(timeout)
+        future: Future = self._through(last, path, payload, headers, connection, seconds)
+        return future
 
     def notify(self, path: str, payload: Any = None, *, headers: Mapping[str, str] | None = None) -> None:
-        """Send a message that is not answered; see `WebSocketConnection.notify`. Skips middleware."""
-        self.connect().notify(path, payload, headers=headers)
+        """Send a message that is not answered; see `WebSocketConnection.notify`. Middleware gets None as its result."""
+        if not self._middleware:
+            self.connect().notify(path, payload, headers=headers)
+            return
+
+        def last(call: Call) -> None:
+            self._ready(call)
+            call.connection.notify(call.path, call.payload, headers=dict(call.headers) or None)
+
+        self._through(last, path, payload, headers, self.connect(), None)
 
     def stream(
         self,
@@ -346,8 +384,19 @@ class WebMeshClient:
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ItemStream:
-        """Open a stream; see `WebSocketConnection.stream`. Skips middleware."""
-        return self.connect().stream(path, payload, items=items, credit=credit, timeout=timeout, headers=headers)
+        """Open a stream; see `WebSocketConnection.stream`. Middleware gets the stream as the call's result."""
+        if not self._middleware:
+            return self.connect().stream(path, payload, items=items, credit=credit, timeout=timeout, headers=headers)
+
+        def last(call: Call) -> ItemStream:
+            left = self._ready(call)
+            return call.connection.stream(
+                call.path, call.payload, items=items, credit=credit, timeout=left, headers=dict(call.headers) or None
+            )
+
+        seconds = None if timeout is None else finite(timeout)
+        stream: ItemStream = self._through(last, path, payload, headers, self.connect(), seconds)
+        return stream
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self.connected else "not connected"

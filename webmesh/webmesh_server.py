@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from webmesh.call import Middleware, serving_context
+from webmesh.call import Middleware, check_callable, serving_context
 from webmesh.endpoints import checked_mount, checked_names
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
 from webmesh.execution import ends_itself
@@ -154,6 +154,7 @@ class WebMeshServer:
         It runs where the handler runs, so what it opens in a thread the handler finds there.
         """
         self._check_registering("middleware")
+        check_callable("middleware", function)
         self._registered.middleware.append(function)
         return function
 
@@ -166,6 +167,7 @@ class WebMeshServer:
         it takes longer than `Timeouts.request`, the connection goes on: close it to turn the peer away.
         """
         self._check_registering("on_connect")
+        check_callable("on_connect", function)
         self._registered.opened.append(function)
         return function
 
@@ -174,6 +176,7 @@ class WebMeshServer:
     ) -> Callable[[WebSocketConnection, ConnectionClosed], object]:
         """Call *function* with each connection that has ended, and why."""
         self._check_registering("on_disconnect")
+        check_callable("on_disconnect", function)
         self._registered.closed.append(function)
         return function
 

@@ -284,6 +284,72 @@ def test_equal_ids_of_both_sides_are_told_apart_by_what_they_can_take():
     assert Answered(asked, "reply") == session.receive({"id": asked.id, "data": "reply"})
 
 
+# ---------------------------------------------------------------------- waiting
+
+
+def request(session: Session, request_id: int, **keys: Any) -> Request:
+    received = session.receive({"path": "/", "id": request_id, **keys})
+    assert isinstance(received, Request)
+    return received
+
+
+def test_requests_without_room_wait_in_order():
+    """With what is left of their time."""
+    session = open_session()
+    first, second = request(session, 1, timeout_ms=1000), request(session, 2)
+    assert session.hold(first, 10, 50.0)
+    assert session.hold(second, 10, 50.0)
+
+    assert first is session.next_held(50.25)
+    assert 750 == first.timeout_ms
+    assert second is session.next_held(60.0)
+    assert second.timeout_ms is None
+    assert session.next_held(60.0) is None
+
+
+def test_time_that_ran_out_while_waiting_is_none():
+    """Never below zero, which no clock shows."""
+    session = open_session()
+    late = request(session, 1, timeout_ms=1000)
+    session.hold(late, 10, 50.0)
+
+    assert late is session.next_held(70.0)
+    assert 0 == late.timeout_ms
+
+
+@pytest.mark.row(51)
+def test_too_many_or_too_large_ones_do_not_wait():
+    """A peer cannot make us keep its requests without end."""
+    session = open_session()
+    assert [True] * 4 == [session.hold(request(session, number), 1, 0.0) for number in range(4)]
+    assert not session.hold(request(session, 9), 1, 0.0)
+    session.next_held(0.0)
+    assert not session.hold(request(session, 9), LIMITS.waiting_size, 0.0)
+    assert session.hold(request(session, 9), 1, 0.0)
+
+
+def test_room_is_counted_back_as_they_leave():
+    """However they leave."""
+    session = open_session()
+    for _ in range(3):
+        session.hold(request(session, 1), LIMITS.waiting_size, 0.0)
+        session.next_held(0.0)
+        session.hold(request(session, 2), LIMITS.waiting_size, 0.0)
+        session.receive({"id": 2, "cancel": True})
+
+    assert session.hold(request(session, 3), LIMITS.waiting_size, 0.0)
+
+
+@pytest.mark.row(73)
+def test_a_request_that_is_cancelled_while_it_waits_never_begins():
+    """Nobody wants it any more."""
+    session = open_session()
+    session.hold(request(session, 1), 1, 0.0)
+
+    assert Dropped("cancelled before it began") == session.receive({"id": 1, "cancel": True})
+    assert session.next_held(0.0) is None
+
+
 # ------------------------------------------------------------- invalid messages
 
 

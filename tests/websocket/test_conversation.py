@@ -28,7 +28,7 @@ class Answers:
     def __init__(self) -> None:
         self.log: list[tuple[Any, ...]] = []
 
-    def serve(self, request: Any, conversation: Conversation) -> None:
+    def serve(self, request: Any, conversation: Conversation, greenlet: Any = None) -> None:
         self.log.append(("serve", request.path, request.data))
         if request.path == "/begin":
             conversation.session.begin(request, "owner")

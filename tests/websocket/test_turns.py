@@ -40,7 +40,7 @@ class Stage:
         log: What happened, in order.
     """
 
-    def __init__(self, bound: int = 8) -> None:
+    def __init__(self) -> None:
         self.batches: Queue[list[Any] | None] = Queue()
         self.begun: list[tuple[Any, Any]] = []
         self.ended: list[tuple[Any, Any]] = []
@@ -53,8 +53,14 @@ class Stage:
         self.most = 0
         self.may_flush = Event()
         self.may_flush.set()
-        self.turns: Turns[Any] = Turns(self._read, self._handle, self._flush, self._switched, self._fail, bound)
+        self.done: list[Any] = []
+        self.turns: Turns[Any] = Turns(
+            self._read, self._handle, self._flush, self._switched, self._fail, self._on_done
+        )
         self.resident = gevent.spawn(self.turns.run)
+
+    def _on_done(self) -> None:
+        self.done.append((gevent.getcurrent(), self.turns.in_flight))
 
     def _read(self) -> list[Any] | None:
         self.log.append("read")
@@ -240,76 +246,37 @@ def test_the_writer_may_wait():
     stage.finish()
 
 
-# --------------------------------------------------------------------- the bound
+# ---------------------------------------------------------------------- when done
 
 
-@pytest.mark.row(51)
-@pytest.mark.parametrize("whose", ["first", "last"])
-def test_at_the_bound_nothing_is_read_until_a_handler_ends(whose: str):
-    """Whichever it is: one that had handed the lead on, or the leader itself, which could not."""
-    stage, items = Stage(bound=3), [Slow(str(number)) for number in range(3)]
-    for item in items:
-        stage.feed(item)
-    assert (True, [], 2) == (stage.turns.stalled, stage.reading, stage.turns.in_flight)
-    stage.feed(1)
-    assert 3 == len(stage.begun)
-
-    freed = items.pop(0 if whose == "first" else -1)
-    freed.go_on.set()
+def test_whoever_has_made_room_is_told_before_it_rests():
+    """In the greenlet whose handler switched, which still counts: there it may handle what waits for room."""
+    stage, slow = Stage(), Slow("slow")
+    stage.feed(slow)
+    handler = stage.handler_of(slow)
+    assert [] == stage.done
+    slow.go_on.set()
     settle()
 
-    assert (1, stage.handler_of(freed)) == stage.ended[-1]
-    assert (False, 2) == (stage.turns.stalled, stage.turns.in_flight)
-    assert stage.handler_of(freed) is stage.leader
-    for item in items:
-        item.go_on.set()
+    assert [(handler, 1)] == stage.done
+    assert 0 == stage.turns.in_flight
+    stage.feed("quick")
+    assert 1 == len(stage.done)
     stage.finish()
 
 
 @pytest.mark.row(51)
-def test_the_rest_of_a_batch_waits_at_the_bound():
-    """It was read already, but it is not handled before its turn."""
-    stage, items = Stage(bound=2), [Slow(str(number)) for number in range(6)]
-    stage.feed(*items)
-    for number, item in enumerate(items):
-        assert min(6, number + 2) == len(stage.begun)
-        item.go_on.set()
-        settle()
-
-    assert items == [item for item, _ in stage.begun]
-    assert 2 == stage.most
-    assert 3 >= len({greenlet for _, greenlet in stage.begun})
-    stage.finish()
-
-
-def test_a_bound_of_one_handles_one_after_another():
-    """And nobody else is needed for it."""
-    stage, items = Stage(bound=1), [Slow(str(number)) for number in range(4)]
-    stage.feed(*items)
-    for number, item in enumerate(items):
-        assert number + 1 == len(stage.begun)
-        item.go_on.set()
-        settle()
-
-    assert {stage.resident} == {greenlet for _, greenlet in stage.begun}
-    stage.finish()
-
-
-def test_stalled_again_and_again():
-    """The lead goes to whoever ends, also while the one who took it is stalled itself."""
-    stage = Stage(bound=2)
-    items = [Slow(str(number)) for number in range(8)]
+def test_reading_goes_on_however_many_are_in_hand():
+    """What handlers wait for comes by the same connection."""
+    stage, items = Stage(), [Slow(str(number)) for number in range(40)]
     for item in items:
         stage.feed(item)
-    for pair in range(0, 8, 2):
-        assert pair + 2 == len(stage.begun)
-        # The younger one first: it is the stalled leader; then the older one, which had lost the lead.
-        items[pair + 1].go_on.set()
-        items[pair].go_on.set()
-        settle()
 
-    assert 2 == stage.most
-    assert (False, 0) == (stage.turns.stalled, stage.turns.in_flight)
+    assert (40, 1) == (stage.turns.in_flight, len(stage.reading))
+    for item in items:
+        item.go_on.set()
+    settle()
+    assert 0 == stage.turns.in_flight
     stage.finish()
 
 
@@ -321,10 +288,10 @@ ACTS = st.one_of(
 
 
 @settings(max_examples=200)
-@given(st.integers(1, 4), st.lists(ACTS, max_size=24))
-def test_any_schedule_handles_everything_once_and_in_order(bound: int, acts: list[Any]):
-    """Slow and quick ones, in batches of any size, ended in any order, dismissed at any time, below any bound."""
-    stage = Stage(bound)
+@given(st.lists(ACTS, max_size=24))
+def test_any_schedule_handles_everything_once_and_in_order(acts: list[Any]):
+    """Slow and quick ones, in batches of any size, ended in any order, dismissed at any time."""
+    stage = Stage()
     sent: list[Any] = []
     for act in acts:
         waiting = [item for item, _ in stage.begun if isinstance(item, Slow) and not item.go_on.is_set()]
@@ -347,9 +314,8 @@ def test_any_schedule_handles_everything_once_and_in_order(bound: int, acts: lis
 
     assert sent == [item for item, _ in stage.begun]
     assert Counter(map(id, sent)) == Counter(id(item) for item, _ in stage.ended)
-    assert stage.most <= bound
     assert [] == stage.broken
-    assert (0, False, 1) == (stage.turns.in_flight, stage.turns.stalled, len(stage.reading))
+    assert (0, 1) == (stage.turns.in_flight, len(stage.reading))
     stage.turns.dismiss()
     settle()
     assert stage.resident is stage.leader
@@ -439,31 +405,6 @@ def test_no_message_is_lost_when_the_resident_takes_the_lead_back():
         assert stage.resident is stage.leader
 
     assert list(range(20)) == [item for item, _ in stage.begun if isinstance(item, int)]
-    stage.finish()
-
-
-def test_nobody_is_relieved_in_a_handler():
-    """Only whoever waits for the next message can be replaced: also at the bound, where nobody waits for one."""
-    stage, first, second = Stage(bound=2), Slow("first"), Slow("second")
-    stage.feed(first)
-    stage.feed(second)
-    assert stage.turns.stalled
-    stage.turns.dismiss()
-    settle()
-    first.go_on.set()
-    settle()
-    assert stage.resident is stage.leader
-
-    stage.feed(third := Slow("third"))
-    assert stage.turns.stalled
-    second.go_on.set()
-    stage.turns.dismiss()
-    settle()
-    assert stage.handler_of(second) is stage.leader
-    assert {first, second} == {item for item, _ in stage.ended}
-    third.go_on.set()
-    settle()
-    assert {first, second, third} == {item for item, _ in stage.ended}
     stage.finish()
 
 
@@ -566,13 +507,14 @@ def test_the_end_sends_everybody_home():
 
 def test_what_was_read_before_the_end_is_handled():
     """By whoever has time, although the end has come; it was received."""
-    stage, items = Stage(bound=1), [Slow("first"), 1, 2]
+    stage, items = Stage(), [Slow("first"), 1, 2]
     stage.feed(*items)
     stage.batches.put(None)
     items[0].go_on.set()  # type: ignore[attr-defined]
     stage.resident.join(PATIENCE)
 
-    assert items == [item for item, _ in stage.ended]
+    assert items == [item for item, _ in stage.begun]
+    assert 3 == len(stage.ended)
 
 
 # --------------------------------------------------------------- killed, and failures
@@ -640,23 +582,6 @@ def test_a_follower_that_is_killed_in_a_handler_ends_the_connection():
 
 
 @pytest.mark.row(95)
-def test_after_the_end_nobody_reads_on():
-    """Although there is room again for one more handler, and nobody reads."""
-    stage, slow, other = Stage(bound=2), Slow(), Slow("other")
-    stage.feed(slow)
-    stage.feed(other)
-    assert stage.turns.stalled
-    stage.handler_of(other).kill()
-    stage.log.clear()
-    slow.go_on.set()
-    stage.resident.join(PATIENCE)
-
-    assert stage.resident.successful()
-    assert ["flush"] == stage.log
-    assert 1 == stage.failures
-
-
-@pytest.mark.row(95)
 @pytest.mark.parametrize("dismissed", [False, True])
 def test_a_parked_follower_that_is_killed_takes_nothing_with_it(dismissed: bool):
     """It had nothing in hand; the others go on, and the next one is not it."""
@@ -704,7 +629,7 @@ def test_a_parked_follower_that_is_thrown_an_error_is_no_longer_parked(shown: li
 def test_killed_at_any_switch(rounds: int):
     """Whichever greenlets are killed, whatever they do just then: nobody stays behind, and the failure is told."""
     for victim in range(4):
-        stage, items = Stage(bound=3), [Slow(str(number)) for number in range(4)]
+        stage, items = Stage(), [Slow(str(number)) for number in range(4)]
         for item in items:
             stage.feed(item)
         items[1].go_on.set()

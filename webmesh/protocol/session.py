@@ -35,6 +35,9 @@ could not be told apart (docs/PROTOCOL.md section 2). Foreign clients count from
 """
 
 
+_Held: TypeAlias = tuple[Request | Notification, int, float]
+
+
 class OpenRequest:
     """A request of ours that awaits its answer.
 
@@ -66,13 +69,15 @@ class Answering:
         owner: Whatever the layer above gave; the session only hands it back.
         sender: Counts the items that we send, within the credit of the request.
         receiver: Counts the items that the asking side sends; `None` when it announced none.
+        wanted: Turns false when the asking side has given up, whatever its handler makes of that.
     """
 
-    __slots__ = ("id", "owner", "receiver", "sender")
+    __slots__ = ("id", "owner", "receiver", "sender", "wanted")
 
     def __init__(self, request: Request, owner: Any, window: int) -> None:
         self.id = request.id
         self.owner = owner
+        self.wanted = True
         self.sender = ItemSender(request.credit)
         self.receiver = ItemReceiver(window) if request.stream else None
 
@@ -87,7 +92,7 @@ class Session:
         dialled: Whether this side opened the connection; it decides from where ids are counted.
     """
 
-    __slots__ = ("_answering", "_asked", "_invalid", "_limits", "_next_id")
+    __slots__ = ("_answering", "_asked", "_held", "_held_size", "_invalid", "_limits", "_next_id")
 
     def __init__(self, limits: Limits, *, dialled: bool) -> None:
         self._limits = limits
@@ -95,6 +100,8 @@ class Session:
         self._invalid = 0
         self._asked: dict[RequestId, OpenRequest] = {}
         self._answering: dict[RequestId, Answering] = {}
+        self._held: dict[object, _Held] | None = None  # made when needed: most connections never need it
+        self._held_size = 0
 
     @property
     def open_requests(self) -> int:
@@ -169,6 +176,40 @@ class Session:
         """Its answer is on its way, or nobody wants it: what comes for it now is dropped."""
         self._answering.pop(answering.id, None)
 
+    # ------------------------------------------------------------------ waiting
+
+    def hold(self, request: Request | Notification, size: int, now: float) -> bool:
+        """Keep a request until there is room to handle it, as reading must go on: replies, credit and cancels that
+        handlers wait for come by the same way.
+
+        Args:
+            size: Bytes of its message.
+            now: The clock's reading; what it waits here counts against its time.
+
+        Returns:
+            False when too many wait already, or too large ones: it is to be refused.
+        """
+        if self._held is None:
+            self._held = {}
+        if len(self._held) >= self._limits.open_requests or self._held_size + size > self._limits.waiting_size:
+            return False
+        key = request.id if isinstance(request, Request) else object()
+        if key in self._held:
+            return False
+        self._held[key] = (request, size, now)
+        self._held_size += size
+        return True
+
+    def next_held(self, now: float) -> Request | Notification | None:
+        """The request that has waited longest, with what is left of its time; `None` when none waits."""
+        if not self._held:
+            return None
+        request, size, since = self._held.pop(next(iter(self._held)))
+        self._held_size -= size
+        if isinstance(request, Request) and request.timeout_ms is not None:
+            request.timeout_ms = max(0.0, request.timeout_ms - (now - since) * 1000)
+        return request
+
     # ---------------------------------------------------------------- messages
 
     def receive(self, message: object) -> Event:
@@ -187,6 +228,7 @@ class Session:
         asked, answering = list(self._asked.values()), list(self._answering.values())
         self._asked.clear()
         self._answering.clear()
+        self._held = None
         return asked, answering
 
     def _refuse(self, fault: InvalidEnvelope) -> Refused:
@@ -223,7 +265,13 @@ class Session:
 
     def _cancel(self, cancel: Cancel) -> Event:
         answering = self._answering.get(cancel.id)
-        return Dropped("late cancel") if answering is None else CancelArrived(answering)
+        if answering is not None:
+            return CancelArrived(answering)
+        held = None if self._held is None else self._held.pop(cancel.id, None)
+        if held is None:
+            return Dropped("late cancel")
+        self._held_size -= held[1]
+        return Dropped("cancelled before it began")
 
     def _credit(self, credit: Credit) -> Event:
         asked, answering = self._asked.get(credit.id), self._answering.get(credit.id)

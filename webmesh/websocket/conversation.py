@@ -6,14 +6,16 @@ handed in.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gevent import getcurrent
 from gevent.hub import get_hub
 
-from webmesh.exceptions import ConnectionClosed, DecodeError, MessageTooBig, RemoteError, RouteNotFound
+from webmesh.exceptions import ConnectionClosed, DecodeError, MessageTooBig, Overloaded, RemoteError, RouteNotFound
 from webmesh.observer import Observer
-from webmesh.options import Limits
+from webmesh.options import Limits, Timeouts
 from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Notification, Request, TopicMessage
 from webmesh.protocol.events import (
@@ -24,6 +26,7 @@ from webmesh.protocol.session import Answering, OpenRequest, Session
 if TYPE_CHECKING:
     from webmesh.message_serializers import AbstractMessageSerializer
     from webmesh.websocket.stream import MessageStream
+    from webmesh.websocket.turns import Turns
 
 
 class Waiter(Protocol):
@@ -49,8 +52,12 @@ class ItemWaiter(Waiter, Protocol):
 class Answerer(Protocol):
     """Answers requests of the peer. *owner* is what it gave to `Conversation.begin`."""
 
-    def serve(self, request: Request | Notification, conversation: Conversation) -> None:
-        """Answer; may switch, after which other messages are read."""
+    def serve(self, request: Request | Notification, conversation: Conversation, greenlet: Any = None) -> None:
+        """Answer; may switch, after which other messages are read.
+
+        Args:
+            greenlet: The running one, where it is not the one that reads: then nobody will call `switched`.
+        """
 
     def switched(self, conversation: Conversation, greenlet: Any) -> None:
         """In the hub: what `serve` runs in *greenlet* has switched for the first time."""
@@ -77,6 +84,8 @@ class Conversation:
         hub: The hub that owns the stream.
         connection: What handlers get; set by its maker.
         current: The call that the reading greenlet handles now; the answerer's to use.
+        turns: Tells how many handlers run; set by whoever reads.
+        credit_timeout: Seconds that items wait for credit.
     """
 
     def __init__(
@@ -88,12 +97,16 @@ class Conversation:
         limits: Limits,
         observer: Observer,
         dialled: bool,
+        credit_timeout: float = Timeouts.credit,
     ) -> None:
         self.session = Session(limits, dialled=dialled)
         self.stream = stream
         self.hub = get_hub()
         self.connection: Any = None
         self.current: Any = None
+        self.turns: Turns[Any] | None = None
+        self.credit_timeout = credit_timeout
+        self._in_flight = limits.in_flight
         self._serializer = serializer
         self._wire_type = bytes if serializer.binary else str
         self._serialize = serializer.serialize
@@ -118,9 +131,26 @@ class Conversation:
             return
         kind = type(event)
         if kind is Request or kind is Notification:
-            self._serve(event, self)  # type: ignore[arg-type]
+            if self.turns is None or self.turns.in_flight < self._in_flight:
+                self._serve(event, self)  # type: ignore[arg-type]
+            else:
+                self._hold(event, len(item))  # type: ignore[arg-type]
         else:
             _ACTS[kind](self, event)
+
+    def _hold(self, request: Request | Notification, size: int) -> None:
+        if self.session.hold(request, size, time.monotonic()):
+            return
+        self._observer.refused("request", Overloaded.code)
+        if isinstance(request, Request):
+            text = f"{self._in_flight} requests of this connection are handled and too many wait"
+            self.say(envelope.error(request.id, Overloaded(text).to_wire()))
+
+    def serve_waiting(self) -> None:
+        """Handle what waits for room, one after another, in the greenlet whose handler has just made some."""
+        while (request := self.session.next_held(time.monotonic())) is not None:
+            self._serve(request, self, getcurrent())
+            self.stream.end_turn()
 
     def switched(self, greenlet: Any) -> None:
         """In the hub: handling the current message in *greenlet* has switched."""

@@ -33,7 +33,7 @@ class Turns(Generic[T]):
         flush: Writes what handling produced; called when a turn is over. May switch.
         on_switch: Called in the hub, with the greenlet, when handling the current item has switched for the first time.
         on_failure: Called when a follower died of something else than the end.
-        bound: Items that may be in hand at once. At the bound nothing is read.
+        on_done: Called by a greenlet whose handling had switched and is over, before it rests. May switch.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Turns(Generic[T]):
         flush: Callable[[], None],
         on_switch: Callable[[Any], None],
         on_failure: Callable[[], None],
-        bound: int,
+        on_done: Callable[[], None],
     ) -> None:
         self._read = read
         self._handle = handle
         self._flush = flush
         self._on_switch = on_switch
         self._on_failure = on_failure
-        self._bound = bound
+        self._on_done = on_done
         self._hub = get_hub()
         self._todo: list[T] = []  # the next one last
         self._leader: Any = None
@@ -58,18 +58,12 @@ class Turns(Generic[T]):
         self._parked: list[_Place] = []  # followers likewise
         self._handover: Any = None
         self._others = 0
-        self._stalled = False
         self._ended = False
 
     @property
     def in_flight(self) -> int:
         """Items whose handling has switched and is not over, the leader's own left out."""
         return self._others
-
-    @property
-    def stalled(self) -> bool:
-        """Whether nothing is read because the bound is reached."""
-        return self._stalled
 
     def run(self) -> None:
         """Lead and follow until the connection has ended and this greenlet's handler has returned.
@@ -121,11 +115,9 @@ class Turns(Generic[T]):
             self._handover = run_callback(self._switched)
             while todo:
                 handle(todo.pop())
-                if self._leader is not me and not self._retake(me):
+                if self._leader is not me:
+                    self._retire()
                     return
-                if self._handover is None:
-                    self._stalled = False
-                    self._handover = run_callback(self._switched)
             self._handover.stop()
 
     def _read_on(self) -> bool:
@@ -145,15 +137,9 @@ class Turns(Generic[T]):
         return True
 
     def _switched(self) -> None:
-        """In the hub: the leader's handler has switched. Someone else must read, unless enough is in hand."""
+        """In the hub: the leader's handler has switched, so someone else must read."""
         self._handover = None
         self._on_switch(self._leader)
-        if self._others + 1 >= self._bound:
-            self._stalled = True
-        else:
-            self._promote()
-
-    def _promote(self) -> None:
         self._others += 1
         if self._resting or self._parked:
             self._leader, waiter = (self._resting or self._parked).pop()
@@ -168,8 +154,8 @@ class Turns(Generic[T]):
 
         Without it a connection with one slow handler would keep two greenlets ever after.
         """
-        # A leader that handles has a handover waiting, or has handed on, or has stalled.
-        handles = self._stalled or self._handover is not None and self._handover.pending
+        # A leader that handles has a handover waiting, or has handed on.
+        handles = self._handover is not None and self._handover.pending
         if self._ended or handles or not self._resting:
             return
         follower = self._leader
@@ -189,17 +175,13 @@ class Turns(Generic[T]):
             self._on_failure()
             raise
 
-    def _retake(self, me: Any) -> bool:
-        """A handler that had lost the lead is over: read again only where nothing is read now."""
-        self._flush()
-        self._others -= 1
-        if not self._stalled or self._ended:
-            return False
-        # The leader is itself in a handler and could not hand over; now there is room for one more.
-        self._stalled = False
-        self._others += 1
-        self._leader = me
-        return True
+    def _retire(self) -> None:
+        """A handler that had lost the lead is over."""
+        try:
+            self._flush()
+            self._on_done()
+        finally:
+            self._others -= 1
 
     def _end(self) -> None:
         self._ended = True

@@ -89,13 +89,15 @@ class WebSocketConnection:
         conversation = Conversation(
             self._stream, serializer, answerer,
             limits=self._limits, observer=self._observer, dialled=self._dialled,
+            credit_timeout=self._timeouts.credit,
         )  # fmt: skip
         conversation.connection = self
         self._conversation = conversation
         self._turns = Turns(
             self._stream.read, conversation.handle, self._stream.end_turn, conversation.switched, self._died,
-            self._limits.in_flight,
+            conversation.serve_waiting,
         )  # fmt: skip
+        conversation.turns = self._turns
 
     def run(self) -> None:
         """Read and answer until the connection has ended; in the hub, in a greenlet that has nothing else to do."""
