@@ -156,10 +156,11 @@ class Dispatcher:
             self._idle.wait(seconds)
 
     def stop(self, seconds: float) -> None:
-        """End the handlers that run although their connections have ended; wait for it at most *seconds*."""
+        """End the handlers that run although their connections have ended; wait at most *seconds* for that."""
         stuck = [call.greenlet for call in self._switched if call.greenlet is not None]
         gevent.killall(stuck, block=False)
-        gevent.joinall(stuck, seconds)
+        if seconds > 0:
+            gevent.joinall(stuck, seconds)
 
     # ----------------------------------------------------------------- the calls
 

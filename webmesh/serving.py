@@ -55,6 +55,7 @@ class Serving:
 
     def start(self) -> None:
         """Start the hub's thread and begin to listen there; `started` tells the outcome."""
+        self.home.on_fork = self._leave
         self.home.start()
         self._starter = self.home.run(gevent.spawn, self._start)
 
@@ -64,14 +65,15 @@ class Serving:
         Args:
             seconds: For calls in progress.
         """
-        if self._claim_end():
+        if not self.home.inherited and self._claim_end():
             self.home.post(gevent.spawn, self._shut_down, seconds)
 
     def wait_stopped(self) -> None:
         """Wait until everything has ended, its thread included; that one outlives a handler's that cannot be ended."""
-        self.stopped.wait()
-        if self._home_stops:
-            self.home.stop()
+        if not self.home.inherited:
+            self.stopped.wait()
+            if self._home_stops:
+                self.home.stop()
 
     def _claim_end(self) -> bool:
         """Whether the caller is the one to end it. Atomic without a lock, which a signal handler could not take."""
@@ -156,8 +158,18 @@ class Serving:
         finally:
             connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
             del parts.connections[connection.id]
-            why = connection.close_reason or ConnectionClosed()
-            parts.callbacks.tell(parts.registered.closed, connection, why)
+            if not self.home.inherited:
+                why = connection.close_reason or ConnectionClosed()
+                parts.callbacks.tell(parts.registered.closed, connection, why)
+
+    def _leave(self, alive: bool) -> None:
+        """In a forked child: all of it is the parent's, which goes on with it."""
+        self.listener.leave(alive=alive)
+        for connection in self.parts.connections.values():
+            connection.leave()
+        if alive:
+            self.parts.dispatcher.stop(0)
+            self.parts.pulse.stop()
 
     def _converse(self, connection: WebSocketConnection, decision: object) -> None:
         if connection.is_mesh:

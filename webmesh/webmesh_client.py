@@ -154,6 +154,7 @@ class WebMeshClient:
         try:
             serving_context(self).run(self._dispatcher.freeze)
             self._chain = chained(self._middleware, self._call_connection)
+            self._home.on_fork = self._leave
             self._home.start()
             self._home.run(self._pulse.start)
         except BaseException as error:  # told to all who wait, whatever it is
@@ -254,6 +255,15 @@ class WebMeshClient:
         finally:
             self._home_stops = stop_home(self._home, self._executor)
             self._stopped.succeed(None)
+
+    def _leave(self, alive: bool) -> None:
+        """In a forked child: the connection is the parent's."""
+        for connection in self._connections:
+            connection.leave()
+        if alive:
+            gevent.killall(list(self._connections.values()), block=False)
+            self._dispatcher.stop(0)
+            self._pulse.stop()
 
     def _stop_dialling(self) -> None:
         dialler = self._dialler

@@ -15,7 +15,8 @@ from webmesh.message_serializers import StandardJsonSerializer
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
 
-MODES = pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()\n"], ids=["plain", "patched"])
+PATCH = "from gevent import monkey; monkey.patch_all()\n"
+MODES = pytest.mark.parametrize("patch", ["", PATCH], ids=["plain", "patched"])
 
 
 def service() -> WebMeshServer:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -216,6 +218,12 @@ def _ring(bell: Any) -> None:
         pass  # its thread has ended, and its loop with it
 
 
+_main_hub: list[Hub] = []
+"""The hub of a patched process, once it is known."""
+_running: weakref.WeakSet[HubThread] = weakref.WeakSet()
+"""What has been started and has not ended, in this process."""
+
+
 class HubThread:
     """The hub in which the sockets of one server or client live.
 
@@ -225,20 +233,34 @@ class HubThread:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._patched = bool(monkey.is_module_patched("threading"))
+        if self._patched and get_hub().main_hub:
+            _main_hub[:] = [get_hub()]
         self._hub: Hub | None = None
         self._outcomes: set[Completion[Any]] = set()
         self._stop: Completion[None] = Completion()
         self._ready: Completion[None] = Completion()
         self._ended: Completion[None] = Completion()
         self._thread: threading.Thread | None = None
+        self.inherited = False
+        """Whether this process is a fork of the one that started it, to which it belongs."""
+        self.on_fork: Callable[[bool], object] | None = None
+        """Called in a forked child, to let go of what the processes share, without a word to any peer. Told whether
+        the hub, and what runs in it, lives on there."""
 
     def start(self) -> None:
         """Start the thread; returns once its hub turns."""
-        # daemon: a program that forgot to close must still be able to end.
-        self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
         # Without it the thread would still turn its hub while the interpreter is torn down: seen to crash.
         atexit.register(self.stop)
-        self._thread.start()
+        _running.add(self)
+        if self._patched and _main_hub and _main_hub[0].thread_ident != _thread_ident():
+            # Called in a native thread of a pool, whose hub turns only while that waits: "threads" made there are
+            # greenlets of it, and would stand still when it has gone on to something else.
+            _call_soon(_main_hub[0], gevent.spawn, self._main)
+        else:
+            # daemon: a program that forgot to close must still be able to end.
+            self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+            self._thread.start()
         self._ready.wait()
 
     def _main(self) -> None:
@@ -248,17 +270,17 @@ class HubThread:
             self._ready.fail(error)
             return
         self._ready.succeed(None)
-        native = not monkey.is_module_patched("threading")
         while not self._stop.done:
             try:
                 self._stop.wait()
             except (KeyboardInterrupt, SystemExit, SystemError):
                 # gevent throws what it takes for the end of the process into the thread's main greenlet. One
                 # handler's sys.exit() is not the end of everybody's connections, and this is no main thread.
-                if not native:
+                if self._patched:
                     raise
-        if native:
+        if not self._patched:
             self._wind_up(hub)
+        _running.discard(self)
         self._ended.succeed(None)
 
     def _wind_up(self, hub: Hub) -> None:
@@ -274,9 +296,12 @@ class HubThread:
 
         Raises:
             ConnectionClosed: It was stopped.
+            LocalProtocolError: It has not been started, or by the process that this one was forked from.
         """
         hub = self._hub
         if hub is None:
+            if self.inherited:
+                raise LocalProtocolError(f"{self.name} belongs to the process that this was forked from: make another")
             if self._stop.done:
                 raise self._closed()
             raise LocalProtocolError(f"{self.name} has not been started")
@@ -324,18 +349,38 @@ class HubThread:
         finally:
             self._outcomes.discard(outcome)
 
+    def leave(self) -> None:
+        """In a forked child: it is the parent's from now on."""
+        alive = self.inside()
+        self._hub = None
+        self.inherited = True
+        if self.on_fork is not None:
+            self.on_fork(alive)
+
     def stop(self) -> None:
         """End the thread; what still runs in its hub is given up. Safe to call twice and from anywhere."""
+        if self.inherited:
+            return
         self._stop.succeed(None)
         atexit.unregister(self.stop)
-        if self._thread is None or self.inside():
+        if not self._ready.done or self.inside():
             return
-        if monkey.is_module_patched("threading"):
+        if self._patched:
             # The thread is a greenlet, and its join() often wakes a native thread only when the time is up.
             with suppress(TimeoutError):
                 self._ended.wait(JOIN_TIMEOUT)
-        else:
+        elif self._thread is not None:
             self._thread.join(JOIN_TIMEOUT)
+
+
+def _leave_all() -> None:
+    running = tuple(_running)
+    _running.clear()
+    for home in running:
+        home.leave()
+
+
+os.register_at_fork(after_in_child=_leave_all)
 
 
 def _fulfil(outcome: Completion[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:

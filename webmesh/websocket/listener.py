@@ -141,6 +141,19 @@ class Listener:
         gevent.killall(others, block=False)
         gevent.joinall(others, self._timeouts.close)
 
+    def leave(self, *, alive: bool) -> None:
+        """In a forked child: close the listening socket there, else it would keep the address when the parent has gone.
+
+        Args:
+            alive: Whether the greenlets run on in the child; what they were doing is the parent's.
+        """
+        if self._server is not None and self._binding is not None:
+            self._server.stop_accepting()
+            # At once: gevent's own close waits for the hub, which may be the parent's.
+            self._binding.sock._sock.close()  # type: ignore[attr-defined]
+        if self._pool is not None and alive:
+            gevent.killall(list(self._pool), block=False)
+
     @property
     def _bound(self) -> Binding:
         if self._binding is None:

@@ -364,6 +364,14 @@ class MessageStream:
         self._ending = why
         self._end(why)
 
+    def leave(self) -> None:
+        """In a forked child: nothing is read or written any more; the connection is the parent's."""
+        self.state = CLOSED
+        self._out.clear()
+        self._backlog = ()
+        self._backlog_size = 0
+        self._wire.leave()
+
     def _end(self, why: ConnectionClosed) -> None:
         if self.state is CLOSED:
             return

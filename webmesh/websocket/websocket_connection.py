@@ -191,6 +191,10 @@ class WebSocketConnection:
         """Drop the connection without a word to the peer."""
         self._home.run(self._stream.abort, ConnectionClosed(code, reason))
 
+    def leave(self) -> None:
+        """In a forked child: close what is open there too; the connection is the parent's, which goes on with it."""
+        self._stream.leave()
+
     def wait_closed(self, timeout: float | None = None) -> ConnectionClosed:
         """Wait for the end and return why.
 

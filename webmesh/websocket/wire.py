@@ -108,6 +108,14 @@ class PlainWire:
             self._sock.shutdown(stdlib_socket.SHUT_RDWR)
         self._sock.close()
 
+    def leave(self) -> None:
+        """In a forked child: close the descriptor there. The connection is the parent's, and its peer hears nothing."""
+        self._closed = True
+        self._unwatch()
+        self._readable.stop()
+        self._writable.stop()
+        self._raw.close()
+
 
 class TlsWire(PlainWire):
     """A socket with TLS."""
