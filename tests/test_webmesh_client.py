@@ -721,5 +721,6 @@ def test_middleware_sees_everything_that_is_sent() -> None:
             client.notify("/headers")
             client.call("/headers", timeout=10)
 
-    assert ["NoneType", "Future", "ItemStream", "NoneType", "NoneType"] == [name for who, name in seen if who == "client"]
+    results = [name for who, name in seen if who == "client"]
+    assert ["NoneType", "Future", "ItemStream", "NoneType", "NoneType"] == results
     assert {"t"} == {name for who, name in seen if who == "server"}

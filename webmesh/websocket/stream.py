@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
 
-from webmesh.exceptions import ConnectionClosed, MessageTooBig, RemoteProtocolError
+from webmesh.exceptions import ConnectionClosed, LocalProtocolError, MessageTooBig, RemoteProtocolError
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.frames import CloseReceived, Frames, Incoming, PingReceived
 from webmesh.websocket.hub import Completion
@@ -41,8 +42,8 @@ class MessageStream:
         "_after_backlog", "_backlog", "_backlog_size", "_batch", "_begun_at", "_client", "_clock",
         "_close_timer", "_early", "_encode", "_ending", "_flushing", "_frames", "_heard", "_heard_at",
         "_hub", "_limits", "_on_closed", "_out", "_out_size", "_overhead", "_ping_at", "_pong", "_recv",
-        "_room", "_timeouts", "_tokens", "_tokens_at", "_waiting", "_whole", "_wire", "_wire_send",
-        "_wrote_at", "closed", "state",
+        "_room", "_send", "_timeouts", "_tokens", "_tokens_at", "_waiting", "_whole", "_wire", "_wrote_at",
+        "closed", "state",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +57,9 @@ class MessageStream:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.state = OPEN
-        self.closed: Completion[ConnectionClosed] = Completion()
+        self._hub = get_hub()
+        self._batch = write_batch(self._hub)
+        self.closed: Completion[ConnectionClosed] = Completion(self._hub)
         self._client = client
         self._limits = limits
         self._timeouts = timeouts
@@ -66,14 +69,13 @@ class MessageStream:
         self._encode = self._frames.encode
         self._early = upgraded.trailing
         self._wire = wire_for(upgraded.sock)
-        self._recv, self._wire_send = self._wire.recv, self._wire.send
-        self._hub = get_hub()
-        self._batch = write_batch(self._hub)
+        self._recv, self._send = self._wire.recv, self._wire.send
         self._out: list[bytes] = []
         self._out_size = 0
         self._flushing = False
         self._backlog: deque[bytes | memoryview] | tuple[()] = ()  # an empty deque takes 760 bytes, and most stay so
         self._backlog_size = 0
+        self._after_backlog: Callable[[], None] | None = None
         self._room: Event | None = None
         self._pong: bytes | None = None
         self._ending: ConnectionClosed | None = None
@@ -102,16 +104,29 @@ class MessageStream:
                 data = self._recv()
                 self._waiting = False
                 if not data:
-                    self._end(self._ending or ConnectionClosed(1006, "the link ended without a close"))
+                    self._read_end()
                     return None
             self._heard = True
             incoming = frames.receive(data)
             if frames.overhead != self._overhead:
                 self._charge(frames.overhead)
-            if incoming:
+                # Control frames between two fragments must not pass for progress.
+                if any(isinstance(item, str | bytes) for item in incoming):
+                    self._whole = True
+                if incoming:
+                    return incoming
+            elif incoming:
                 self._whole = True
                 return incoming
         return None
+
+    def _read_end(self) -> None:
+        """The peer sends no more. If it has closed before that, it may still be reading what is queued for it."""
+        if self._backlog and self._after_backlog is not None:
+            self._after_backlog = self._finish
+            self.closed.wait()  # not longer than the close timer
+        else:
+            self._end(self._ending or ConnectionClosed(1006, "the link ended without a close"))
 
     def control(self, item: object) -> None:
         """Act on what `read` returned that is no message."""
@@ -122,7 +137,11 @@ class MessageStream:
         elif isinstance(item, RemoteProtocolError):
             reason = "message too big" if isinstance(item, MessageTooBig) else str(item)
             self.close(item.close_code, reason)
-            self._say_no_more()
+            if not self._client:
+                # Its answer to our close is not read as a frame any more. So it must see our end, upon which it ends
+                # TCP, as RFC 6455 §7.1.7 lets a server do; else both would wait for the close timer. And we read on:
+                # closing on unread bytes would reset the connection, and a reset may overtake our close frame.
+                self._once_written(self._wire.end_writing)
 
     def _charge(self, overhead: int) -> None:
         """Count frames that carry no whole message against the rate that a peer may send them at."""
@@ -143,7 +162,9 @@ class MessageStream:
             ConnectionClosed: It is closing or closed.
         """
         if self.state is not OPEN:
-            raise self._ending or ConnectionClosed()
+            # A new one each time: every raise adds to a traceback, which would grow and hold frames.
+            ending = self._ending or ConnectionClosed()
+            raise ConnectionClosed(ending.code, ending.reason)
         data = self._encode(message)
         self._out.append(data)
         self._out_size += len(data)
@@ -198,8 +219,12 @@ class MessageStream:
         if self.state is CLOSED:
             return
         if not self._backlog:
-            sent = self._send(data)
-            if sent == len(data) or sent < 0:
+            try:
+                sent = self._send(data)
+            except OSError as error:
+                self._broken(error)
+                return
+            if sent == len(data):
                 return
             self._wrote_at = self._clock()
             self._queue(memoryview(data)[sent:] if sent else data)
@@ -213,19 +238,10 @@ class MessageStream:
         self._backlog.append(data)
         self._backlog_size += len(data)
 
-    def _send(self, data: bytes | memoryview) -> int:
-        """How many bytes left; -1 when the connection is broken."""
-        try:
-            return self._wire_send(data)
-        except OSError as error:
-            return self._broken(error)
-
-    def _broken(self, error: Exception) -> int:
-        # Not ended here: the caller may be in the middle of anything. The reader sees the end as well;
-        # shutting down makes sure that it does.
+    def _broken(self, error: OSError) -> None:
+        # Not ended here: the caller may be in the middle of anything.
         self._ending = self._ending or ConnectionClosed(1006, f"sending failed: {error}")
         self._hub.loop.run_callback(self._end, self._ending)
-        return -1
 
     def _write_backlog(self) -> None:
         """Write the queue as the socket takes it; one such greenlet runs while there is a queue."""
@@ -235,14 +251,14 @@ class MessageStream:
                 self._write_some()
         except OSError as error:
             self._broken(error)
-        if self._after_backlog:
-            self._end(self._ending or ConnectionClosed())
+        if self._after_backlog is not None:
+            self._after_backlog()
 
     def _write_some(self) -> None:
         while self._backlog:
             chunk = self._backlog[0]
             sent = self._send(chunk)
-            if sent <= 0:
+            if not sent:
                 return
             self._wrote_at = self._clock()
             self._backlog_size -= sent
@@ -252,9 +268,9 @@ class MessageStream:
             self._backlog.popleft()
             if self._room is not None and self._backlog_size <= self._limits.send_queue:
                 self._room.set()
-            if not self._backlog and self._pong is not None:
-                pong, self._pong = self._pong, None
-                self._answer_ping(pong)
+            if not self._backlog and self._pong is not None and self.state is OPEN:
+                self._queue(self._frames.pong(self._pong))
+                self._pong = None
 
     def _answer_ping(self, payload: bytes) -> None:
         if self.state is not OPEN:
@@ -262,8 +278,10 @@ class MessageStream:
         if self._backlog:
             self._pong = payload  # RFC 6455 §5.5.3: only the newest ping of a slow reader needs its pong
         else:
-            self.flush()
-            self._write(self._frames.pong(payload))
+            pong = self._frames.pong(payload)
+            self._out.append(pong)
+            self._out_size += len(pong)
+            self.flush_soon()
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a ping; its pong counts as life like any frame."""
@@ -282,7 +300,6 @@ class MessageStream:
         self._begun_at: float | None = None
         self._wrote_at = now
         self._tokens_at = now
-        self._after_backlog = False
 
     def tick(self, now: float) -> None:
         """Look at every deadline; called about once a second, with the clock's reading."""
@@ -315,20 +332,19 @@ class MessageStream:
     # ------------------------------------------------------------------ closing
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Begin the closing handshake; returns at once. `closed` tells the end, at most `Timeouts.close` later."""
+        """Begin the closing handshake; returns at once. `closed` tells the end, at most `Timeouts.close` later.
+
+        Raises:
+            LocalProtocolError: Nobody may send this code; nothing has changed.
+        """
         if self.state is not OPEN:
             return
+        closing = self._frames.close(code, reason)
         self.flush()
         self.state = CLOSING
         self._ending = ConnectionClosed(code, reason)
-        self._write(self._frames.close(code, reason))
+        self._write(closing)
         self._end_in(self._timeouts.close)
-
-    def _say_no_more(self) -> None:
-        """After a fault of the peer's nothing is read that it says, its close neither: so end our half of TCP, upon
-        which it ends the other, as RFC 6455 §7.1.7 lets a server do. Otherwise both would wait for the close timer."""
-        if not self._client and not self._backlog:
-            self._wire.end_writing()
 
     def _peer_closes(self, item: CloseReceived) -> None:
         if self.state is OPEN:
@@ -336,14 +352,21 @@ class MessageStream:
             self.state = CLOSING
             self._ending = ConnectionClosed(item.code, item.reason)
             self._write(self._frames.close(item.code))
-        if self._client:
-            # RFC 6455 §7.1.1: the server ends TCP first; the reader sees that.
+        if self._client or self._backlog:
             self._end_in(self._timeouts.close)
-        elif self._backlog:
-            self._after_backlog = True
-            self._end_in(self._timeouts.close)
+        if not self._client:
+            # RFC 6455 §7.1.1: the server ends TCP first; a client's reader sees that.
+            self._once_written(self._finish)
+
+    def _once_written(self, act: Callable[[], None]) -> None:
+        """Do the last thing, when the queue is empty."""
+        if self._backlog:
+            self._after_backlog = act
         else:
-            self._end(self._ending or ConnectionClosed(item.code, item.reason))
+            act()
+
+    def _finish(self) -> None:
+        self._end(self._ending or ConnectionClosed())
 
     def _end_in(self, seconds: float) -> None:
         if self._close_timer is None:
@@ -360,8 +383,8 @@ class MessageStream:
             return
         if say and self.state is OPEN and not self._backlog:
             self.state = CLOSING
-            self._write(self._frames.close(why.code, why.reason))
-        self._ending = why
+            with suppress(LocalProtocolError):  # a code that nobody may send stays ours
+                self._write(self._frames.close(why.code, why.reason))
         self._end(why)
 
     def leave(self) -> None:
@@ -376,7 +399,10 @@ class MessageStream:
         if self.state is CLOSED:
             return
         self.state = CLOSED
+        self._ending = why
+        cut = bool(self._backlog)
         self._out.clear()
+        self._out_size = 0
         self._backlog = ()
         self._backlog_size = 0
         if self._close_timer is not None:
@@ -384,6 +410,6 @@ class MessageStream:
             self._close_timer = None
         if self._room is not None:
             self._room.set()
-        self._wire.close()
+        self._wire.close(cut=cut)
         self.closed.succeed(why)
         self._on_closed(why)

@@ -6,17 +6,25 @@ closed: libev aborts the process when a closed descriptor is watched. Lives in t
 
 from __future__ import annotations
 
+import errno
+import os
 import socket as stdlib_socket
 import ssl
 from contextlib import suppress
 from typing import Any
 
+import gevent
 from gevent import getcurrent
 from gevent.hub import get_hub
 from gevent.ssl import SSLSocket  # not the standard library's, also in a process that is not patched
 
 READ_SIZE = 120 * 1024
 """Bytes asked for in one read: a 64 KiB message in one piece, and a buffer that malloc does not map anew."""
+TLS_RECORD = 16 * 1024
+"""Bytes that TLS gets at a time: a record (RFC 8446 section 5.1). Of more, OpenSSL tells nothing before all of it is
+taken, so a peer that reads slowly would seem not to read at all."""
+TLS_RETRY = 0.01
+"""Seconds until a read is tried again for which OpenSSL must write first: only the writer may wait for that."""
 
 
 def wire_for(sock: Any) -> PlainWire | TlsWire:
@@ -90,23 +98,30 @@ class PlainWire:
         Raises:
             OSError: It was closed meanwhile.
         """
+        if self._closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._hub.wait(self._writable)
 
     def end_writing(self) -> None:
-        """Tell the peer that nothing more comes; what it sends can still be read."""
-        with suppress(OSError, ValueError):  # the receiver sees that it has ended
-            self._sock.shutdown(stdlib_socket.SHUT_WR)
+        """Tell the peer that nothing more comes; what it sends can still be read. Nothing can be sent after it."""
+        with suppress(OSError):  # the receiver sees that it has ended
+            self._raw.shutdown(stdlib_socket.SHUT_WR)
 
-    def close(self) -> None:
-        """Close the socket; whoever receives gets the end."""
+    def close(self, *, cut: bool = False) -> None:
+        """Close the socket; whoever receives gets the end.
+
+        Args:
+            cut: More was to be sent; TLS must not call that a proper end.
+        """
         self._closed = True
         self._unwatch()
         if self._receiver is not None:
             self._hub.loop.run_callback(self._wake)
-        with suppress(OSError, ValueError):
+        with suppress(OSError):
             # Wakes the peer even if another process shares the descriptor.
-            self._sock.shutdown(stdlib_socket.SHUT_RDWR)
-        self._sock.close()
+            self._raw.shutdown(stdlib_socket.SHUT_RDWR)
+        with suppress(OSError):
+            self._sock.close()
 
     def leave(self) -> None:
         """In a forked child: close the descriptor there. The connection is the parent's, and its peer hears nothing."""
@@ -120,7 +135,11 @@ class PlainWire:
 class TlsWire(PlainWire):
     """A socket with TLS."""
 
-    __slots__ = ()
+    __slots__ = ("_said_all",)
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self._said_all = False
 
     def recv(self) -> bytes:
         """What comes next; empty at the end, however it came about. Lets the hub turn unless bytes were decrypted."""
@@ -132,6 +151,8 @@ class TlsWire(PlainWire):
                     return self._sock.recv(READ_SIZE)  # type: ignore[no-any-return]
                 except ssl.SSLWantReadError:
                     continue
+                except ssl.SSLWantWriteError:  # as for a new key while the socket is full
+                    gevent.sleep(TLS_RETRY)
         except (OSError, ValueError):  # ValueError: closed by another greenlet between the two steps
             pass
         return b""
@@ -142,9 +163,40 @@ class TlsWire(PlainWire):
         Raises:
             OSError: It takes none any more.
         """
+        if len(data) <= TLS_RECORD:
+            return self._send_record(data)
+        view, sent = memoryview(data), 0
+        while sent < len(data):
+            taken = self._send_record(view[sent : sent + TLS_RECORD])
+            if not taken:
+                break
+            sent += taken
+        return sent
+
+    def _send_record(self, data: bytes | memoryview) -> int:
+        if self._said_all:  # gevent's socket would send it in the clear
+            raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
         try:
             return self._sock.send(data)  # type: ignore[no-any-return]
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
         except ValueError as error:  # closed by another greenlet
             raise OSError(str(error)) from error
+
+    def _say_all(self) -> None:
+        """Tell the peer that nothing was cut off (RFC 8446 section 6.1)."""
+        if not self._said_all:
+            self._said_all = True
+            with suppress(OSError, ValueError):  # it also looks for the peer's own, which is not there yet
+                self._sock.unwrap()
+
+    def end_writing(self) -> None:
+        """See `PlainWire.end_writing`."""
+        self._say_all()
+        super().end_writing()
+
+    def close(self, *, cut: bool = False) -> None:
+        """See `PlainWire.close`."""
+        if not cut:
+            self._say_all()
+        super().close(cut=cut)
