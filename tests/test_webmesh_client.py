@@ -248,6 +248,18 @@ def test_a_call_without_time_is_not_sent(timeout: float, is_connected: bool) -> 
     assert [] == entered
 
 
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_connecting_without_time_is_a_failure_to_connect(timeout: float) -> None:
+    """Unless it is connected already."""
+    with running(echo_server()) as server:
+        client = WebMeshClient(server.url)
+        with pytest.raises(ConnectFailed):
+            client.connect(timeout)
+        client.connect()
+        assert client.connect(timeout).open
+        client.close()
+
+
 @pytest.mark.parametrize("timeout", [math.inf, math.nan, 1e300])
 @pytest.mark.parametrize("ask", ["call", "spawn", "stream", "connect"])
 def test_a_time_that_is_no_number_of_seconds_is_our_error(ask: str, timeout: float) -> None:

@@ -104,6 +104,24 @@ def test_a_stream_is_read_in_one_thread_and_fed_from_another() -> None:
 
 
 @pytest.mark.row(89)
+@pytest.mark.parametrize("made_there", [False, True])
+def test_a_client_outlives_the_thread_that_used_it_first(made_there: bool) -> None:
+    """Its connection does not live in that thread, in a patched process neither."""
+    with running(service()) as server:
+        clients = [WebMeshClient(server.url)]
+
+        def use() -> Any:
+            if made_there:
+                clients[0] = WebMeshClient(server.url)
+            return clients[0].call("/", 1, timeout=PATIENCE)
+
+        with native_threads(1) as spawn:
+            assert 1 == spawn(use).get()
+        assert 2 == clients[0].call("/", 2, timeout=PATIENCE)
+        clients[0].close()
+
+
+@pytest.mark.row(89)
 def test_a_handler_may_use_a_client_from_its_thread() -> None:
     """Each handler of one server asks another server by the same client."""
     inner, outer = service(), WebMeshServer()
