@@ -15,7 +15,7 @@ from gevent.hub import get_hub
 
 import webmesh.websocket.hub as hub_module
 from tests.websocket.interleaving import NativeThread, at_every_step, in_callback, native
-from tests.websocket.loopback import PATIENCE, descriptors, no_more_than, until
+from tests.websocket.loopback import PATIENCE, descriptors, each_mode, no_more_than, run_program, until
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError, WebMeshError
 from webmesh.websocket.hub import Completion, HubThread
 
@@ -612,3 +612,55 @@ class TestHubThread:
             home.run(gevent.sleep, 0.01)
 
             assert "still here" == home.run(lambda: "still here")
+
+    @pytest.mark.row(88)
+    @each_mode
+    def test_a_fork_leaves_it_to_the_parent(self, patched: bool):
+        """The child is told whose it is, stops nothing, and is asked to let go of what both have open."""
+        program = run_program(FORKING, patched=patched)
+        output, errors = program.communicate(timeout=PATIENCE)
+
+        assert "" == errors
+        assert [
+            "LocalProtocolError: shop belongs to the process that this was forked from: make another",
+            f"child [{patched}] False True False False",
+            "parent [] True False still here",
+        ] == output.splitlines()
+
+    @pytest.mark.patched
+    @pytest.mark.row(89)
+    def test_started_in_a_pool_thread_it_lives_in_the_hub_that_turns(self):
+        """The hub of a pool's thread stands still as soon as that thread has something else to do."""
+        home = HubThread("test")
+        get_hub().threadpool.apply(home.start)
+
+        assert home.hub is get_hub()
+        assert 5 == home.run(lambda: 5)
+        assert 6 == native(home.run, lambda: 6)
+        get_hub().threadpool.apply(home.stop)
+
+
+FORKING = """
+import os, time
+from webmesh.websocket.hub import HubThread
+
+shop, ended, fresh = HubThread("shop"), HubThread("ended"), HubThread("fresh")
+told = []
+shop.on_fork = ended.on_fork = fresh.on_fork = told.append
+shop.start()
+ended.start()
+ended.stop()
+time.sleep(0.01)  # in a patched process its thread is a greenlet, which ends in its turn
+child = os.fork()
+if not child:
+    try:
+        shop.run(print, "never")
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+    shop.stop()
+    print("child", told, shop.inside(), shop.inherited, ended.inherited, fresh.inherited, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print("parent", told, shop.run(lambda: shop.inside()), shop.inherited, shop.run(lambda: "still here"))
+shop.stop()
+"""
