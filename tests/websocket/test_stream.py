@@ -639,21 +639,25 @@ def test_a_message_that_is_begun_must_be_finished(wires: Wires, kind: str, fille
 
 
 @pytest.mark.row(22)
-@pytest.mark.parametrize("pings", [False, True])
-def test_each_message_has_its_own_time(wires: Wires, pings: bool):
+@pytest.mark.parametrize("kind", ["frames", "fragments", "fragments and pings"])
+def test_each_message_has_its_own_time(wires: Wires, kind: str):
     """A peer that is always in the middle of one, but finishes them, is not late."""
     line = Line(wires, timeouts=LIVE).read_on()
-    line.say(raw_frame(TEXT, b"begin", fin=False))
-    for _ in range(100):
+    whole = raw_frame(TEXT, b"begin end")
+    begin, end = (
+        (whole[:9], whole[9:]) if kind == "frames"
+        else (raw_frame(TEXT, b"begin", fin=False), raw_frame(CONTINUATION, b" end"))
+    )  # fmt: skip
+    ping = raw_frame(PING, b"x") if "pings" in kind else b""
+    line.say(begin)
+    for _ in range(60):
         line.tick(1)
-        if pings:
-            line.say(raw_frame(PING, b"x"))
-        line.say(raw_frame(CONTINUATION, b" end"), raw_frame(TEXT, b"begin", fin=False))
-        if pings:
-            line.say(raw_frame(PING, b"x"))
+        line.say(ping)
+        line.say(end, begin)
+        line.say(ping)
 
     assert OPEN == line.stream.state
-    assert ["begin end"] * 100 == line.received
+    assert ["begin end"] * 60 == line.received
     line.stream.abort(ConnectionClosed(1000))
 
 
@@ -983,6 +987,16 @@ def test_a_queue_is_written_before_the_end_when_we_close(wires: Wires):
     assert 4001 == line.code
 
 
+@each_kind()
+def test_an_end_without_a_close_does_not_wait_for_the_queue(wires: Wires):
+    """Who has not closed has gone, whatever is queued for it."""
+    line = Line(wires, small=True).read_on()
+    line.clog()
+    line.hang_up()
+
+    assert 1006 == line.code
+
+
 @pytest.mark.row(28)
 def test_a_peer_that_has_closed_and_does_not_read_its_queue(wires: Wires):
     """It has the close deadline for that."""
@@ -1205,6 +1219,28 @@ def test_everything_is_over_when_the_end_is_told(wires: Wires):
     line.stream.abort(ConnectionClosed(1001, "going"))
 
     assert [(CLOSED, True, 0)] == seen
+
+
+@pytest.mark.row(88)
+@each_kind()
+def test_who_leaves_the_connection_to_the_parent_says_nothing(wires: Wires):
+    """In a forked child: nothing is written, nobody is told of an end, and what is left of it here is of no use."""
+    line = Line(wires, small=True)
+    line.clog()
+    line.stream.send("not sent")
+    line.stream.flush_soon()
+    line.stream.leave()
+    written = len(line.writes)
+    settle()
+
+    assert (CLOSED, 0, []) == (line.stream.state, line.stream.queued, line.ends)
+    assert written == len(line.writes)
+    assert None is line.stream.read()
+    with pytest.raises(ConnectionClosed):
+        line.stream.send("late")
+    line.stream.abort(ConnectionClosed(4503))
+    line.tick(1e9)
+    assert [] == line.ends
 
 
 @pytest.mark.row(95)

@@ -379,3 +379,26 @@ def test_closing_while_nobody_reads_leaves_nothing_active(wires: Wires):
 
     assert not wire._readable.active
     assert b"" == wire.recv()
+
+
+@pytest.mark.row(88)
+@each_kind()
+def test_who_leaves_says_nothing(wires: Wires):
+    """A forked child closes its copy of the descriptor: to the peer and to the parent nothing has happened."""
+    ours, theirs = wires.pair()
+    copy = os.dup(ours.fileno())
+    wire = wire_for(ours)
+    reading = gevent.spawn(wire.recv)
+    gevent.sleep(0)
+    before = len(descriptors())
+    wire.leave()
+
+    until(lambda: len(descriptors()) == before - 1)
+    theirs.settimeout(0.01)
+    with pytest.raises(OSError, match="timed out"):
+        theirs.recv(1)
+    with pytest.raises(OSError):
+        wire.send(b"late")
+    assert b"" == wire.recv()
+    reading.kill()
+    os.close(copy)

@@ -389,18 +389,22 @@ class MessageStream:
 
     def leave(self) -> None:
         """In a forked child: nothing is read or written any more; the connection is the parent's."""
-        self.state = CLOSED
-        self._out.clear()
-        self._backlog = ()
-        self._backlog_size = 0
+        self._let_go()
         self._wire.leave()
 
     def _end(self, why: ConnectionClosed) -> None:
         if self.state is CLOSED:
             return
-        self.state = CLOSED
         self._ending = why
         cut = bool(self._backlog)
+        self._let_go()
+        self._wire.close(cut=cut)
+        self.closed.succeed(why)
+        self._on_closed(why)
+
+    def _let_go(self) -> None:
+        """Nothing is read or written from now on, and nobody waits for room."""
+        self.state = CLOSED
         self._out.clear()
         self._out_size = 0
         self._backlog = ()
@@ -410,6 +414,3 @@ class MessageStream:
             self._close_timer = None
         if self._room is not None:
             self._room.set()
-        self._wire.close(cut=cut)
-        self.closed.succeed(why)
-        self._on_closed(why)
