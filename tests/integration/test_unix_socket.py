@@ -141,7 +141,7 @@ def test_a_socket_that_is_gone_is_an_error_that_names_it(tmp_path: Path) -> None
         assert 1 == client.call("/", 1, timeout=PATIENCE)[0]
         (connection,) = server.connections
         connection.abort()
-        assert wait_for(lambda: not server.connections)
+        assert wait_for(lambda: not server.connections and not client.connected)
         assert 2 == client.call("/", 2, timeout=PATIENCE)[0]
     client.close()
 
