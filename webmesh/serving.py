@@ -6,7 +6,9 @@ it is `webmesh_server`.
 
 from __future__ import annotations
 
+import atexit
 import logging
+from contextlib import suppress
 
 import gevent
 from typing import TYPE_CHECKING
@@ -23,6 +25,9 @@ from webmesh.websocket.websocket_connection import WebSocketConnection
 
 if TYPE_CHECKING:
     from webmesh.server_parts import ServerParts
+
+EXIT_TIMEOUT = 1.0
+"""Seconds that the end of a process waits for what it forgot to close: a quick peer answers in a millisecond."""
 
 logger = logging.getLogger("webmesh.server")
 
@@ -57,6 +62,7 @@ class Serving:
         """Start the hub's thread and begin to listen there; `started` tells the outcome."""
         self.home.on_fork = self._leave
         self.home.start()
+        atexit.register(self._exit)
         self._starter = self.home.run(gevent.spawn, self._start)
 
     def close(self, seconds: float) -> None:
@@ -75,6 +81,14 @@ class Serving:
             if self._home_stops:
                 self.home.stop()
 
+    def _exit(self) -> None:
+        """The process ends and nobody has closed: say goodbye to the peers, as far as that is quick."""
+        if not self.home.inherited:
+            self.close(0)
+            with suppress(TimeoutError):
+                self.stopped.wait(EXIT_TIMEOUT)
+            self.home.stop()  # joins its thread: one that ends together with the interpreter can crash it
+
     def _claim_end(self) -> bool:
         """Whether the caller is the one to end it. Atomic without a lock, which a signal handler could not take."""
         try:
@@ -90,7 +104,7 @@ class Serving:
         except Exception as error:  # the supervisor's edge: who awaits the start must learn of it
             claimed = self._claim_end()
             if claimed:
-                self.stopped.succeed(None)
+                self._stopped()
             self.started.fail(error)
             if claimed:
                 self.home.stop()
@@ -98,6 +112,10 @@ class Serving:
         self.parts.pulse.start()
         self.started.succeed(None)
         logger.info("listening", extra={"address": self.listener.address, "tls": self.parts.tls is not None})
+
+    def _stopped(self) -> None:
+        atexit.unregister(self._exit)
+        self.stopped.succeed(None)
 
     def _shut_down(self, seconds: float) -> None:
         self.closing = True
@@ -108,7 +126,7 @@ class Serving:
             self._end_connections()
         finally:
             self._home_stops = stop_home(self.home, *self._executors)
-            self.stopped.succeed(None)
+            self._stopped()
         logger.info("closed", extra={"connections": count})
 
     def _end_start(self) -> None:
@@ -156,7 +174,8 @@ class Serving:
                 self._close(connection)
             self._converse(connection, upgraded.decision)
         finally:
-            connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
+            with suppress(ConnectionClosed):  # the hub's end, at that of the process
+                connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
             del parts.connections[connection.id]
             if not self.home.inherited:
                 why = connection.close_reason or ConnectionClosed()

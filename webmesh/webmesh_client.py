@@ -6,9 +6,11 @@ process: in greenlets of the one hub).
 
 from __future__ import annotations
 
+import atexit
 import logging
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -35,6 +37,9 @@ from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.target import parse_url
 from webmesh.websocket.websocket_connection import WebSocketConnection
+
+EXIT_TIMEOUT = 1.0
+"""Seconds that the end of a process waits for what it forgot to close: a quick peer answers in a millisecond."""
 
 logger = logging.getLogger("webmesh.client")
 
@@ -156,6 +161,7 @@ class WebMeshClient:
             self._chain = chained(self._middleware, self._call_connection)
             self._home.on_fork = self._leave
             self._home.start()
+            atexit.register(self._exit)
             self._home.run(self._pulse.start)
         except BaseException as error:  # told to all who wait, whatever it is
             self._started.fail(error)
@@ -210,7 +216,8 @@ class WebMeshClient:
             self._observer.connection_opened(connection)
             connection.run()
         finally:
-            connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
+            with suppress(ConnectionClosed):  # the hub's end, at that of the process
+                connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
             del self._connections[connection]
             logger.info("connection ended", extra={"url": self.url, "reason": str(connection.close_reason)})
 
@@ -230,13 +237,25 @@ class WebMeshClient:
             self._started.fail(ConnectionClosed(1000, "the client was closed"))
         if self._started.error is not None or not self._started.done or self._home.inherited:
             return  # nothing runs here; or whoever starts it, interrupted by this signal handler perhaps, closes it
-        if _claimed(self._close_unclaimed):
-            self._home.post(gevent.spawn, self._shut_down)
+        self._begin_close()
         if ends_itself(self, self._home):
             return
         self._stopped.wait()
         if self._home_stops:
             self._home.stop()
+
+    def _begin_close(self) -> None:
+        if _claimed(self._close_unclaimed):
+            self._home.post(gevent.spawn, self._shut_down)
+
+    def _exit(self) -> None:
+        """The process ends and nobody has closed: say goodbye to the server, as far as that is quick."""
+        self._closed = True
+        if not self._home.inherited:
+            self._begin_close()
+            with suppress(TimeoutError):
+                self._stopped.wait(EXIT_TIMEOUT)
+            self._home.stop()  # joins its thread: one that ends together with the interpreter can crash it
 
     def _shut_down(self) -> None:
         """In the hub, once."""
@@ -254,6 +273,7 @@ class WebMeshClient:
             self._executor.close(self.timeouts.close)
         finally:
             self._home_stops = stop_home(self._home, self._executor)
+            atexit.unregister(self._exit)
             self._stopped.succeed(None)
 
     def _leave(self, alive: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import gevent
 import pytest
 
-from tests.processes import run_program
+from tests.processes import run_program, run_python
 from tests.running import PATIENCE, connected, native_threads, running, wait_for
 from webmesh.exceptions import RequestTimeout
 from webmesh.message_serializers import StandardJsonSerializer
@@ -238,11 +238,75 @@ stream = client.stream("/", 1)
 @MODES
 def test_a_program_that_forgets_to_close_ends_all_the_same(patch: str) -> None:
     """With status 0 and without a word on standard error."""
-    from tests.processes import run_python
-
     done = run_python("-c", patch + FORGETFUL)
 
     assert ("hi\n", "", 0) == (done.stdout, done.stderr, done.returncode)
+
+
+@MODES
+def test_peers_of_a_program_that_forgets_to_close_are_told(patch: str) -> None:
+    """By the closing handshake, so that they know that nothing went wrong."""
+    server, ends = service(), []
+    server.on_disconnect(lambda connection, why: ends.append(why.code))
+    with running(server):
+        program = f"from webmesh import WebMeshClient\nclient = WebMeshClient({server.url!r})\nclient.call('/')"
+        run_program(patch + program)
+        assert wait_for(lambda: ends)
+    assert [1000] == ends
+
+
+CLOSED_FROM_WITHIN = """
+import threading
+from webmesh import WebMeshClient, WebMeshServer
+
+closing = threading.Event()
+server = WebMeshServer()
+
+
+@server.on("/")
+def close(payload, path, client):
+    server.close()
+    closing.set()
+
+
+server.listen(port=0)
+server.await_started()
+client = WebMeshClient(server.url)
+client.notify("/")
+closing.wait(10)
+print("over")
+"""
+
+
+@MODES
+@pytest.mark.row(92)
+def test_a_program_that_ends_while_its_server_closes_ends_in_peace(patch: str) -> None:
+    """The thread that is just ending must not do so together with the interpreter."""
+    for _ in range(3):
+        done = run_python("-c", patch + CLOSED_FROM_WITHIN)
+        assert ("over\n", "", 0) == (done.stdout, done.stderr, done.returncode)
+
+
+STUCK = """
+import threading, time
+from webmesh import Timeouts, WebMeshClient, WebMeshServer
+
+entered = threading.Event()
+server = WebMeshServer()
+server.on("/")(lambda payload, path, client: (entered.set(), time.sleep(0.3)))
+server.listen(port=0)
+server.await_started()
+client = WebMeshClient(server.url)
+future = client.spawn("/")
+entered.wait(10)
+"""
+
+
+@MODES
+@pytest.mark.row(92)
+def test_a_program_that_ends_in_the_middle_of_a_call_ends_all_the_same(patch: str) -> None:
+    """With status 0."""
+    assert 0 == run_python("-c", patch + STUCK).returncode
 
 
 @MODES

@@ -278,7 +278,9 @@ class HubThread:
                 # handler's sys.exit() is not the end of everybody's connections, and this is no main thread.
                 if self._patched:
                     raise
-        if not self._patched:
+        if self._patched:
+            atexit.unregister(self.stop)
+        else:
             self._wind_up(hub)
         _running.discard(self)
         self._ended.succeed(None)
@@ -362,9 +364,9 @@ class HubThread:
         if self.inherited:
             return
         self._stop.succeed(None)
-        atexit.unregister(self.stop)
         if not self._ready.done or self.inside():
-            return
+            return  # whoever else calls, the end of the process at the latest, joins the thread
+        atexit.unregister(self.stop)
         if self._patched:
             # The thread is a greenlet, and its join() often wakes a native thread only when the time is up.
             with suppress(TimeoutError):
