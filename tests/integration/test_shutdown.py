@@ -341,7 +341,7 @@ def serving_process(before: tuple[str, ...], install: str, folder: Any) -> Itera
 
 @MODES
 @pytest.mark.row(91, 92)
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("times", [1])
 def test_a_signal_handler_closes_the_server(before: tuple[str, ...], times: int, tmp_path: Any) -> None:
     """As programs do: it runs in the middle of anything. The call in progress is answered, the process ends with 0."""
     install = "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, stop)"
