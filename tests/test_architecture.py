@@ -59,6 +59,7 @@ LAYERS = {
     "webmesh.serving": 4,
     "webmesh.serving": 4,
     "webmesh.webmesh_server": 4,
+    "webmesh.client_link": 4,
     "webmesh.webmesh_client": 4,
     # 6 edges: nothing below imports them
     "webmesh": 6,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes import ENVIRONMENT
 from tests.running import Census
 
 pytest_plugins = ["pytester"]
@@ -142,8 +143,9 @@ def test_a_server_that_is_never_asked_for_is_never_started(pytest_of_a_user: Any
     assert {} == census.grown()
 
 
-def test_the_plugin_alone_imports_nothing(pytester: pytest.Pytester) -> None:
+def test_the_plugin_alone_imports_nothing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """pytest loads it early: a run that patches in its conftest must still come in time, and others pay nothing."""
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     pytester.makepyfile(
         """
         import sys

@@ -292,7 +292,7 @@ def test_waiting_for_anothers_dialling_is_within_the_own_time() -> None:
     with silent_server() as url:
         client = WebMeshClient(url, timeouts=Timeouts(connect=PATIENCE * 10))
         patient = gevent.spawn(catch, client.connect)
-        assert wait_for(lambda: len(client._dialling))
+        assert wait_for(lambda: client._link.dialling)
         with pytest.raises(ConnectFailed, match="another attempt had not ended within 0.05 s"):
             client.connect(timeout=0.05)
         assert not patient.ready()
@@ -623,7 +623,7 @@ def test_closing_while_it_dials_ends_the_dialling() -> None:
     with silent_server() as url, native_threads(2) as spawn:
         client = WebMeshClient(url, timeouts=Timeouts(connect=PATIENCE * 10))
         waiting = [spawn(catch, client.connect), spawn(catch, client.call, "/"), gevent.spawn(catch, client.connect)]
-        assert wait_for(lambda: client._dialler is not None)
+        assert wait_for(lambda: client._link._dialler is not None)
 
         client.close()
 
@@ -697,8 +697,8 @@ def test_closing_while_it_starts_is_done_by_who_starts_it(monkeypatch: pytest.Mo
     """A signal handler that interrupts the start cannot wait for it; the first use fails, and nothing is left."""
     census = Census()
     client = WebMeshClient("ws://127.0.0.1:1")
-    start = client._home.start
-    monkeypatch.setattr(client._home, "start", lambda: (client.close(), start()))
+    start = client._link.home.start
+    monkeypatch.setattr(client._link.home, "start", lambda: (client.close(), start()))
 
     with pytest.raises(ConnectionClosed, match="the client was closed"):
         client.call("/")

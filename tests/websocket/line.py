@@ -15,7 +15,7 @@ from webmesh.exceptions import ConnectionClosed
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.frames import Frames, Incoming
 from webmesh.testing import FakeClock
-from webmesh.websocket.stream import MessageStream
+from webmesh.websocket.stream import CLOSED, MessageStream
 from webmesh.websocket.upgraded import Upgraded
 
 GENEROUS = Limits(message_size=64 * 1024 * 1024)
@@ -82,6 +82,7 @@ class Line:
                 else:
                     self.stream.control(item)
             self.stream.end_turn()
+        assert self.stream.state is CLOSED, "the reader was told of an end that had not come"
 
     def tick(self, seconds: float = 1.0, times: int = 1) -> None:
         """Let time pass, in steps of so many seconds."""

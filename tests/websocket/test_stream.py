@@ -270,6 +270,31 @@ def test_nothing_to_send_writes_nothing(wires: Wires):
     line.stream.abort(ConnectionClosed(1000))
 
 
+def test_a_flush_is_asked_for_once(wires: Wires):
+    """And not at all where there is nothing to write: each costs the hub something."""
+
+    class Batch:
+        def __init__(self) -> None:
+            self.asked: list[Any] = []
+
+        def add(self, flush: Any) -> None:
+            self.asked.append(flush)
+
+    line = Line(wires)
+    line.stream._batch = batch = Batch()  # type: ignore[assignment]
+    line.stream.end_turn()
+    assert [] == batch.asked
+    for again in (line.stream.end_turn, line.stream.flush_soon):
+        for number in range(3):
+            line.stream.send(str(number))
+            again()
+        assert 1 == len(batch.asked)
+        batch.asked.pop()()
+        assert ["0", "1", "2"] == line.hear(3)
+    assert 2 == len(line.writes)
+    line.stream.abort(ConnectionClosed(1000))
+
+
 @each_kind("unix", "tcp", "tls", "tls12")
 @pytest.mark.row(66)
 def test_what_a_slow_peer_does_not_take_waits_in_order(wires: Wires):
