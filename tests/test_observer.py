@@ -64,6 +64,12 @@ CALLS = [
     ("request_finished", ("/a", "ok", 0.1)),
     ("handler_failed", ("/a", "incident", ValueError())),
     ("refused", ("message", "late")),
+    ("link_changed", ("ws://a", "lost", "no pong")),
+    ("session_changed", ("resumed", "")),
+    ("login_finished", ("1.2.3.4:5", "expired")),
+    ("peer_stalled", ("connection", True)),
+    ("call_retried", ("/a", "unavailable")),
+    ("hub_held", ("/a", 0.3, "stack")),
 ]
 
 

@@ -33,6 +33,24 @@ class Observer:
     def refused(self, kind: str, reason: str) -> None:
         """Something of a peer's was turned away or dropped: counters with a reason label are made of this."""
 
+    def link_changed(self, url: str, state: str, reason: str) -> None:
+        """A client's link: *state* is `connecting`, `connected`, `lost`, `waiting`, `gave_up` or `closed`."""
+
+    def session_changed(self, state: str, reason: str) -> None:
+        """A session that a server keeps: *state* is `opened`, `lost`, `resumed`, `refused` or `ended`."""
+
+    def login_finished(self, address: str, outcome: str) -> None:
+        """A peer was to say who it is; *outcome* is `ok`, `renewed`, or why it was turned away in fixed words."""
+
+    def peer_stalled(self, connection: object, stalled: bool) -> None:
+        """A peer whose machine still acknowledges has stopped to answer, or answers again."""
+
+    def call_retried(self, path: str, reason: str) -> None:
+        """A client sends a call again; *reason* is the wire code or the kind of loss that it follows."""
+
+    def hub_held(self, where: str, seconds: float, stack: str) -> None:
+        """Code did not give back the hub for so long; *where* is its route, or `hub`. Called from another thread."""
+
 
 NO_OBSERVER = Observer()
 """Shared instance of the no-op base."""
@@ -67,6 +85,30 @@ class GuardedObserver(Observer):
     def refused(self, kind: str, reason: str) -> None:
         """See `Observer`."""
         self._pass_on(self._inner.refused, kind, reason)
+
+    def link_changed(self, url: str, state: str, reason: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.link_changed, url, state, reason)
+
+    def session_changed(self, state: str, reason: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.session_changed, state, reason)
+
+    def login_finished(self, address: str, outcome: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.login_finished, address, outcome)
+
+    def peer_stalled(self, connection: object, stalled: bool) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.peer_stalled, connection, stalled)
+
+    def call_retried(self, path: str, reason: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.call_retried, path, reason)
+
+    def hub_held(self, where: str, seconds: float, stack: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.hub_held, where, seconds, stack)
 
     def _pass_on(self, hook: Callable[..., None], *args: object) -> None:
         try:

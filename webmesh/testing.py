@@ -83,6 +83,30 @@ class RecordingObserver(Observer):
         """`("refused", kind, reason)`."""
         self.events.append(("refused", kind, reason))
 
+    def link_changed(self, url: str, state: str, reason: str) -> None:
+        """`("link_changed", url, state, reason)`."""
+        self.events.append(("link_changed", url, state, reason))
+
+    def session_changed(self, state: str, reason: str) -> None:
+        """`("session_changed", state, reason)`."""
+        self.events.append(("session_changed", state, reason))
+
+    def login_finished(self, address: str, outcome: str) -> None:
+        """`("login_finished", address, outcome)`."""
+        self.events.append(("login_finished", address, outcome))
+
+    def peer_stalled(self, connection: object, stalled: bool) -> None:
+        """`("peer_stalled", connection, stalled)`."""
+        self.events.append(("peer_stalled", connection, stalled))
+
+    def call_retried(self, path: str, reason: str) -> None:
+        """`("call_retried", path, reason)`."""
+        self.events.append(("call_retried", path, reason))
+
+    def hub_held(self, where: str, seconds: float, stack: str) -> None:
+        """`("hub_held", where, seconds, stack)`."""
+        self.events.append(("hub_held", where, seconds, stack))
+
 
 class MemoryPeer:
     """One end of a `memory_pair`: frames, serializer and session of a connection, and no more.
