@@ -49,6 +49,8 @@ LAYERS = {
     "webmesh.lanes": 3,
     "webmesh.callbacks": 3,
     "webmesh.handled_call": 3,
+    "webmesh.plan": 3,
+    "webmesh.failures": 3,
     "webmesh.dispatch": 3,
     "webmesh.callbacks": 3,
     "webmesh.plain_routes": 3,

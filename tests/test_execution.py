@@ -11,7 +11,7 @@ import pytest
 from gevent import monkey
 
 from webmesh.exceptions import Overloaded
-from webmesh.execution import Executor, feed
+from webmesh.execution import Executor, feed, in_own_greenlet
 
 native_lock = monkey.get_original("_thread", "allocate_lock")
 native_ident = monkey.get_original("_thread", "get_ident")
@@ -212,3 +212,16 @@ def test_a_series_that_nobody_takes_is_closed(executor: Executor):
 
     assert 1 == len(closed)
     assert native_ident() not in closed
+
+
+def test_a_greenlet_of_its_own_hands_back_what_happens_in_it() -> None:
+    """A result or an error; and it ends with whoever waits for it."""
+    assert gevent.getcurrent() is not in_own_greenlet(gevent.getcurrent)
+    with pytest.raises(ZeroDivisionError):
+        in_own_greenlet(lambda: 1 // 0)
+    inner: list[gevent.Greenlet] = []
+    waiting = gevent.spawn(in_own_greenlet, lambda: (inner.append(gevent.getcurrent()), gevent.sleep(20)))
+    gevent.sleep(0)
+    gevent.sleep(0)
+    waiting.kill()
+    assert inner[0].dead

@@ -6,10 +6,8 @@ thread) and what each of its ends means on the wire. The one place where user co
 
 from __future__ import annotations
 
-import logging
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -18,19 +16,18 @@ import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
 
-from webmesh.call import CURRENT, Call, CallNext, Middleware, chained
-from webmesh.exceptions import (
-    Cancelled, ConnectionClosed, DeadlineExceeded, EncodeError, HandlerFailed, InvalidArgument, Overloaded,
-    RemoteError, RouteNotFound, Unavailable,
-)  # fmt: skip
-from webmesh.execution import Executor, feed
+from webmesh.call import Middleware
+from webmesh.exceptions import Cancelled, DeadlineExceeded, RemoteError, RouteNotFound, Unavailable
+from webmesh.execution import Executor, feed, in_own_greenlet
+from webmesh.failures import Failures
 from webmesh.handled_call import HandledCall
 from webmesh.lanes import Lanes
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import Limits, Timeouts
+from webmesh.plan import Plan
 from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Notification, Request
-from webmesh.route_options import RouteOptions, read_options
+from webmesh.route_options import read_options
 from webmesh.routing import NO_ARGUMENTS, Route, Router
 from webmesh.websocket.inbox import Inbox
 from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH
@@ -39,58 +36,8 @@ if TYPE_CHECKING:
     from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.hub import HubThread
 
-logger = logging.getLogger("webmesh.server")
-
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple})
 """Results that are surely no iterators; asking each for `__next__` would cost more."""
-
-
-class Plan:
-    """How calls of one route are run: its options, with the defaults of this process filled in.
-
-    Attributes:
-        enter: Runs a call through the middleware and its handler; to be run in the call's own context.
-        simple: Whether that happens right in the greenlet that read the request, and nothing must be held.
-    """
-
-    __slots__ = (
-        "blocking", "bounded", "cancel", "enter", "in_flight", "isolate", "max_in_flight", "options", "route",
-        "seconds", "simple",
-    )  # fmt: skip
-
-    def __init__(
-        self, route: Route, options: RouteOptions, middleware: list[Middleware], *, blocking: bool, seconds: float
-    ) -> None:
-        self.route = route
-        self.options = options
-        self.enter = _entrance(route, middleware)
-        self.blocking = blocking if options.blocking is None else options.blocking
-        self.isolate = options.isolate and not self.blocking
-        self.seconds = seconds if options.timeout is None else options.timeout
-        self.bounded = options.timeout is not None
-        self.cancel = options.cancel
-        self.max_in_flight = options.max_in_flight
-        self.in_flight = 0
-        self.simple = not (self.blocking or self.isolate or self.max_in_flight or options.order != "none")
-
-
-def _entrance(route: Route, middleware: list[Middleware]) -> CallNext:
-    handler = route.handler
-    if route.names or middleware:
-        chain = chained(middleware, _run_handler)
-
-        def enter(call: Call) -> Any:
-            CURRENT.set(call)
-            return chain(call)
-
-        return enter
-
-    def enter_handler(call: Call) -> Any:
-        """The same with nothing between; most routes are so, and each step costs every call."""
-        CURRENT.set(call)
-        return handler(call.payload, call.path, call.connection)
-
-    return enter_handler
 
 
 class Dispatcher:
@@ -122,6 +69,7 @@ class Dispatcher:
         self._limits = limits
         self._timeouts = timeouts
         self._observer = observer
+        self._failures = Failures(observer)
         self._timed = observer is not NO_OBSERVER
         self._blocking = blocking
         self._plans: dict[Route, Plan] = {}
@@ -175,7 +123,7 @@ class Dispatcher:
         seconds, bounded = plan.seconds, plan.bounded
         if type(request) is Request and request.timeout_ms is not None:
             if request.timeout_ms <= 0:
-                self._refuse(request, conversation, DeadlineExceeded("no time was left when the request came"))
+                self._failures.refuse(request, conversation, DeadlineExceeded("no time was left when the request came"))
                 return
             asked = request.timeout_ms / 1000
             seconds = min(asked, seconds) if bounded else asked
@@ -208,15 +156,15 @@ class Dispatcher:
     ) -> tuple[Plan, dict[str, object]] | None:
         """The plan and path arguments for a path that is no fixed one; `None` when it has been refused."""
         if self._draining:
-            self._refuse(request, conversation, Unavailable("this node is closing"))
+            self._failures.refuse(request, conversation, Unavailable("this node is closing"))
             return None
         try:
             match = self._match(request.path)
         except Exception as error:  # the edge around user code: a converter of the program's own
-            self._refuse(request, conversation, self._incident(conversation, request.path, error))
+            self._failures.refuse(request, conversation, self._failures.incident(conversation, request.path, error))
             return None
         if match is None:
-            self._refuse(request, conversation, RouteNotFound(f"no route matches {request.path[:200]!r}"))
+            self._failures.refuse(request, conversation, RouteNotFound(f"no route matches {request.path[:200]!r}"))
             return None
         return self._plans[match[0]], match[1]
 
@@ -235,29 +183,17 @@ class Dispatcher:
             result = context.run(plan.enter, call)
             return result if type(result) in _PLAIN else self._finish(call, context, result)
         with ExitStack() as held:
-            self._hold(plan, call, held)
+            plan.hold(call, self._lanes, held)
             if plan.blocking:
                 # What it holds is given back when the thread is through, not when its caller leaves.
                 ended = held.pop_all().close
                 return self._executor.run(context, self._run_in_thread, plan, call, ended=ended)
             return self._run_apart(plan, call, context)
 
-    def _hold(self, plan: Plan, call: HandledCall, held: ExitStack) -> None:
-        """Take the places that the route's options ask for, or refuse."""
-        if plan.max_in_flight is not None:
-            if plan.in_flight >= plan.max_in_flight:
-                raise Overloaded(f"{plan.in_flight} calls of {plan.route.pattern} are running, the limit")
-            plan.in_flight += 1
-            held.callback(_leave, plan)
-        if plan.options.order == "peer":
-            held.enter_context(self._lanes.turn((plan.route, call.conversation)))
-        elif plan.options.order_key is not None:
-            held.enter_context(self._lanes.turn((plan.route, _lane_key(plan.options.order_key, call))))
-
     def _run_apart(self, plan: Plan, call: HandledCall, context: Context) -> Any:
         if not plan.isolate:
             return self._finish(call, context, context.run(plan.enter, call))
-        return _in_own_greenlet(lambda: self._finish(call, context, context.run(plan.enter, call)))
+        return in_own_greenlet(lambda: self._finish(call, context, context.run(plan.enter, call)))
 
     def _finish(self, call: HandledCall, context: Context, result: Any) -> Any:
         """A result as it is, or what a stream ends with."""
@@ -294,60 +230,16 @@ class Dispatcher:
             if close is not None:
                 context.run(close)
 
-    # --------------------------------------------------------------- the answers
-
     def _fail(self, call: HandledCall, error: BaseException) -> str:
         """Answer with what *error* means; returns the wire code."""
-        answer = self._error_for(call, error)
+        answer = self._failures.error_for(call, error)
         call.fail_items(answer)
         self._disarm(call)
-        if isinstance(error, ConnectionClosed) and not call.connection.open:
-            self._observer.refused("reply", "connection closed")
-        elif call.request_id is not None and not (call.cancelled and isinstance(answer, Cancelled)):
-            self._send_error(call, answer)
+        self._failures.answer(call, error, answer)
         call.forsake()  # a pool thread that still runs for it must learn that nobody listens
         if isinstance(error, KeyboardInterrupt):
             raise error
         return answer.code
-
-    def _error_for(self, call: HandledCall, error: BaseException) -> RemoteError:
-        if isinstance(error, RemoteError):
-            return error
-        if error is call.expiry:
-            return DeadlineExceeded(f"{call.path[:200]} did not end within {call.seconds:g} s")
-        if isinstance(error, gevent.GreenletExit | ConnectionClosed) and not call.connection.open:
-            return Cancelled("the connection has ended")
-        return self._incident(call.conversation, str(call.route), error)
-
-    def _incident(self, conversation: Conversation, where: str, error: BaseException) -> RemoteError:
-        incident = os.urandom(6).hex()
-        logger.error(
-            "handler failed",
-            exc_info=error,
-            extra={"route": where, "incident": incident, "connection": conversation.connection.id},
-        )
-        self._observer.handler_failed(where, incident, error)
-        return HandlerFailed("the handler failed", details={"incident": incident})
-
-    def _send_error(self, call: HandledCall, answer: RemoteError) -> None:
-        request_id = call.request_id
-        if request_id is None:
-            return
-        try:
-            try:
-                call.conversation.send(envelope.error(request_id, answer.to_wire()))
-            except EncodeError as unserializable:  # the details of the handler's own error
-                answer = self._incident(call.conversation, str(call.route), unserializable)
-                call.conversation.send(envelope.error(request_id, answer.to_wire()))
-        except ConnectionClosed:
-            self._observer.refused("reply", "connection closed")
-
-    def _refuse(self, request: Request | Notification, conversation: Conversation, error: RemoteError) -> None:
-        self._observer.refused("request", error.code)
-        if isinstance(request, Request):
-            conversation.say(envelope.error(request.id, error.to_wire()))
-        else:
-            logger.info("notification dropped", extra={"error": str(error), "connection": conversation.connection.id})
 
     # ------------------------------------------------- what else a peer may say of it
 
@@ -389,43 +281,3 @@ class Dispatcher:
 def _is_series(result: object) -> bool:
     """Whether a handler's result is an iterator, that is a stream."""
     return type(result) not in _PLAIN and hasattr(type(result), "__next__")
-
-
-def _run_handler(call: Call) -> Any:
-    """The innermost link: the handler itself."""
-    return call.route.handler(call.payload, call.path, call.connection, **call.arguments)  # type: ignore[union-attr]
-
-
-def _leave(plan: Plan) -> None:
-    plan.in_flight -= 1
-
-
-def _lane_key(name: str, call: HandledCall) -> Any:
-    """The value by which a route keeps order."""
-    if name in call.arguments:
-        return call.arguments[name]
-    value = call.payload.get(name) if isinstance(call.payload, dict) else None
-    if not isinstance(value, str | int | bytes):
-        raise InvalidArgument(f"the payload must be a map with a text or integer {name!r}: the route keeps order by it")
-    return value
-
-
-def _in_own_greenlet(function: Callable[[], Any]) -> Any:
-    """What *function* returns or raises, run in a fresh greenlet that ends with it."""
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.extend((True, function()))
-        except BaseException as error:  # raised again in the greenlet that waits
-            outcome.extend((False, error))
-
-    greenlet = gevent.spawn(run)
-    try:
-        greenlet.join()
-    finally:
-        greenlet.kill()
-    succeeded, value = outcome
-    if not succeeded:
-        raise value
-    return value

@@ -189,3 +189,24 @@ def feed(iterator: Iterator[Any], put: Callable[[Any], None]) -> Any:
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+
+
+def in_own_greenlet(function: Callable[[], T]) -> T:
+    """What *function* returns or raises, run in a fresh greenlet that ends with it."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.extend((True, function()))
+        except BaseException as error:  # raised again in the greenlet that waits
+            outcome.extend((False, error))
+
+    greenlet = gevent.spawn(run)
+    try:
+        greenlet.join()
+    finally:
+        greenlet.kill()
+    succeeded, value = outcome
+    if not succeeded:
+        raise value
+    return value  # type: ignore[no-any-return]
