@@ -69,6 +69,8 @@ LAYERS = {
     "webmesh.serve": 6,
     "webmesh.cli": 6,
     "webmesh.testing": 6,
+    "webmesh.fault_proxy": 6,
+    "webmesh.fault_pair": 6,
     "webmesh.pytest_plugin": 6,
     "webmesh.observability": 6,
 }

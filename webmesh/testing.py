@@ -1,7 +1,8 @@
 """For tests of programs that use WebMesh: a fake clock, a recording observer, peers without a network.
 
 `memory_pair` carries real frames between two conversations' pure cores, with no hub and no socket;
-`connection_pair` joins two real connections by a socket pair in this process.
+`connection_pair` joins two real connections by a socket pair in this process. `FaultProxy` does to real bytes
+what networks do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import gevent.socket
 from webmesh.dispatch import Dispatcher
 from webmesh.exceptions import RemoteProtocolError
 from webmesh.execution import Executor, stop_home
+from webmesh.fault_proxy import FaultProxy
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import Limits, Timeouts
@@ -26,6 +28,10 @@ from webmesh.routing import Router
 from webmesh.websocket.hub import HubThread
 from webmesh.websocket.upgraded import Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
+
+__all__ = [
+    "FakeClock", "FaultProxy", "MemoryPeer", "RecordingObserver", "connection_pair", "memory_pair",
+]  # fmt: skip
 
 
 class FakeClock:
