@@ -78,6 +78,13 @@ def test_what_is_no_websocket_url_is_refused(url):
 
 
 @pytest.mark.row(15)
+@pytest.mark.parametrize("url", ["ws://shop.test/\udce1", "ws://shop.test/?\ud800", "ws+unix:///run/\udfff.sock"])
+def test_lone_surrogates_are_refused(url):
+    """They have no UTF-8 form, so a path or query with one could not be escaped."""
+    with pytest.raises(ConfigurationError):
+        parse_url(url)
+
+
 @pytest.mark.parametrize("evil", ["\r\n", "\n", "\r", "\t", "\0", " ", "\x7f"])
 @pytest.mark.parametrize("url", ["ws://sh{}op.test/", "ws://shop.test/a{}b", "ws://shop.test/?a{}b"])
 def test_line_ends_and_the_like_are_refused_not_dropped(url, evil):

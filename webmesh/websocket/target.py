@@ -60,6 +60,8 @@ def parse_url(url: str) -> Target:
     if not isinstance(url, str) or not url or not all("!" <= character != "\x7f" for character in url):
         # urlsplit would drop line ends in silence, and the rest would mean something else.
         raise ConfigurationError(f"URL {shown!r} has a space or a control character in it")
+    if any("\ud800" <= character <= "\udfff" for character in url):
+        raise ConfigurationError(f"URL {shown!r} has a lone surrogate, which cannot be sent")
     try:
         parts = urlsplit(url)
         port = parts.port
