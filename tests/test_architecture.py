@@ -46,6 +46,7 @@ LAYERS = {
     "webmesh.mounting": 3,
     "webmesh.route_options": 3,
     "webmesh.execution": 3,
+    "webmesh.fault_injection": 3,
     "webmesh.lanes": 3,
     "webmesh.callbacks": 3,
     "webmesh.handled_call": 3,

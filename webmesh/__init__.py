@@ -54,6 +54,7 @@ from webmesh.version import VERSION
 
 if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same names
     from webmesh.call import Call, current_call
+    from webmesh.fault_injection import FaultInjector
     from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
     from webmesh.routing import Router
     from webmesh.webmesh_client import WebMeshClient
@@ -66,6 +67,7 @@ __version__ = VERSION
 _HOMES = {
     "Call": "webmesh.call",
     "current_call": "webmesh.call",
+    "FaultInjector": "webmesh.fault_injection",
     "AbstractMessageSerializer": "webmesh.message_serializers",
     "MessagePackSerializer": "webmesh.message_serializers",
     "StandardJsonSerializer": "webmesh.message_serializers",
@@ -94,6 +96,7 @@ __all__ = [
     "DuplicateRoute",
     "EncodeError",
     "FailedPrecondition",
+    "FaultInjector",
     "HandlerFailed",
     "HandshakeRejected",
     "InvalidArgument",
