@@ -17,15 +17,14 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "conformance"
 
 
 @pytest.fixture
-def conformance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, with its reports in a folder of this test."""
+def conformance(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module."""
     loader = SourceFileLoader("conformance", str(SCRIPT))
     spec = importlib.util.spec_from_loader("conformance", loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     loader.exec_module(module)
-    monkeypatch.setattr(module, "REPORTS", tmp_path)
     return module
 
 
@@ -58,7 +57,7 @@ def test_strict_and_informational_cases_pass(
     """These two are what the suite calls right."""
     write_report(tmp_path, 2, _1_1_1=("OK", "OK"), _7_1_6=("INFORMATIONAL", "INFORMATIONAL"))
 
-    assert 0 == conformance.summarise()
+    assert 0 == conformance.summarise(tmp_path)
     assert "2 cases, 0 not strict, 0 missing" in capsys.readouterr().out
 
 
@@ -69,7 +68,7 @@ def test_any_other_case_fails_and_is_named(
     """A case counts by its behaviour and by how the connection closed."""
     write_report(tmp_path, 2, _1_1_1=("OK", "OK"), _6_4_1=outcome)
 
-    assert 1 == conformance.summarise()
+    assert 1 == conformance.summarise(tmp_path)
     assert ": 6.4.1\n" in capsys.readouterr().out
 
 
@@ -79,12 +78,12 @@ def test_a_case_without_a_report_fails(
     """A run that was cut short must not look whole."""
     write_report(tmp_path, 5, _1_1_1=("OK", "OK"))
 
-    assert 1 == conformance.summarise()
+    assert 1 == conformance.summarise(tmp_path)
     assert "4 cases left no report" in capsys.readouterr().out
 
 
 def test_no_report_at_all_has_a_status_of_its_own(conformance: ModuleType, tmp_path: Path) -> None:
     """Neither an index nor an empty one is a result."""
-    assert 2 == conformance.summarise()
+    assert 2 == conformance.summarise(tmp_path)
     write_report(tmp_path, 3)
-    assert 2 == conformance.summarise()
+    assert 2 == conformance.summarise(tmp_path)
