@@ -22,6 +22,8 @@ NO_ITEMS: Iterator[Any] = iter(())
 """Exhausted for good, so all calls can share it."""
 CALL_CHAIN = "call-chain"
 """Reserved header: names of the services that a call has passed through (docs/PROTOCOL.md section 2)."""
+IDEMPOTENCY_KEY = "idempotency-key"
+"""Reserved header: calls that bear the same one run once (docs/PROTOCOL.md section 2)."""
 
 
 class Call:

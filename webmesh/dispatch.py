@@ -6,6 +6,7 @@ thread) and what each of its ends means on the wire. The one place where user co
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,11 +17,12 @@ import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
 
-from webmesh.call import Middleware
-from webmesh.exceptions import Cancelled, DeadlineExceeded, RemoteError, RouteNotFound, Unavailable
+from webmesh.call import IDEMPOTENCY_KEY, NO_HEADERS, CallNext, Middleware
+from webmesh.exceptions import Cancelled, DeadlineExceeded, InvalidArgument, RemoteError, RouteNotFound, Unavailable
 from webmesh.execution import Executor, feed, in_own_greenlet
 from webmesh.failures import Failures
 from webmesh.handled_call import HandledCall
+from webmesh.keyed_calls import KeyedCalls
 from webmesh.lanes import Lanes
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import Limits, Timeouts
@@ -47,6 +49,7 @@ class Dispatcher:
         router: The routes; frozen with the first connection.
         blocking: Whether routes that say nothing run in native threads.
         home: The hub that all of it lives in.
+        keyed: Remembers calls with an idempotency key; `None` makes one that has no store.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Dispatcher:
         timeouts: Timeouts,
         observer: Observer,
         blocking: bool,
+        keyed: KeyedCalls | None = None,
     ) -> None:
         self._router = router
         self._match = router.match
@@ -70,6 +74,7 @@ class Dispatcher:
         self._timeouts = timeouts
         self._observer = observer
         self._failures = Failures(observer)
+        self._keyed = KeyedCalls(limits, timeouts, observer) if keyed is None else keyed
         self._timed = observer is not NO_OBSERVER
         self._blocking = blocking
         self._plans: dict[Route, Plan] = {}
@@ -136,7 +141,8 @@ class Dispatcher:
         started = time.monotonic() if self._timed else 0.0
         code = "ok"
         try:
-            result = self._run(plan, call)
+            headed = call.headers is not NO_HEADERS
+            result = self._run_headed(plan, call) if headed else self._run(plan, call, plan.enter)
             if call.armed:
                 self._disarm(call)
             if call.request_id is not None:
@@ -174,40 +180,44 @@ class Dispatcher:
         if self._idle is not None and not self._switched:
             self._idle.set()
 
-    def _run(self, plan: Plan, call: HandledCall) -> Any:
+    def _run_headed(self, plan: Plan, call: HandledCall) -> Any:
+        if IDEMPOTENCY_KEY not in call.headers:
+            return self._run(plan, call, plan.enter)
+        return self._keyed.run(call, plan.enter, functools.partial(self._run, plan, call))
+
+    def _run(self, plan: Plan, call: HandledCall, enter: CallNext) -> Any:
         if type(call.request) is Request and call.request.stream:
             call.unbound()
             call.open_items(self._home, self._limits.stream_credit)
         context = self._context.copy()
         if plan.simple:
-            result = context.run(plan.enter, call)
+            result = context.run(enter, call)
             return result if type(result) in _PLAIN else self._finish(call, context, result)
         with ExitStack() as held:
             plan.hold(call, self._lanes, held)
             if plan.blocking:
                 # What it holds is given back when the thread is through, not when its caller leaves.
                 ended = held.pop_all().close
-                return self._executor.run(context, self._run_in_thread, plan, call, ended=ended)
-            return self._run_apart(plan, call, context)
-
-    def _run_apart(self, plan: Plan, call: HandledCall, context: Context) -> Any:
-        if not plan.isolate:
-            return self._finish(call, context, context.run(plan.enter, call))
-        return in_own_greenlet(lambda: self._finish(call, context, context.run(plan.enter, call)))
+                return self._executor.run(context, self._run_in_thread, enter, call, ended=ended)
+            if plan.isolate:
+                return in_own_greenlet(lambda: self._finish(call, context, context.run(enter, call)))
+            return self._finish(call, context, context.run(enter, call))
 
     def _finish(self, call: HandledCall, context: Context, result: Any) -> Any:
         """A result as it is, or what a stream ends with."""
         return self._stream(call, context, result) if _is_series(result) else result
 
-    def _run_in_thread(self, plan: Plan, call: HandledCall) -> Any:
+    def _run_in_thread(self, enter: CallNext, call: HandledCall) -> Any:
         """In a pool thread, in the handler's context."""
-        result = plan.enter(call)
+        result = enter(call)
         if not _is_series(result):
             return result
         self._home.run(self._open_stream, call)
         return feed(result, lambda item: self._home.run(call.put, item))
 
     def _open_stream(self, call: HandledCall) -> None:
+        if IDEMPOTENCY_KEY in call.headers:
+            raise InvalidArgument(f"{call.path[:200]} answers with a stream, which cannot carry an {IDEMPOTENCY_KEY}")
         if call.begin() is not None:
             call.unbound()
 
@@ -257,7 +267,9 @@ class Dispatcher:
         plan = self._plans[owner.route]  # type: ignore[index]
         if isinstance(owner.items, Inbox):
             owner.items.fail(Cancelled("the asking side has given up"))
-        get_hub().loop.run_callback(owner.give_up, plan.cancel)
+        # A keyed call runs to its end: whoever asks again wants its outcome, and only once.
+        mode = "never" if IDEMPOTENCY_KEY in owner.headers else plan.cancel
+        get_hub().loop.run_callback(owner.give_up, mode)
 
     def item(self, owner: HandledCall, item: Any) -> None:
         """`Answerer.item`."""

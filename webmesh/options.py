@@ -117,6 +117,14 @@ class Limits:
     """Native threads for blocking handlers of plain WebSocket routes, each of which lasts as long as its
     connection. With all in use an upgrade is answered with 503 and Retry-After."""
 
+    idempotency_keys: int = 10_000
+    """Calls with an idempotency key that a server or client remembers, and that may run at once. Beyond it the
+    oldest outcome makes room, and is counted; with all of them running, the next one gets `resource_exhausted`."""
+
+    idempotency_size: int = 16 * 1024 * 1024
+    """Bytes of the outcomes that are remembered, msgpack and compressed. One of more than half of it is not kept: its
+    repeat gets `aborted`."""
+
     def __post_init__(self) -> None:
         _check_positive(self)
 
@@ -157,6 +165,10 @@ class Timeouts:
 
     drain: float = 10.0
     """For calls in progress to finish when a server closes."""
+
+    idempotency: float = 300.0
+    """How long the outcome of a call with an idempotency key is remembered: ten times `request`, so that a caller
+    who tries again for as long as he may still gets it."""
 
     start: float = 10.0
     """For `await_started` and for a client's own thread to run."""

@@ -12,6 +12,8 @@ from webmesh.dispatch import Dispatcher
 from webmesh.endpoints import Endpoints
 from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor
+from webmesh.idempotency_store import MEMORY, open_store
+from webmesh.keyed_calls import KeyedCalls
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
@@ -59,6 +61,7 @@ class ServerParts:
         limits: Limits,
         timeouts: Timeouts,
         observer: Observer,
+        idempotency: str = MEMORY,
     ) -> None:
         blocking = not is_patched()
         self.registered = registered
@@ -86,9 +89,13 @@ class ServerParts:
             mount, self.plain, serializer_type, limits,
             compression=compression, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins,
         )  # fmt: skip
+        self.keyed = KeyedCalls(limits, timeouts, observer)
         self.dispatcher = Dispatcher(
             router, registered.middleware, self.home, self.executor,
-            limits=limits, timeouts=timeouts, observer=observer, blocking=blocking,
+            limits=limits, timeouts=timeouts, observer=observer, blocking=blocking, keyed=self.keyed,
         )  # fmt: skip
         self.dispatcher.freeze()
         self.pulse = Pulse(self.connections.values(), timeouts)
+        self.keyed.store = open_store(  # last, since it must be closed
+            idempotency, keys=limits.idempotency_keys, size=limits.idempotency_size, seconds=timeouts.idempotency
+        )

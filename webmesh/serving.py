@@ -54,7 +54,7 @@ class Serving:
         )  # fmt: skip
         self._starter: gevent.Greenlet[[], None] | None = None
         self._end_unclaimed = [True]
-        self._executors = (parts.executor, parts.websocket_executor, parts.callback_executor)
+        self._executors = (parts.executor, parts.websocket_executor, parts.callback_executor, parts.keyed.executor)
         self._home_stops = True
         self._closed_all = False
 
@@ -104,6 +104,7 @@ class Serving:
         except Exception as error:  # the supervisor's edge: who awaits the start must learn of it
             claimed = self._claim_end()
             if claimed:
+                self.parts.keyed.close(self.parts.timeouts.close)
                 self._stopped()
             self.started.fail(error)
             if claimed:
@@ -149,6 +150,7 @@ class Serving:
         self.listener.close(parts.timeouts.close)
         parts.dispatcher.stop(parts.timeouts.close)
         parts.pulse.stop()
+        parts.keyed.close(parts.timeouts.close)
         for executor in self._executors:
             executor.close(parts.timeouts.close)
 

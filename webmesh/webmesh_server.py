@@ -16,6 +16,7 @@ from webmesh.call import Middleware, check_callable, serving_context
 from webmesh.endpoints import checked_mount, checked_names
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
 from webmesh.execution import ends_itself
+from webmesh.idempotency_store import MEMORY
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.mounting import as_handler, exposed
 from webmesh.observer import NO_OBSERVER, Observer, guarded
@@ -48,6 +49,8 @@ class WebMeshServer:
         compression: Agree to permessage-deflate where a client offers it.
         allowed_hosts: Names by which clients may address this server (against DNS rebinding); `None` allows all.
         allowed_origins: Origins of web pages that may connect, besides the server's own; programs send none.
+        idempotency: Where outcomes of calls with an idempotency key are remembered: `memory://`, or
+            `sqlite:///relative.db` or `sqlite:////absolute.db`, which survives the end of the process.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class WebMeshServer:
         compression: bool = False,
         allowed_hosts: Collection[str] | None = None,
         allowed_origins: Collection[str] | None = None,
+        idempotency: str = MEMORY,
     ) -> None:
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
@@ -76,6 +80,7 @@ class WebMeshServer:
         self._compression = compression
         self._allowed_hosts = checked_names("allowed_hosts", allowed_hosts)
         self._allowed_origins = checked_names("allowed_origins", allowed_origins)
+        self._idempotency = idempotency
         self._registered = Registered()
         self._serving: Serving | None = None
         self._system = SystemRoutes(
@@ -247,6 +252,7 @@ class WebMeshServer:
             service=self.name, mount=self._mount, tls=self.tls, compression=self._compression,
             allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins,
             limits=self.limits, timeouts=self.timeouts, observer=guarded(self.observer),
+            idempotency=self._idempotency,
         )  # fmt: skip
 
     def await_started(self, timeout: float | None = None) -> None:

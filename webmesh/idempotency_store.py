@@ -1,0 +1,129 @@
+"""A store for idempotency keys in an SQLite file, which a killed process leaves as it was.
+
+Decides where such stores are and how much they hold. `IdempotencyStore` says what is asked of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from webmesh.exceptions import ConfigurationError, Unavailable
+from webmesh.idempotency import IdempotencyStore, Remembered
+
+MEMORY = "memory://"
+SWEEP_EVERY = 256
+"""Keys that begin between two looks for what is too old or too much: such a look reads all rows."""
+BUSY_SECONDS = 5.0
+"""Seconds that a write waits for another process which uses the same file."""
+
+_SCHEMA = """
+create table if not exists webmesh_idempotency (
+    key blob primary key, fingerprint blob not null, outcome blob, at integer not null
+) without rowid;
+create index if not exists webmesh_idempotency_at on webmesh_idempotency (at);
+"""
+# The wall clock, and SQLite's own: an age must survive the end of the process, as no monotonic clock's reading does.
+_NOW = "cast(strftime('%s', 'now') as integer)"
+
+
+def open_store(url: str, *, keys: int, size: int, seconds: float) -> IdempotencyStore | None:
+    """The store at *url*: `memory://` (none: the window is all there is), `sqlite:///relative.db`,
+    `sqlite:////absolute.db`; with `?synchronous=full` it also survives the loss of power.
+
+    Raises:
+        ConfigurationError: There is no such store, or it cannot be opened.
+    """
+    parts = urlsplit(url) if isinstance(url, str) else None
+    if url == MEMORY:
+        return None
+    if parts is None or parts.scheme != "sqlite" or parts.netloc or len(parts.path) < 2:
+        raise ConfigurationError(f"idempotency is 'memory://' or 'sqlite:///<path>', not {url!r}")
+    options = parse_qs(parts.query, keep_blank_values=True)
+    mode = options.pop("synchronous", ["normal"])[-1]
+    if options or mode not in ("normal", "full"):
+        raise ConfigurationError(f"idempotency takes the option synchronous=normal or synchronous=full, not {url!r}")
+    path = unquote(parts.path[1:])
+    try:
+        return SQLiteStore(path, keys=keys, size=size, seconds=seconds, synchronous=mode)
+    except (OSError, sqlite3.Error, Unavailable) as error:
+        raise ConfigurationError(f"the idempotency store {path!r} cannot be opened: {error}") from error
+
+
+class SQLiteStore:
+    """Keys in one SQLite file in WAL mode; see `IdempotencyStore`. One process at a time should use a file: what
+    another one runs looks here like what was cut off.
+
+    Args:
+        keys, size, seconds: How many, how many bytes of outcomes and how old.
+        synchronous: `normal` survives the kill of the process, `full` also that of the machine, at a wait for the
+            disk with each write.
+    """
+
+    def __init__(self, path: str, *, keys: int, size: int, seconds: float, synchronous: str = "normal") -> None:
+        self._keys, self._size, self._seconds = keys, size, seconds
+        self._begun = 0
+        # Outcomes are the callers' data; SQLite gives its other files the same rights.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        # Made here, used by one thread of a pool at a time.
+        self._database = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        done = False
+        try:
+            self._database.execute("pragma journal_mode = wal")
+            self._database.execute(f"pragma synchronous = {synchronous}")
+            self._database.executescript(_SCHEMA)
+            self._sweep()
+            done = True
+        finally:
+            if not done:
+                self._database.close()
+
+    def begin(self, key: bytes, fingerprint: bytes) -> Remembered | None:
+        """See `IdempotencyStore`."""
+        self._begun += 1
+        if self._begun % SWEEP_EVERY == 0:
+            self._sweep()
+        inserted = self._execute(
+            f"insert into webmesh_idempotency values (?, ?, null, {_NOW}) on conflict (key) do update"
+            f" set fingerprint = excluded.fingerprint, outcome = null, at = excluded.at where at < {_NOW} - ?",
+            (key, fingerprint, self._seconds),
+        )
+        if inserted.rowcount:
+            return None
+        found = self._execute("select fingerprint, outcome from webmesh_idempotency where key = ?", (key,))
+        row = found.fetchone()
+        return Remembered(*row) if row is not None else None
+
+    def end(self, key: bytes, outcome: bytes) -> None:
+        """See `IdempotencyStore`."""
+        self._execute(f"update webmesh_idempotency set outcome = ?, at = {_NOW} where key = ?", (outcome, key))
+
+    def forget(self, key: bytes) -> None:
+        """See `IdempotencyStore`."""
+        self._execute("delete from webmesh_idempotency where key = ?", (key,))
+
+    def close(self) -> None:
+        """See `IdempotencyStore`."""
+        with suppress(sqlite3.Error):  # what was recorded is there; tidying up may be left to the next process
+            self._database.close()
+
+    def _sweep(self) -> None:
+        """Delete what is too old, and the oldest of what is too much."""
+        self._execute(f"delete from webmesh_idempotency where at < {_NOW} - ?", (self._seconds,))
+        self._execute(
+            "delete from webmesh_idempotency where key in (select key from ("
+            " select key, row_number() over newest as number,"
+            " sum(coalesce(length(outcome), 0)) over newest as size from webmesh_idempotency"
+            " window newest as (order by at desc, key rows unbounded preceding))"
+            " where number > ? or size > ?)",
+            (self._keys, self._size),
+        )
+
+    def _execute(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(statement, values)
+        except sqlite3.Error as error:
+            raise Unavailable(f"the idempotency store fails: {error}") from error
