@@ -12,7 +12,8 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from gevent import GreenletExit, Timeout
+import gevent
+from gevent import GreenletExit
 from gevent.hub import get_hub
 
 from webmesh.call import IDEMPOTENCY_KEY, Call, CallNext
@@ -82,8 +83,7 @@ class KeyedCalls:
         """Close the store, when what was asked of it is done. Nobody waits longer than *timeout*, for each of both."""
         store, self.store = self.store, None
         if store is not None:
-            with Timeout(timeout, False):
-                self._executor.run(Context(), store.close)
+            gevent.with_timeout(timeout, self._executor.run, Context(), store.close, timeout_value=None)
         self._executor.close(timeout)
 
     @property

@@ -74,11 +74,7 @@ class ServerParts:
         self.context = copy_context()
         self.connections: dict[str, WebSocketConnection] = {}
         self.home = HubThread("webmesh-server")
-        self.executor = Executor(limits.threads, limits.thread_queue)
-        # Plain handlers last as long as their connections: among the others they would take all threads.
-        self.websocket_executor = Executor(limits.websocket_threads, 0)
-        # Never full: a connection waits for one callback at a time.
-        self.callback_executor = Executor(limits.threads, limits.connections)
+        self._make_executors()
         self.callbacks = Callbacks(
             self.callback_executor, self.context, blocking=blocking, seconds=timeouts.request
         )
@@ -90,12 +86,24 @@ class ServerParts:
             compression=compression, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins,
         )  # fmt: skip
         self.keyed = KeyedCalls(limits, timeouts, observer)
-        self.dispatcher = Dispatcher(
-            router, registered.middleware, self.home, self.executor,
-            limits=limits, timeouts=timeouts, observer=observer, blocking=blocking, keyed=self.keyed,
-        )  # fmt: skip
-        self.dispatcher.freeze()
+        self.dispatcher = self._make_dispatcher(router, blocking=blocking)
         self.pulse = Pulse(self.connections.values(), timeouts)
         self.keyed.store = open_store(  # last, since it must be closed
             idempotency, keys=limits.idempotency_keys, size=limits.idempotency_size, seconds=timeouts.idempotency
         )
+
+    def _make_executors(self) -> None:
+        limits = self.limits
+        self.executor = Executor(limits.threads, limits.thread_queue)
+        # Plain handlers last as long as their connections: among the others they would take all threads.
+        self.websocket_executor = Executor(limits.websocket_threads, 0)
+        # Never full: a connection waits for one callback at a time.
+        self.callback_executor = Executor(limits.threads, limits.connections)
+
+    def _make_dispatcher(self, router: Router, *, blocking: bool) -> Dispatcher:
+        dispatcher = Dispatcher(
+            router, self.registered.middleware, self.home, self.executor,
+            limits=self.limits, timeouts=self.timeouts, observer=self.observer, blocking=blocking, keyed=self.keyed,
+        )  # fmt: skip
+        dispatcher.freeze()
+        return dispatcher
