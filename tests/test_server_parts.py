@@ -18,6 +18,7 @@ from webmesh.options import Limits, Timeouts
 from webmesh.plain_routes import PlainRegistration
 from webmesh.routing import Router
 from webmesh.server_parts import Registered, ServerParts
+from webmesh.websocket.doors import Doors
 
 VARIABLE: ContextVar[str] = ContextVar("variable", default="unset")
 
@@ -25,7 +26,8 @@ VARIABLE: ContextVar[str] = ContextVar("variable", default="unset")
 def parts_of(router: Router | None = None, registered: Registered | None = None, **options: Any) -> ServerParts:
     settings: dict[str, Any] = {
         "service": None, "mount": "/", "tls": None, "compression": False, "allowed_hosts": None,
-        "allowed_origins": None, "limits": Limits(), "timeouts": Timeouts(), "observer": NO_OBSERVER,
+        "allowed_origins": None, "doors": Doors(), "limits": Limits(), "timeouts": Timeouts(),
+        "observer": NO_OBSERVER,
     }  # fmt: skip
     return ServerParts(router or Router(), registered or Registered(), MessagePackSerializer, **(settings | options))
 

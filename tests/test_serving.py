@@ -54,9 +54,9 @@ def ask(serving: Serving, request: str) -> str:
         return sock.recv(4096).decode().partition("\r\n")[0]
 
 
-READY = "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"
+READY = "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = (
-    "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
@@ -12,16 +12,18 @@ from webmesh.message_serializers import (
 )  # fmt: skip
 from webmesh.options import Limits
 from webmesh.protocol.deflate import negotiate_deflate
-from webmesh.protocol.handshake import Refusal, UpgradeRequest, choose_subprotocol
+from webmesh.protocol.handshake import HttpRequest, Refusal, UpgradeRequest, choose_subprotocol
 from webmesh.protocol.http_head import RefusedHead
-from webmesh.protocol.origins import host_allowed, origin_allowed
+from webmesh.protocol.origins import host_allowed, is_loopback_host, origin_allowed
 from webmesh.protocol.request_target import parse_target
+from webmesh.websocket.http import HttpAnswer, text_answer
 from webmesh.websocket.upgraded import Acceptance
 
 if TYPE_CHECKING:
     from webmesh.plain_routes import PlainRoutes
 
 _BUSY = Refusal(503, "no thread is free for this route", (("Retry-After", "5"),))
+_FOREIGN_HOST = Refusal(403, "host not allowed")
 _CLOSING = Refusal(503, "the server is closing", (("Retry-After", "5"),))
 _BUILT_IN: tuple[type[AbstractMessageSerializer], ...] = (MessagePackSerializer, StandardJsonSerializer)
 
@@ -64,9 +66,12 @@ class Endpoints:
         mount: Path of the mesh endpoint.
         default: Serializer for clients that offer no subprotocol; the built-in ones are spoken as well.
         compression: Whether permessage-deflate is agreed to.
+        allowed_hosts: `None` allows all, as long as `local_names` is `None` too.
 
     Attributes:
         closing: Nothing is accepted any more.
+        local_names: For a server that only this machine can reach: names that it goes by besides those of the
+            loopback. Without `allowed_hosts` no others are allowed then.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Endpoints:
         allowed_origins: Collection[str] | None,
     ) -> None:
         self.closing = False
+        self.local_names: Collection[str] | None = None
         self._mount = mount
         self._plain = plain
         self._limits = limits
@@ -98,8 +104,8 @@ class Endpoints:
         """Whether and as what the peer at *address* may connect."""
         if self.closing:
             return _CLOSING
-        if not host_allowed(request.host, self._allowed_hosts):
-            return Refusal(403, "host not allowed")
+        if not self._host_allowed(request.host):
+            return _FOREIGN_HOST
         if not origin_allowed(request.origin, request.host, self._allowed_origins):
             return Refusal(403, "origin not allowed")
         accepted = self._mesh(request) if request.path == self._mount else self._plain_route(request)
@@ -108,6 +114,26 @@ class Endpoints:
             if deflate is not None:
                 accepted.extensions.append(deflate)
         return accepted
+
+    @property
+    def any_host(self) -> bool:
+        """Whether the program allows every Host in so many words."""
+        return self._allowed_hosts is not None and "*" in self._allowed_hosts
+
+    def page(self, answer: Callable[[HttpRequest], HttpAnswer]) -> Callable[[HttpRequest], HttpAnswer]:
+        """*answer*, for those who ask for an allowed host; others get 403."""
+
+        def checked(request: HttpRequest) -> HttpAnswer:
+            if self._host_allowed(request.headers["host"]):
+                return answer(request)
+            return text_answer(_FOREIGN_HOST.status, _FOREIGN_HOST.reason)
+
+        return checked
+
+    def _host_allowed(self, host: str) -> bool:
+        if self._allowed_hosts is None and self.local_names is not None:
+            return is_loopback_host(host) or host_allowed(host, self.local_names)
+        return host_allowed(host, self._allowed_hosts)
 
     def _mesh(self, request: UpgradeRequest) -> Acceptance | Refusal:
         if not request.subprotocols:

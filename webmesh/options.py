@@ -85,7 +85,34 @@ class Limits:
     """Places kept beyond `connections` to answer 503 with Retry-After instead of letting clients hang."""
 
     handshakes: int = 1024
-    """Connections that may be between accept and upgrade at once; beyond it new ones are dropped."""
+    """Connections that may be between accept and upgrade at once; beyond it the oldest is dropped, of the address
+    that has most of them."""
+
+    handshakes_per_address: int = 256
+    """The same for one address, an IPv6 /64 counted as one: so it takes four to fill the server's. Beyond it the
+    oldest one of that address is dropped."""
+
+    connections_per_address: int = 1000
+    """Connections of one address: a tenth of the server's. Beyond it: 429 with Retry-After."""
+
+    address_rate: int = 100
+    """New connections a second of one address, averaged over a burst of the same size: a thousand clients behind one
+    router are back within 30 s. Beyond it: 429 with a Retry-After that spreads them; beyond twice of it they are
+    closed unheard."""
+
+    accept_rate: int = 2000
+    """Upgrades a second of all addresses together, averaged over a burst of the same size: about half of what one core
+    can do, so that the calls of those who are in go on. Beyond it: 503 with a Retry-After that spreads a crowd of
+    10,000 over 10 s."""
+
+    address_failures: int = 15
+    """Failures of one address in a minute: heads that no program sends by mistake, logins that failed, connections
+    that broke a rule, or broke off within 5 s. Beyond it the address is banned for `Timeouts.ban`. Browsers behind
+    one router share an address."""
+
+    addresses: int = 10_000
+    """Addresses without a connection whose rates and bans are remembered, about 1 KiB each. Beyond it those that left
+    longest ago are forgotten."""
 
     backlog: int = 4096
     """The listening socket's queue. With gevent's default of 256 a burst got 146 handshakes/s here, with
@@ -162,6 +189,9 @@ class Timeouts:
 
     close: float = 5.0
     """From our close frame to the peer's; then TCP is dropped."""
+
+    ban: float = 60.0
+    """How long an address that has failed too often finds the server closed (`Limits.address_failures`)."""
 
     drain: float = 10.0
     """For calls in progress to finish when a server closes."""

@@ -20,6 +20,7 @@ from webmesh.options import Limits, Timeouts
 from webmesh.plain_routes import PlainRegistration, PlainRoutes
 from webmesh.processes import is_patched
 from webmesh.routing import Router
+from webmesh.websocket.doors import Doors
 from webmesh.websocket.hub import HubThread
 from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.tls import ServerTLS
@@ -58,6 +59,7 @@ class ServerParts:
         compression: bool,
         allowed_hosts: Collection[str] | None,
         allowed_origins: Collection[str] | None,
+        doors: Doors,
         limits: Limits,
         timeouts: Timeouts,
         observer: Observer,
@@ -68,6 +70,7 @@ class ServerParts:
         self.service = service
         self.mount = mount
         self.tls = tls
+        self.doors = doors
         self.limits = limits
         self.timeouts = timeouts
         self.observer = observer

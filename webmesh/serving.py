@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError
 from webmesh.execution import stop_home
 from webmesh.message_serializers import AbstractMessageSerializer
+from webmesh.protocol.origins import is_loopback_host
 from webmesh.routing import Match
 from webmesh.websocket.hub import Completion
 from webmesh.websocket.http import pages
@@ -50,8 +51,10 @@ class Serving:
         self.listener = Listener(
             address, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer, tls=parts.tls,
             decide=parts.endpoints.decide, serve=self._serve,
-            http=pages(ready=lambda: not self.closing, mount=parts.mount),
+            http=parts.endpoints.page(pages(ready=lambda: not self.closing, mount=parts.mount)),
+            doors=parts.doors,
         )  # fmt: skip
+        self._host = address.host if isinstance(address, TcpAddress) else None
         self._starter: gevent.Greenlet[[], None] | None = None
         self._end_unclaimed = [True]
         self._executors = (parts.executor, parts.websocket_executor, parts.callback_executor, parts.keyed.executor)
@@ -110,9 +113,17 @@ class Serving:
             if claimed:
                 self.home.stop()
             return
+        self._guard_hosts()
         self.parts.pulse.start()
         self.started.succeed(None)
         logger.info("listening", extra={"address": self.listener.address, "tls": self.parts.tls is not None})
+
+    def _guard_hosts(self) -> None:
+        """Where only this machine gets in, a web page must not bring others in by a name of its own (DNS rebinding)."""
+        if self._host is not None and is_loopback_host(self.listener.address):
+            self.parts.endpoints.local_names = (self._host,)
+            if self.parts.endpoints.any_host:
+                logger.warning("any web page can reach this server", extra={"allowed_hosts": "*"})
 
     def _stopped(self) -> None:
         atexit.unregister(self._exit)
@@ -157,8 +168,8 @@ class Serving:
     def _close(self, connection: WebSocketConnection) -> None:
         connection.close(4001 if connection.is_mesh else 1001, "the server closes", timeout=0)
 
-    def _serve(self, upgraded: Upgraded) -> None:
-        """One connection's life, in the greenlet that holds its place."""
+    def _serve(self, upgraded: Upgraded) -> int | None:
+        """One connection's life, in the greenlet that holds its place; the code that it closed with."""
         parts = self.parts
         connection = WebSocketConnection(
             upgraded, parts.home, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer,
@@ -182,6 +193,7 @@ class Serving:
             if not self.home.inherited:
                 why = connection.close_reason or ConnectionClosed()
                 parts.callbacks.tell(parts.registered.closed, connection, why)
+        return None if connection.close_reason is None else connection.close_reason.code
 
     def _leave(self, alive: bool) -> None:
         """In a forked child: all of it is the parent's, which goes on with it."""

@@ -28,6 +28,7 @@ from webmesh.server_parts import Registered, ServerParts
 from webmesh.serving import Serving
 from webmesh.system_routes import SystemRoutes
 from webmesh.version import VERSION
+from webmesh.websocket.doors import EXEMPT, Doors
 from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress
 from webmesh.websocket.websocket_connection import WebSocketConnection
@@ -47,10 +48,17 @@ class WebMeshServer:
         mount: The HTTP path of the mesh endpoint.
         tls: `ServerTLS`, or a ready `ssl.SSLContext`; `None` speaks plain TCP.
         compression: Agree to permessage-deflate where a client offers it.
-        allowed_hosts: Names by which clients may address this server (against DNS rebinding); `None` allows all.
+        allowed_hosts: Names by which clients may address this server (against DNS rebinding). `None` allows all, but
+            where it listens on the loopback only that one's; `["*"]` allows all there, too.
         allowed_origins: Origins of web pages that may connect, besides the server's own; programs send none.
         idempotency: Where outcomes of calls with an idempotency key are remembered: `memory://`, or
             `sqlite:///relative.db` or `sqlite:////absolute.db`, which survives the end of the process.
+        trusted_proxies: Networks of proxies that are believed when they tell whom they speak for, as `"10.0.0.0/8"`,
+            and `"unix"`. See docs/SECURITY.md, "Behind a proxy", for this and the next three.
+        forwarded_hops: How many of them a connection may pass.
+        forwarded_header: The one header that they write: `x-forwarded-for` or `forwarded`.
+        proxy_protocol: They begin each connection with a PROXY header instead.
+        exempt_addresses: Networks that the limits for one address do not hold for, nor `Limits.accept_rate`.
     """
 
     def __init__(
@@ -67,6 +75,11 @@ class WebMeshServer:
         allowed_hosts: Collection[str] | None = None,
         allowed_origins: Collection[str] | None = None,
         idempotency: str = MEMORY,
+        trusted_proxies: Collection[str] = (),
+        forwarded_hops: int = 1,
+        forwarded_header: str = "x-forwarded-for",
+        proxy_protocol: bool = False,
+        exempt_addresses: Collection[str] = EXEMPT,
     ) -> None:
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
@@ -81,6 +94,10 @@ class WebMeshServer:
         self._allowed_hosts = checked_names("allowed_hosts", allowed_hosts)
         self._allowed_origins = checked_names("allowed_origins", allowed_origins)
         self._idempotency = idempotency
+        self._doors = Doors(
+            trusted_proxies, forwarded_hops=forwarded_hops, forwarded_header=forwarded_header,
+            proxy_protocol=proxy_protocol, exempt_addresses=exempt_addresses,
+        )  # fmt: skip
         self._registered = Registered()
         self._serving: Serving | None = None
         self._system = SystemRoutes(
@@ -250,7 +267,7 @@ class WebMeshServer:
         return ServerParts(
             self.router, self._registered, self._serializer_type,
             service=self.name, mount=self._mount, tls=self.tls, compression=self._compression,
-            allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins,
+            allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins, doors=self._doors,
             limits=self.limits, timeouts=self.timeouts, observer=guarded(self.observer),
             idempotency=self._idempotency,
         )  # fmt: skip

@@ -244,7 +244,7 @@ def test_peers_that_do_not_read_do_not_hold_up_the_end() -> None:
             connection.send(b"x" * 65536)
 
     upgrade = (
-        "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     )
     request = b'{"path":"/flood","id":1}'

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webmesh.protocol.origins import host_allowed, origin_allowed
+from webmesh.protocol.origins import host_allowed, is_loopback_host, origin_allowed
 
 LISTED = ["https://app.example.com", "http://dev.example.com:8080", "app://desktop", "https://[2001:db8::1]"]
 
@@ -157,3 +157,30 @@ def test_only_the_listed_text_passes(origin: str) -> None:
     passes = origin_allowed(origin, "[::1]:1", ["https://a.example"])
 
     assert passes == (origin.lower() in ("https://a.example", "https://a.example:443"))
+
+
+@pytest.mark.row(9)
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost", "LOCALHOST:4269", "localhost.", "shop.localhost:80", "127.0.0.1", "127.255.0.1:4269", "[::1]",
+        "[::1]:4269", "[0:0:0:0:0:0:0:1]",
+    ],
+)  # fmt: skip
+def test_the_loopback_goes_by_many_names(host: str) -> None:
+    """No DNS answers for them, so no web page can make one of them its own."""
+    assert is_loopback_host(host)
+
+
+@pytest.mark.row(9)
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example", "127.0.0.1.nip.io:4269",
+        "0.0.0.0", "[::]", "10.0.0.1", "127.1", "0x7f.0.0.1", "2130706433", "017700000001", "[::2]", "[fe80::1]",
+        "xn--lcalhost-5bb", "",
+    ],
+)  # fmt: skip
+def test_look_alikes_of_the_loopback_are_strangers(host: str) -> None:
+    """A name that begins or ends like it, other spellings of its address, and the address of all interfaces."""
+    assert not is_loopback_host(host)

@@ -117,3 +117,86 @@ def test_the_bounds_hold_whatever_happens(bounds, steps):
         assert len(connections) == admission.connections <= most
         assert 0 <= admission.newcomers <= handshakes
         assert admission.connections + admission.newcomers <= admission.capacity
+
+
+@pytest.mark.row(1)
+def test_who_has_most_newcomers_loses_its_oldest_first():
+    """One address that fills the places pays for them itself; those that came before it keep theirs."""
+    admission: Admission[str] = Admission(connections=10, spare=10, handshakes=4)
+    admission.arrive("honest", "a")
+    admission.arrive("alone")
+
+    dropped = [admission.arrive(f"flood {number}", "b") for number in range(4)]
+
+    assert [None, None, "flood 0", "flood 1"] == dropped
+    assert "flood 2" == admission.arrive("another", "c")
+
+
+def test_where_nobody_has_more_than_others_the_oldest_goes():
+    """Many addresses with one newcomer each are as good as none: age decides."""
+    admission: Admission[str] = Admission(connections=10, spare=10, handshakes=2)
+
+    dropped = [admission.arrive(name, group) for name, group in [("x", "a"), ("y", None), ("z", "b"), ("w", "c")]]
+
+    assert [None, None, "x", "y"] == dropped
+
+
+def test_a_group_has_a_bound_of_its_own():
+    """Though there are places left, its oldest is dropped; those of others are not touched."""
+    admission: Admission[str] = Admission(connections=10, spare=10, handshakes=10, group_handshakes=2)
+
+    dropped = [admission.arrive(name, group) for name, group in [("x", "a"), ("1", "b"), ("2", "b"), ("3", "b")]]
+
+    assert [None, None, None, "1"] == dropped
+    assert ["x", "2", "3"] == admission.drain()
+
+
+def test_whoever_turns_out_to_belong_elsewhere_changes_its_group():
+    """A proxy's connection counts for the client once it is known whose it is."""
+    admission: Admission[str] = Admission(connections=10, spare=10, handshakes=3)
+    admission.arrive("x")
+    for name in ("1", "2"):
+        admission.arrive(name)
+        admission.arrive(name, "b")
+
+    assert "1" == admission.arrive("y")
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 4),
+    st.lists(
+        st.tuples(st.sampled_from(["arrive", "admit", "leave"]), st.integers(0, 9), st.sampled_from([None, *"abc"])),
+        max_size=80,
+    ),
+)  # fmt: skip
+def test_the_largest_group_pays(handshakes, most_of_group, steps):
+    """Whatever came and went before: who is dropped is the oldest of a group that nobody's exceeds, or of its own at
+    that one's bound."""
+    admission: Admission[int] = Admission(100, 100, handshakes, most_of_group)
+    present: dict[int, str | None] = {}
+
+    for step, key, group in steps:
+        if step == "arrive":
+            present.pop(key, None)
+            present[key] = group
+            expected = who_goes(present, group, handshakes, most_of_group)
+            dropped = admission.arrive(key, group)
+            assert dropped in expected if expected else dropped is None
+            present.pop(dropped, None)
+        else:
+            (admission.leave if step == "leave" else admission.admit)(key)
+            present.pop(key, None)
+        assert len(present) == admission.newcomers
+
+
+def who_goes(present: dict[int, str | None], group: str | None, most: int, most_of_group: int) -> list[int]:
+    """Those that may be dropped, told without any bookkeeping."""
+    members = {name: [key for key, own in present.items() if own == name] for name in {*present.values()} - {None}}
+    if len(members.get(group, ())) > most_of_group:
+        return members[group][:1]
+    if len(present) <= most:
+        return []
+    largest = max((len(keys) for keys in members.values()), default=1)
+    if largest == 1:
+        return [next(iter(present))]
+    return [keys[0] for keys in members.values() if len(keys) == largest]

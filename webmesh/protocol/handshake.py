@@ -89,6 +89,11 @@ class ServerHandshake:
         self.trailing = b""
         """What arrived after the head: the first frames, when it is an upgrade."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether a part of the head has arrived and the rest has not."""
+        return self._outcome is None and self._head.begun
+
     def receive(self, data: bytes) -> UpgradeRequest | HttpRequest | Refusal | None:
         """What the request turns out to be; `None` while its head is not whole.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from webmesh.exceptions import RemoteProtocolError
 from webmesh.options import Limits
@@ -31,6 +31,7 @@ _FORBIDDEN = re.compile(rb"[^\t\r\n -~]|\r(?!\n|\Z)")
 _CR = 0x0D
 # First bytes of a TLS alert and of a TLS handshake.
 _TLS_RECORDS = (b"\x15", b"\x16")
+_TLS_INSTEAD = "TLS where plain HTTP is spoken"  # any link to https:// makes a browser do that
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,13 @@ class Refusal:
         status: HTTP status, 400 to 599.
         reason: A short sentence, for the peer and for the log; holds no byte that the peer sent.
         headers: Further headers of the answer.
+        offence: Nobody who means well sends this, nor can a web page make its visitors' browsers send it.
     """
 
     status: int
     reason: str
     headers: tuple[tuple[str, str], ...] = ()
+    offence: bool = field(default=False, compare=False)  # the answer is the same
 
 
 class RefusedHead(RemoteProtocolError):
@@ -55,9 +58,11 @@ class RefusedHead(RemoteProtocolError):
         refusal: The answer that a server gives; a client uses its reason alone.
     """
 
-    def __init__(self, status: int, reason: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self, status: int, reason: str, headers: tuple[tuple[str, str], ...] = (), *, offence: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.refusal = Refusal(status, reason, headers)
+        self.refusal = Refusal(status, reason, headers, offence)
 
 
 class HeadReader(ABC):
@@ -78,6 +83,11 @@ class HeadReader(ABC):
         self._lines = 0
         self.rest = b""
         """What arrived after the head."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has arrived of a head that is not whole."""
+        return bool(self._buffer)
 
     def receive(self, data: bytes) -> bytes | None:
         """The whole head, its empty line included, once it is there; until then `None`.
@@ -110,7 +120,7 @@ class HeadReader(ABC):
         self._check_bytes(end)
         if newline >= 0:
             if newline == start or self._buffer[newline - 1] != _CR:
-                raise RefusedHead(400, "line that ends with LF alone")
+                raise RefusedHead(400, "line that ends with LF alone", offence=True)
             self._line_start = self._scanned = end
             return bytes(self._buffer[start : newline - 1])
         if len(self._buffer) > window:
@@ -128,7 +138,8 @@ class HeadReader(ABC):
             good = forbidden.start() + (forbidden[0] == b"\r") if forbidden else end
             self._check_beginning(bytes(self._buffer[: min(good, _LONGEST_METHOD + 1)]))
         if forbidden:
-            raise RefusedHead(400, _forbidden_reason(forbidden[0], at_start=forbidden.start() == 0))
+            reason = _forbidden_reason(forbidden[0], at_start=forbidden.start() == 0)
+            raise RefusedHead(400, reason, offence=reason != _TLS_INSTEAD)
 
     def _check_line(self, line: bytes) -> None:
         if self._lines == 0:
@@ -136,7 +147,7 @@ class HeadReader(ABC):
         elif self._lines > self._limits.header_count:
             raise RefusedHead(431, f"more than {self._limits.header_count} headers")
         elif not _HEADER_LINE.fullmatch(line):
-            raise RefusedHead(400, _bad_header_reason(line))
+            raise RefusedHead(400, _bad_header_reason(line), offence=True)
 
     def _too_large(self, line_size: int) -> RefusedHead:
         if line_size < self._limits.header_line + 2:
@@ -160,12 +171,12 @@ class RequestHead(HeadReader):
 
     def _check_beginning(self, beginning: bytes) -> None:
         if not _METHOD_BEGUN.fullmatch(beginning):
-            raise RefusedHead(400, "not an HTTP request")
+            raise RefusedHead(400, "not an HTTP request", offence=True)
 
     def _check_first_line(self, line: bytes) -> None:
         parts = _REQUEST_LINE.fullmatch(line)
         if not parts:
-            raise RefusedHead(400, "not an HTTP/1.1 request line")
+            raise RefusedHead(400, "not an HTTP/1.1 request line", offence=True)
         method, version = parts.groups()
         if version != b"1.1":
             raise RefusedHead(505, "only HTTP/1.1 is spoken here")
@@ -187,7 +198,7 @@ class AnswerHead(HeadReader):
 
 def _forbidden_reason(byte: bytes, *, at_start: bool) -> str:
     if at_start and byte in _TLS_RECORDS:
-        return "TLS where plain HTTP is spoken"
+        return _TLS_INSTEAD
     if byte == b"\r":
         return "CR without LF"
     return "byte outside ASCII" if byte > b"\x7f" else "control character"

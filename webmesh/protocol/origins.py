@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from webmesh.protocol.networks import parse_ip
+
 HOST = r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 """Pattern of a Host header that is accepted: a name, an IPv4 or a bracketed IPv6 address, and perhaps a port."""
 
@@ -33,6 +35,15 @@ def host_allowed(host: str, allowed: Collection[str] | None) -> bool:
         if name == allowed_name and allowed_port in ("", port):
             return True
     return False
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a Host header names the machine itself: by a name that no DNS answers, or a loopback address."""
+    name, _ = _split_port(host.lower())
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 section 6.3
+        return True
+    address = parse_ip(name.removeprefix("[").removesuffix("]"))
+    return address is not None and address.is_loopback
 
 
 def origin_allowed(origin: str | None, host: str, allowed: Collection[str] | None) -> bool:

@@ -1,28 +1,36 @@
 """One accepted socket, until it is a WebSocket connection or is turned away.
 
-Decides the order of the steps and their deadlines: TLS, the request's head, a place, the decision, the
-answer. What a head means is `protocol.handshake`; how many may be under way is `admission`; messages
-are none of its business. Nothing that a stranger sends makes it raise.
+Decides the order of the steps and their deadlines: who it is, TLS, the request's head, a place, the
+decision, the answer. What a head means is `protocol.handshake`; how many may be under way is `admission`,
+how many of one address `addresses`; messages are none of its business. Nothing that a stranger sends
+makes it raise.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gevent import Timeout, getcurrent
-from gevent.socket import SHUT_WR, socket
+from gevent.socket import MSG_PEEK, SHUT_WR, socket
 
 from webmesh.deadline import Deadline
+from webmesh.exceptions import RemoteProtocolError
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.handshake import HttpRequest, Refusal, ServerHandshake, UpgradeRequest
+from webmesh.protocol.networks import parse_ip
+from webmesh.protocol.proxy_protocol import MOST, ProxyHeader
+from webmesh.websocket.addresses import is_failure
+from webmesh.websocket.doors import Doors, bare
 from webmesh.websocket.http import HttpAnswer, answer_bytes
-from webmesh.websocket.tls import ServerTLS, tls_failure, verified_certificate
+from webmesh.websocket.tls import ServerTLS, is_tls_offence, tls_failure, verified_certificate
 from webmesh.websocket.upgraded import Acceptance, Upgraded, tune
 
 if TYPE_CHECKING:
+    from webmesh.websocket.addresses import Addresses, Visitor
     from webmesh.websocket.admission import Admission
     from webmesh.websocket.refusals import Refusals
 
@@ -32,12 +40,20 @@ READ_SIZE = 16 * 1024
 RETRY_AFTER = 5
 """Seconds after which a client that found the server full may come back."""
 
-FULL = Refusal(503, "the server is full", (("Retry-After", str(RETRY_AFTER)),))
-_UNDECIDED = Refusal(503, "no decision in time", (("Retry-After", str(RETRY_AFTER)),))
+
+def _later(status: int, reason: str, seconds: int = RETRY_AFTER) -> Refusal:
+    return Refusal(status, reason, (("Retry-After", str(seconds)),))
+
+
+FULL = _later(503, "the server is full")
+BANNED = "address banned"
+_TOO_FAST = "address connects too often"
+_CROWDED = _later(429, "address has too many connections")
+_UNDECIDED = _later(503, "no decision in time")
 _FAILED = Refusal(500, "the server failed")
 
 Decide = Callable[[UpgradeRequest, str, dict[str, Any] | None], Acceptance | Refusal]
-Serve = Callable[[Upgraded], None]
+Serve = Callable[[Upgraded], object]
 
 logger = logging.getLogger("webmesh.server")
 
@@ -50,6 +66,8 @@ class Reception:
     timeouts: Timeouts
     tls: ServerTLS | None
     admission: Admission[Arrival]
+    addresses: Addresses
+    doors: Doors
     refusals: Refusals
     decide: Decide
     serve: Serve
@@ -62,14 +80,22 @@ class Arrival:
     Args:
         sock: gevent's; closed when `run` returns.
         address: The peer, as text.
+        host: Its address alone, as the socket tells it; `None` for a Unix socket's peer.
     """
 
-    __slots__ = ("_address", "_admitted", "_answered", "_greenlet", "_reception", "_reported", "_sock")
+    __slots__ = (
+        "_address", "_admitted", "_answered", "_early", "_greenlet", "_host", "_proxied", "_reception", "_reported",
+        "_sock", "_visitor",
+    )  # fmt: skip
 
-    def __init__(self, reception: Reception, sock: socket, address: str) -> None:
+    def __init__(self, reception: Reception, sock: socket, address: str, host: str | None = None) -> None:
         self._reception = reception
         self._sock = sock
         self._address = address
+        self._host = host
+        self._proxied = reception.doors.trusts(host)
+        self._visitor: Visitor | None = None  # none for those that are not counted
+        self._early = 0
         self._greenlet: Any = None
         self._admitted = False
         self._answered = False
@@ -79,11 +105,13 @@ class Arrival:
         """Meet the peer; where it becomes a connection, serve it; return when all is over."""
         self._greenlet = getcurrent()
         admission = self._reception.admission
-        _evict(admission.arrive(self))
+        if not self._proxied:
+            self._count()
+        _evict(admission.arrive(self, self._visitor))
         try:
-            upgraded = self._upgrade() if self._secure() else None
+            upgraded = self._receive()
             if upgraded is not None:
-                self._reception.serve(upgraded)
+                self._serve(upgraded)
         except (Exception, Timeout):
             # The supervisor's edge: `decide`, `http` and `serve` lead to code of users. Nobody waits
             # for this greenlet, so the log is where a failure must be told.
@@ -93,8 +121,11 @@ class Arrival:
         finally:
             if self._admitted:
                 admission.end()
+                self._disconnect()
             else:
                 admission.leave(self)
+            if self._visitor is not None:
+                self._reception.addresses.leave(self._visitor)
             self._sock.close()
 
     def evict(self, reason: str = "dropped for a newer one") -> None:
@@ -102,34 +133,121 @@ class Arrival:
         self._report(0, reason)
         self._greenlet.kill(block=False)
 
-    def _secure(self) -> bool:
-        """Do the TLS handshake, where there is TLS; False when it failed."""
+    def _receive(self) -> Upgraded | None:
+        """From the first byte to the answer; `None` when that was the end."""
+        timeouts = self._reception.timeouts
+        secure = self._reception.tls is not None
+        # One deadline for all steps but TLS: no progress of the peer moves it.
+        deadline = Deadline(timeouts.tls if secure else timeouts.upgrade)
         tune(self._sock)
+        if not (self._introduced(deadline) and self._heard() and self._secure(deadline)):
+            return None
+        return self._upgrade(Deadline(timeouts.upgrade) if secure else deadline)
+
+    def _serve(self, upgraded: Upgraded) -> None:
+        visitor = self._visitor
+        if visitor is None:
+            self._reception.serve(upgraded)
+            return
+        begun = time.monotonic()
+        code = self._reception.serve(upgraded)
+        if isinstance(code, int) and is_failure(code, time.monotonic() - begun):
+            self._fail()
+
+    # ------------------------------------------------------------------ who it is
+
+    def _introduced(self, deadline: Deadline) -> bool:
+        """Let a proxy say for whom it speaks, where it does so before all else; False when it did not."""
+        if not (self._proxied and self._reception.doors.proxy_protocol):
+            return True
+        header = ProxyHeader()
+        try:
+            with _within(deadline):
+                while not header.done:
+                    # Only looked at: what follows is TLS's, and must still be there for it.
+                    self._sock.recv(header.feed(self._sock.recv(MOST, MSG_PEEK)))
+        except (OSError, RemoteProtocolError) as error:
+            self._report(0, "no PROXY header", error)
+            return False
+        if not header.done:
+            self._report(0, "no PROXY header in time")
+            return False
+        # A proxy of this kind passes on what the client sends: only one that stands before it is believed further.
+        self._proxied = False
+        if header.client is not None:
+            self._speak_for(str(header.client.address), str(header.client))
+            _evict(self._reception.admission.arrive(self, self._visitor))
+        return True
+
+    def _believe(self, headers: Mapping[str, str]) -> None:
+        """Let a proxy say in the request for whom it speaks."""
+        if self._proxied:
+            peer = None if self._host is None else parse_ip(bare(self._host))
+            client = self._reception.doors.proxies.client(peer, headers)
+            if client is not None:
+                self._speak_for(str(client.address), str(client))
+
+    def _speak_for(self, host: str, address: str) -> None:
+        """What comes from here is from *host*, says one who is believed."""
+        self._host, self._address = host, address
+        self._proxied = self._reception.doors.trusts(host)
+        if not self._proxied:
+            self._count()
+
+    def _count(self) -> None:
+        """Count it for its address."""
+        if self._host is not None:
+            self._visitor = visitor = self._reception.addresses.arrive(self._host)
+            if visitor is not None:
+                self._early = self._reception.addresses.wait(visitor)
+
+    def _heard(self) -> bool:
+        """Whether its request is read; who comes much too often is not worth the work."""
+        visitor = self._visitor
+        if visitor is None or not self._early:
+            return True
+        banned = self._reception.addresses.is_banned(visitor)
+        if banned or not self._reception.addresses.worth_an_answer(visitor):
+            self._report(0, BANNED if banned else _TOO_FAST, quiet=True)
+            return False
+        return True
+
+    def _fail(self) -> None:
+        """It did what nobody does who means well."""
+        if self._visitor is not None and self._reception.addresses.fail(self._visitor):
+            self._reception.refusals.refused("address", BANNED, self._address)
+
+    # ---------------------------------------------------------------- TLS and HTTP
+
+    def _secure(self, deadline: Deadline) -> bool:
+        """Do the TLS handshake, where there is TLS; False when it failed."""
         tls = self._reception.tls
         if tls is None:
             return True
         try:
-            with _within(Deadline(self._reception.timeouts.tls)):
+            with _within(deadline):
                 self._sock = secured = tls.wrap(self._sock)
                 secured.do_handshake()
                 return True
         except OSError as error:
             self._report(0, "TLS failed", tls_failure(error))
+            if is_tls_offence(error):
+                self._fail()
             self._linger()  # else a reset could overtake the alert that tells the peer why
         else:
             self._report(0, "TLS not done in time")
         return False
 
-    def _upgrade(self) -> Upgraded | None:
+    def _upgrade(self, deadline: Deadline) -> Upgraded | None:
         """Read the request and answer it; `None` when that was the end."""
-        # One deadline for head, decision and answer: no progress of the peer moves it.
-        deadline = Deadline(self._reception.timeouts.upgrade)
         handshake = ServerHandshake(self._reception.limits)
         request: UpgradeRequest | HttpRequest | Refusal | None = None
         with _within(deadline):
             request = self._read_request(handshake)
         if request is None:
             self._report(0, "no whole request in time")
+            if handshake.begun:
+                self._fail()
             return None
         outcome: Upgraded | Refusal | bytes | None = _UNDECIDED
         with _within(deadline):
@@ -148,11 +266,14 @@ class Arrival:
         """What the request leads to; bytes are an HTTP answer, `None` means that the peer has gone."""
         if isinstance(request, Refusal):
             return request
+        self._believe(request.headers)
+        if self._early:
+            return _later(429, _TOO_FAST, self._early)
         if isinstance(request, HttpRequest):
             return answer_bytes(self._reception.http(request), head=request.method == "HEAD")
-        self._admitted = self._reception.admission.admit(self)
-        if not self._admitted:
-            return FULL
+        refusal = self._admit()
+        if refusal is not None:
+            return refusal
         certificate = verified_certificate(self._sock)
         decision = self._reception.decide(request, self._address, certificate)
         if isinstance(decision, Refusal):
@@ -177,6 +298,25 @@ class Arrival:
             decision=decision.tag,
         )
 
+    def _admit(self) -> Refusal | None:
+        """Give it a place among the connections; or say why there is none."""
+        addresses, visitor = self._reception.addresses, self._visitor
+        if visitor is not None:
+            seconds = addresses.appointment()
+            if seconds:
+                return _later(503, "too many connect at once", seconds)
+            if not addresses.connect(visitor):
+                return _CROWDED
+        self._admitted = self._reception.admission.admit(self)
+        if not self._admitted:
+            self._disconnect()
+            return FULL
+        return None
+
+    def _disconnect(self) -> None:
+        if self._visitor is not None:
+            self._reception.addresses.disconnect(self._visitor)
+
     def _read_request(self, handshake: ServerHandshake) -> UpgradeRequest | HttpRequest | Refusal | None:
         """The request once its head is whole; `None` when the peer has gone without a word."""
         silent = True
@@ -199,7 +339,10 @@ class Arrival:
         self._report(refusal.status, refusal.reason)
         if self._admitted:
             self._admitted = False
-            _evict(self._reception.admission.dismiss(self))
+            self._disconnect()
+            _evict(self._reception.admission.dismiss(self, self._visitor))
+        if refusal.offence or refusal.status == 401:
+            self._fail()
         if not self._answered:
             self._answer(handshake.refuse(refusal))
 

@@ -17,15 +17,17 @@ import gevent
 from gevent import Greenlet
 from gevent.pool import Pool
 from gevent.server import StreamServer
-from gevent.socket import socket
+from gevent.socket import AF_UNIX, socket
 
 from webmesh.exceptions import LocalProtocolError
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.handshake import HttpRequest, ServerHandshake
+from webmesh.websocket.addresses import Addresses
 from webmesh.websocket.admission import Admission
-from webmesh.websocket.arrival import FULL, READ_SIZE, Arrival, Decide, Reception, Serve
+from webmesh.websocket.arrival import BANNED, FULL, READ_SIZE, Arrival, Decide, Reception, Serve
 from webmesh.websocket.binding import Binding, Listenable, bind
+from webmesh.websocket.doors import Doors
 from webmesh.websocket.http import HttpAnswer
 from webmesh.websocket.refusals import Refusals
 from webmesh.websocket.tls import ServerTLS
@@ -49,8 +51,9 @@ class Listener:
         decide: Says of each valid upgrade request whether it is accepted and with what. It may wait,
             within `Timeouts.upgrade`. It gets the request, the peer's address and its certificate.
         serve: Given each accepted connection in a greenlet of its own; the socket is closed when it
-            returns.
+            returns. What it returns is the close code, or anything else when there is none to tell.
         http: Answers what is no upgrade.
+        doors: Who stands before it; `None` for nobody.
     """
 
     def __init__(
@@ -64,15 +67,18 @@ class Listener:
         decide: Decide,
         serve: Serve,
         http: Callable[[HttpRequest], HttpAnswer],
+        doors: Doors | None = None,
     ) -> None:
         self._wanted = address
         self._limits = limits
         self._timeouts = timeouts
         self._admission: Admission[Arrival] = Admission(
-            limits.connections, limits.spare_connections, limits.handshakes
+            limits.connections, limits.spare_connections, limits.handshakes, limits.handshakes_per_address
         )
+        doors = doors or Doors()
+        addresses = Addresses(limits, timeouts, exempt=doors.exempt)
         self._reception = Reception(
-            limits, timeouts, tls, self._admission, Refusals(observer), decide, serve, http
+            limits, timeouts, tls, self._admission, addresses, doors, Refusals(observer), decide, serve, http
         )
         self._binding: Binding | None = None
         self._server: _Server | None = None
@@ -163,7 +169,8 @@ class Listener:
     def _accepted(self, sock: socket, address: Any) -> None:
         """The life of one accepted socket, in its own greenlet."""
         if not self._closing:
-            Arrival(self._reception, sock, address_text(sock.family, address, self._bound.path)).run()
+            host = None if sock.family == AF_UNIX else address[0]
+            Arrival(self._reception, sock, address_text(sock.family, address, self._bound.path), host).run()
 
     def __repr__(self) -> str:
         where = self._binding.address if self._binding is not None else "not started"
@@ -204,6 +211,14 @@ class _Server(StreamServer):
             raise
         self._delay = self.min_delay
         return accepted
+
+    def do_handle(self, sock: socket, address: Any) -> None:
+        """Have one accepted connection met; called by gevent in the hub, may not switch."""
+        if sock.family != AF_UNIX and self._reception.addresses.banned(address[0]):
+            sock.close()
+            self._reception.refusals.handshake(address_text(sock.family, address), 0, BANNED, quiet=True)
+            return
+        super().do_handle(sock, address)
 
     def close(self) -> None:
         """Close the listening socket, at once and for good."""

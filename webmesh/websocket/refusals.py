@@ -12,6 +12,7 @@ import time
 
 from webmesh.deadline import Clock
 from webmesh.observer import Observer
+from webmesh.protocol.token_bucket import TokenBucket
 
 LOG_RATE = 100
 """Lines a second about refusals, averaged over a burst of the same size. Beyond it they are only
@@ -42,10 +43,8 @@ class Refusals:
 
     def __init__(self, observer: Observer, *, rate: int = LOG_RATE, clock: Clock = time.monotonic) -> None:
         self._observer = observer
-        self._rate = rate
         self._clock = clock
-        self._tokens = float(rate)
-        self._counted_at = clock()
+        self._lines = TokenBucket(rate, clock())
         self._suppressed = 0
         self._next: dict[str, float] = {}
 
@@ -87,13 +86,9 @@ class Refusals:
     def _log(self, event: str, fields: dict[str, object], detail: object, level: int) -> None:
         if not logger.isEnabledFor(level):
             return
-        now = self._clock()
-        self._tokens = min(self._rate, self._tokens + (now - self._counted_at) * self._rate)
-        self._counted_at = now
-        if self._tokens < 1:
+        if not self._lines.take(self._clock()):
             self._suppressed += 1
             return
-        self._tokens -= 1
         extra = {key: printable(value) if isinstance(value, str) else value for key, value in fields.items()}
         if detail != "":
             extra["detail"] = printable(detail)

@@ -23,6 +23,8 @@ Password = str | bytes | Callable[[], str | bytes]
 # gevent's class derives from the standard library's, whichever of them the name `ssl.SSLContext` means now.
 _AnyContext: type[ssl.SSLContext] = SSLContext.__mro__[1]
 
+_OFFENCES = frozenset({"CERTIFICATE_VERIFY_FAILED", "PEER_DID_NOT_RETURN_A_CERTIFICATE", "WRONG_VERSION_NUMBER"})
+
 
 class ServerTLS:
     """What a server shows and asks for in TLS.
@@ -168,6 +170,12 @@ def tls_failure(error: OSError) -> str:
         return f"certificate refused: {error.verify_message}"
     reason = getattr(error, "reason", None)
     return str(reason).lower().replace("_", " ") if reason else error.strerror or str(error) or type(error).__name__
+
+
+def is_tls_offence(error: OSError) -> bool:
+    """Whether a TLS handshake failed as it does with those who do not mean well: no TLS at all, nor HTTP from a browser
+    that was shown a wrong link, or no certificate where one is asked for."""
+    return getattr(error, "reason", None) in _OFFENCES
 
 
 def _wrap(
