@@ -30,6 +30,10 @@ class Limits:
     """Frames a second, averaged over a burst of the same size, that carry no whole message: pings, pongs,
     fragments and empty messages. Each costs about 10 us, so a peer holds 1 % of a core. Beyond it: 1008."""
 
+    message_rate: int = 1_000_000
+    """Messages a second from one connection, averaged over a burst of the same size. More than one process can
+    answer: an honest peer is held back by flow control, so lower it where peers are strangers. Beyond it: 1008."""
+
     frames_per_turn: int = 64
     """Frames that are read from one connection before the hub serves others."""
 
@@ -72,8 +76,8 @@ class Limits:
     """Items of a stream that may be on their way: what a receiver grants when it names no number."""
 
     send_queue: int = 8 * 1024 * 1024
-    """Bytes that may wait for a slow peer's socket. NATS allows 64 MiB, Centrifugo 1 MiB. A sender waits
-    when they are reached; `Timeouts.write` ends a peer that makes no progress."""
+    """Bytes that may wait for a slow peer's socket. NATS allows 64 MiB, Centrifugo 1 MiB. When they are reached
+    a sender waits, or what `slow_peer` says happens; `Timeouts.write` ends a peer that makes no progress."""
 
     receive_queue: int = 64
     """Messages of a plain WebSocket route that wait for its handler; at the bound reading pauses."""
@@ -183,6 +187,10 @@ class Timeouts:
 
     ping_interval: float = 20.0
     """Silence after which a ping is sent (protocol.md section 6)."""
+
+    stalled: float = 5.0
+    """From a ping to what it proves: a peer whose machine has acknowledged it and which has not answered is stalled
+    (protocol.md section 6). While somebody waits for the peer, the ping itself is sent after so much silence."""
 
     liveness: float = 45.0
     """Silence after which the connection is lost: 4012. Two pings fit in it."""

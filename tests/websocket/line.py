@@ -12,6 +12,7 @@ from gevent.socket import SHUT_WR
 from tests.websocket.loopback import PATIENCE, until
 from tests.websocket.wires import Wires
 from webmesh.exceptions import ConnectionClosed
+from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.frames import Frames, Incoming
 from webmesh.testing import FakeClock
@@ -46,6 +47,7 @@ class Line:
         limits: Limits = Limits(),
         timeouts: Timeouts = QUIET,
         answer: Callable[[Any], object] = lambda message: None,
+        observer: Observer = NO_OBSERVER,
     ) -> None:
         ours, self.sock = wires.pair(client=client, small=small)
         self.clock = FakeClock()
@@ -57,7 +59,8 @@ class Line:
         self._heard: list[Incoming] = []
         upgraded = Upgraded(ours, None, None, [], trailing, "peer", None)
         self.stream = MessageStream(
-            upgraded, client=client, limits=limits, timeouts=timeouts, on_closed=self.ends.append, clock=self.clock
+            upgraded, client=client, limits=limits, timeouts=timeouts, on_closed=self.ends.append, clock=self.clock,
+            observer=observer,
         )
         self._send, self.stream._send = self.stream._send, self._note_write
         self.reader: Any = None

@@ -502,6 +502,7 @@ def test_only_the_newest_ping_of_a_slow_reader_is_answered(wires: Wires):
     line = Line(wires, small=True).read_on()
     message = line.clog()
     line.stream.send("behind it")
+    line.stream.flush()
     queued = line.stream.queued
     for number in range(50):
         line.say(line.frames.ping(b"%d" % number))
@@ -561,13 +562,13 @@ def test_pings_after_the_end_are_not_answered(wires: Wires):
 
 
 def test_a_pong_that_waits_does_not_follow_our_close(wires: Wires):
-    """It is dropped."""
+    """It goes before it."""
     line = Line(wires, small=True).read_on()
     message = line.clog()
     line.say(line.frames.ping(b"?"))
     line.stream.close(1001)
 
-    assert [message, CloseReceived(1001, "")] == line.hear(2)
+    assert [message, PongReceived(b"?"), CloseReceived(1001, "")] == line.hear(3)
     line.say(line.frames.close(1001))
     assert ([], "end") == line.hear_out()
     assert 1001 == line.code
@@ -598,6 +599,38 @@ def test_silence_is_broken_by_pings_and_ends_the_connection(wires: Wires):
     assert (4012, "no pong") == line.end
     assert CloseReceived(4012, "no pong") == line.hear_out()[0][0]
     line.tick(1, 100)
+
+
+def test_a_peer_that_hangs_is_stalled_and_recovers(wires: Wires):
+    """Told once each; a peer that is waited for is asked after five seconds of silence."""
+    line = Line(wires, timeouts=LIVE).read_on()
+    settle()
+    told = [line.stream.tick(line.clock.advance(1), True) for _ in range(12)]
+    assert [10] == [second for second, stalled in enumerate(told, 1) if stalled]
+    assert line.stream.stalled
+    assert PingReceived(b"") == line.hear()
+    line.say(raw_frame(PONG, b"", key=mask_of(line)))
+
+    assert not line.stream.stalled
+    assert line.stream.tick(line.clock.advance(1)) is False
+    assert line.stream.tick(line.clock.advance(1)) is None
+    line.stream.abort(ConnectionClosed(1000))
+
+
+@each_kind("unix", "tcp", "tls")
+@pytest.mark.row(79)
+def test_a_sign_of_life_is_asked_for_ahead_of_what_waits(wires: Wires):
+    """Behind the message that was begun; and ours for the peer, too."""
+    line = Line(wires, small=True, timeouts=LIVE).read_on()
+    settle()
+    message = line.clog()
+    line.stream.send(bytes(100_000))
+    line.stream.flush()
+    line.tick(1, 5)
+    line.say(raw_frame(PING, b"?", key=mask_of(line)))
+
+    assert [message, PingReceived(b""), PongReceived(b"?"), bytes(100_000)] == line.hear(4)
+    line.stream.abort(ConnectionClosed(1000))
 
 
 @pytest.mark.parametrize("life", ["pong", "ping", "message", "half a frame"])

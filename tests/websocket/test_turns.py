@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.websocket.loopback import PATIENCE, until
+from webmesh.testing import FakeClock
 from webmesh.websocket.turns import Turns
 
 
@@ -40,7 +42,7 @@ class Stage:
         log: What happened, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.batches: Queue[list[Any] | None] = Queue()
         self.begun: list[tuple[Any, Any]] = []
         self.ended: list[tuple[Any, Any]] = []
@@ -55,7 +57,7 @@ class Stage:
         self.may_flush.set()
         self.done: list[Any] = []
         self.turns: Turns[Any] = Turns(
-            self._read, self._handle, self._flush, self._switched, self._fail, self._on_done
+            self._read, self._handle, self._flush, self._switched, self._fail, self._on_done, clock
         )
         self.resident = gevent.spawn(self.turns.run)
 
@@ -172,6 +174,59 @@ def test_quick_messages_cost_no_switch():
     assert {stage.resident} == {greenlet for _, greenlet in stage.begun}
     assert [] == stage.switched
     assert "flush read begin 1 begin 2 begin 3 flush read begin 4 flush read" == " ".join(stage.log)
+
+
+@pytest.mark.row(82, 23)
+def test_a_batch_of_quick_handlers_gives_way_by_time():
+    """Many quick ones in a row are as long as a slow one: the hub turns after ten milliseconds of them."""
+    clock = FakeClock()
+    stage = Stage(clock)
+    seen: list[int] = []
+
+    def watch() -> None:
+        while len(stage.ended) < 64:
+            seen.append(len(stage.ended))
+            gevent.sleep(0)
+
+    watching = gevent.spawn(watch)
+    stage.feed(*([lambda: clock.advance(0.0015)] * 64))
+    watching.join(PATIENCE)
+
+    assert [7, 14, 21, 28, 35, 42, 49, 56, 63] == sorted({each for each in seen if each})
+    assert [stage.resident] == list({greenlet for _, greenlet in stage.ended})
+    assert [] == stage.switched
+    stage.finish()
+
+
+def test_what_was_answered_leaves_before_a_batch_gives_way():
+    """Nobody waits for the rest of another's batch."""
+    clock = FakeClock()
+    stage = Stage(clock)
+    stage.feed(*([lambda: clock.advance(0.02)] * 3))
+
+    assert ["flush", "read", "flush", "flush", "flush", "read"] == [
+        each for each in stage.log if not each.startswith("begin")
+    ]
+    stage.finish()
+
+
+def test_a_forgotten_timer_that_strikes_while_a_batch_gives_way_ends_nothing():
+    """The rest of the batch is handled."""
+    clock = FakeClock()
+    stage = Stage(clock)
+    strike = gevent.Timeout(0.001)
+
+    def forget() -> None:
+        strike.start()
+        clock.advance(0.02)
+        stage.may_flush.clear()
+        gevent.get_hub().loop.run_callback(lambda: gevent.spawn_later(0.01, stage.may_flush.set))
+
+    stage.feed(forget, *([lambda: None] * 5))
+    until(lambda: 6 == len(stage.ended))
+
+    assert stage.failures == 0 and not stage.resident.ready()
+    stage.finish()
 
 
 def test_a_slow_handler_holds_up_nobody():

@@ -7,7 +7,7 @@ handed in.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent import getcurrent
@@ -25,6 +25,7 @@ from webmesh.protocol.session import Answering, OpenRequest, Session
 
 if TYPE_CHECKING:
     from webmesh.message_serializers import AbstractMessageSerializer
+    from webmesh.websocket.outgoing import Policy
     from webmesh.websocket.stream import MessageStream
     from webmesh.websocket.turns import Turns
 
@@ -228,6 +229,19 @@ class Conversation:
             ConnectionClosed: The connection is closing.
         """
         self._stream_send(self._serialize(message))
+
+    def offer(self, message: dict[str, Any], policy: Policy, conflate_key: Hashable) -> bool:
+        """Send a message for which a slow peer's queue may have no room; whether it was taken.
+
+        Raises:
+            EncodeError, ConnectionClosed: As `send`.
+        """
+        stream = self.stream
+        body = self._serialize(message)
+        if policy == "wait" and not stream.replaces(conflate_key):
+            stream.drain()
+        stream.check_open()
+        return stream.offer(body, policy, conflate_key)
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a message of the protocol's own, soon; after the end it is dropped."""

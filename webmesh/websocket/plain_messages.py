@@ -6,6 +6,8 @@ a handler in a thread, and for one in a greenlet while that does not read by its
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from webmesh.protocol.frames import Incoming
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.inbox import Inbox
 from webmesh.websocket.stream import OPEN, MessageStream
+from webmesh.websocket.turns import HOLD
 
 FAULT_PATIENCE = 1.0
 """Seconds for a handler to answer what came before a peer's fault, in the same packet perhaps."""
@@ -38,6 +41,8 @@ class PlainMessages:
         self._reader: Any = None
         self._reads_itself = False
         self._shared = False
+        self._until = 0.0
+        self._ping_at = 0.0
 
     # ------------------------------------------------------- a reader of its own
 
@@ -75,6 +80,9 @@ class PlainMessages:
         if self._handover is not None:
             self._handover.stop()
             self._handover = None
+        if self._ahead and time.monotonic() > self._until:
+            gevent.sleep(0)  # quick work on each of many messages is long for those who wait for the hub
+            self._until = time.monotonic() + HOLD
         while True:
             while self._ahead:
                 item = self._ahead.pop()
@@ -89,6 +97,8 @@ class PlainMessages:
                 self._reads_itself = False
             if items is None:
                 return self._inbox.take()  # raises why it ended
+            if len(items) > 1:
+                self._until = time.monotonic() + HOLD
             items.reverse()
             self._ahead = items
 
@@ -157,6 +167,24 @@ class PlainMessages:
             room.succeed(None)
         else:
             self._home.post(room.succeed, None)
+
+    def tick(self, now: float, ping_interval: float) -> None:
+        """While reading pauses, nobody reads of the peer's end: look for it. Called now and then, in the hub.
+
+        What the peer has sent before is read to its last byte then; that is not more than the system has kept already.
+
+        Args:
+            ping_interval: Seconds; a peer that is gone without a word fails to acknowledge pings.
+        """
+        room = self._room
+        if room is None or room.done:
+            return
+        if self._stream.peer_has_ended():
+            self._bound = sys.maxsize
+            room.succeed(None)
+        elif now >= self._ping_at:
+            self._ping_at = now + ping_interval
+            self._stream.ask()
 
     def closing(self) -> None:
         """The connection is being closed from this side: somebody must read to its end. In the hub."""

@@ -29,6 +29,13 @@ class SentCall:
         """Send it; raises as `Conversation.ask`."""
         self.request = self.conversation.ask(path, payload, self.completion, timeout=seconds, headers=headers)
 
+    def start_or_fail(self, path: str, payload: Any, seconds: float | None, headers: dict[str, str] | None) -> None:
+        """`start` for a caller in another thread, who gets what goes wrong from the completion."""
+        try:
+            self.start(path, payload, seconds, headers)
+        except Exception as error:  # the caller's thread is where it belongs
+            self.completion.fail(error)
+
     def abandon(self) -> None:
         """Tell the peer that nobody waits; from any thread."""
         if not self.home.inside():

@@ -8,12 +8,18 @@ holds up its connection, and a quick one costs no spawn (docs/ARCHITECTURE.md, "
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import gevent
 from gevent import Greenlet, GreenletExit, Timeout, getcurrent
 from gevent.hub import Waiter, get_hub
+
+HOLD = 0.01
+"""Seconds for which one connection's messages may hold the hub before others are served: gevent's own loop gives its
+callbacks 5 ms, and twice that is not felt. A handler that takes longer by itself cannot be interrupted."""
 
 T = TypeVar("T")
 _Place: TypeAlias = "tuple[Any, Waiter[bool]]"
@@ -44,6 +50,7 @@ class Turns(Generic[T]):
         on_switch: Callable[[Any], None],
         on_failure: Callable[[], None],
         on_done: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read = read
         self._handle = handle
@@ -51,6 +58,7 @@ class Turns(Generic[T]):
         self._on_switch = on_switch
         self._on_failure = on_failure
         self._on_done = on_done
+        self._clock = clock
         self._hub = get_hub()
         self._todo: list[T] = []  # the next one last
         self._leader: Any = None
@@ -107,18 +115,31 @@ class Turns(Generic[T]):
 
     def _lead(self, me: Any) -> None:
         """Read and handle until the lead is lost or the connection has ended."""
-        todo, handle = self._todo, self._handle
+        todo, handle, clock = self._todo, self._handle, self._clock
         run_callback = self._hub.loop.run_callback
+        until = 0.0
         while True:
             if not todo and not self._read_on():
                 return
             self._handover = run_callback(self._switched)
+            if len(todo) > 1:
+                until = clock() + HOLD
             while todo:
                 handle(todo.pop())
                 if self._leader is not me:
                     self._retire()
                     return
+                if todo and clock() > until:
+                    break
             self._handover.stop()
+            if todo:
+                self._give_way()
+
+    def _give_way(self) -> None:
+        """Let the hub serve others in the middle of a batch; nothing is being handled, so nobody else is to lead."""
+        with suppress(Timeout):  # a timer that a handler has forgotten
+            self._flush()
+            gevent.sleep(0)
 
     def _read_on(self) -> bool:
         """Write what there is, and read what comes next; False at the end."""

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import getcurrent
 
-from webmesh.call import CALL_CHAIN, CURRENT, Call, service_chain
-from webmesh.deadline import LONGEST, Deadline, finite
-from webmesh.exceptions import (
-    ConnectionClosed, FailedPrecondition, LocalProtocolError, ReplyLost, RequestTimeout,
-)  # fmt: skip
+from webmesh.deadline import Deadline
+from webmesh.exceptions import ConnectionClosed, LocalProtocolError, ReplyLost
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol import envelope
+from webmesh.websocket.asking import headers_for, seconds_for
+from webmesh.websocket.connection_stats import ConnectionStats, connection_stats
 from webmesh.websocket.conversation import Answerer, Conversation
 from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.item_stream import ItemStream
+from webmesh.websocket.outgoing import Policy, checked_policy
 from webmesh.websocket.plain_messages import PlainMessages
 from webmesh.websocket.sent_call import SentCall, send_all
 from webmesh.websocket.stream import OPEN, MessageStream
@@ -50,7 +50,10 @@ class WebSocketConnection:
         subprotocol: What was agreed; `None` on most plain connections.
         peer_certificate: The peer's verified certificate; `None` without one.
         metadata: A dict for the program's own use, as a login.
+        slow_peer: What `notify` does while the peer does not keep up, where it is not told otherwise.
     """
+
+    slow_peer: Policy = "wait"
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class WebSocketConnection:
         self._dialled = dialled
         self._service = service
         self._stream = MessageStream(
-            upgraded, client=dialled, limits=limits, timeouts=timeouts, on_closed=self._ended
+            upgraded, client=dialled, limits=limits, timeouts=timeouts, on_closed=self._ended, observer=observer
         )
         self._conversation: Conversation | None = None
         self._turns: Turns[Any] | None = None
@@ -132,9 +135,14 @@ class WebSocketConnection:
 
     def tick(self, now: float) -> None:
         """Look at all deadlines; called about once a second in the hub."""
-        self._stream.tick(now)
+        conversation = self._conversation
+        stalled = self._stream.tick(now, conversation is not None and conversation.session.open_requests > 0)
+        if stalled is not None:
+            self._observer.peer_stalled(self, stalled)
         if self._turns is not None:
             self._turns.dismiss()
+        elif self._plain is not None:
+            self._plain.tick(now, self._timeouts.ping_interval)
 
     def _died(self) -> None:
         self._stream.abort(ConnectionClosed(1011, "internal error"), say=True)
@@ -156,6 +164,17 @@ class WebSocketConnection:
     def open(self) -> bool:
         """Whether messages can be sent."""
         return self._stream.state is OPEN
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the peer hangs: its machine takes what is sent, but no answer came to a ping within
+        `Timeouts.stalled`. Nothing is dropped, and calls go on waiting; give new work to another one if you can."""
+        return self._stream.stalled
+
+    @property
+    def stats(self) -> ConnectionStats:
+        """What is queued for this peer, and what it was too slow for."""
+        return connection_stats(self._stream)
 
     @property
     def is_mesh(self) -> bool:
@@ -253,16 +272,38 @@ class WebSocketConnection:
         self._home.post(self._expire_later, future, future.timeout)
         return future
 
-    def notify(self, path: str, payload: Any = None, *, headers: Mapping[str, str] | None = None) -> None:
+    def notify(
+        self,
+        path: str,
+        payload: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        conflate_key: Hashable = None,
+        slow_peer: Policy | None = None,
+    ) -> bool:
         """Send a message that is not answered; its handler's failures stay on the other side.
 
-        Waits only while more than `Limits.send_queue` bytes await the peer.
+        Args:
+            conflate_key: Of messages with an equal key that wait for a slow peer only the newest is sent, in the
+                place of the first. For values that make older ones worthless, as a price or a position.
+            slow_peer: What happens when `Limits.send_queue` bytes await the peer: "wait" until there is room, "close"
+                with 4008, "drop_oldest" (of the messages of this policy that wait) or "drop_newest" (this one).
+                `None` takes the server's or client's own.
+
+        Returns:
+            Whether it was taken; false when it was left out, or the peer was cut off for it.
 
         Raises:
             ConnectionClosed: The connection has ended.
             EncodeError: The payload cannot be sent.
+            ConfigurationError: There is no such policy.
         """
-        self._home.run(self._send_message, envelope.notification(path, payload, self._outgoing_headers(headers)))
+        policy = self.slow_peer if slow_peer is None else checked_policy(slow_peer)
+        message = envelope.notification(path, payload, headers_for(headers, self._service, self._limits.call_chain))
+        if policy == "wait" and conflate_key is None:
+            self._home.run(self._send_message, message)
+            return True
+        return self._home.run(self._mesh.offer, message, policy, conflate_key)
 
     def stream(
         self,
@@ -291,10 +332,10 @@ class WebSocketConnection:
         window = self._limits.stream_credit if credit is None else credit
         if window < 1:
             raise LocalProtocolError(f"the credit of a stream must be at least 1, not {window}")
-        left = self._time_for(timeout, None)
-        self._check_time(path, left)
+        left = seconds_for(path, timeout, None)
         stream = ItemStream(path, self._mesh, self._home)
-        self._home.run(self._open_stream, stream, payload, left, self._outgoing_headers(headers), window, announced)
+        extra = headers_for(headers, self._service, self._limits.call_chain)
+        self._home.run(self._open_stream, stream, payload, left, extra, window, announced)
         if background is not None:
             if self._home.inside():
                 gevent.spawn(send_all, stream, background)
@@ -308,55 +349,22 @@ class WebSocketConnection:
             raise LocalProtocolError("this is a plain WebSocket connection: use send and receive")
         return self._conversation
 
-    def _time_for(self, timeout: float | None, default: float | None) -> float | None:
-        """Seconds for a request made now: the caller's or the default, within what the handler that asks has left."""
-        seconds = default if timeout is None else timeout if timeout < LONGEST else finite(timeout)
-        call: Call | None = CURRENT.get()
-        left = None if call is None else call.deadline.remaining()
-        if seconds is None or left is None:
-            return left if seconds is None else seconds
-        return min(seconds, left)
-
-    def _check_time(self, path: str, seconds: float | None) -> None:
-        if seconds is not None and seconds <= 0:
-            raise RequestTimeout(path, seconds)
-
-    def _outgoing_headers(self, headers: Mapping[str, str] | None) -> dict[str, str] | None:
-        if headers is None and self._service is None and CURRENT.get() is None:
-            return None
-        merged = dict(headers or {})
-        try:
-            chain = service_chain(self._service, self._limits.call_chain)
-        except RecursionError as error:
-            raise FailedPrecondition(str(error)) from None
-        if chain is not None:
-            merged[CALL_CHAIN] = chain
-        return merged or None
-
     def _send_call(
         self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None
     ) -> Future:
-        seconds = self._time_for(timeout, self._timeouts.request)
-        self._check_time(path, seconds)
+        seconds = seconds_for(path, timeout, self._timeouts.request)
         completion: Completion[Any] = Completion(self._home.hub)
         sent = SentCall(self._mesh, self._home, completion)
         future = Future(path, completion, Deadline(seconds), seconds, sent.abandon)
-        extra = self._outgoing_headers(headers)
+        extra = headers_for(headers, self._service, self._limits.call_chain)
         if not self._home.inside():
-            self._home.post(self._start_or_fail, sent, path, payload, seconds, extra)
+            self._home.post(sent.start_or_fail, path, payload, seconds, extra)
         elif getcurrent() is self._home.hub:
             sent.start(path, payload, seconds, extra)
         else:
             self._stream.drain()
             sent.start(path, payload, seconds, extra)
         return future
-
-    def _start_or_fail(self, sent: SentCall, *request: Any) -> None:
-        """In the hub, for a caller in another thread, who gets what goes wrong from the future."""
-        try:
-            sent.start(*request)
-        except Exception as error:  # the caller's thread is where it belongs
-            sent.completion.fail(error)
 
     def _expire_later(self, future: Future, seconds: float) -> None:
         timer = self._home.hub.loop.timer(seconds)

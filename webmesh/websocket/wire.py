@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket as stdlib_socket
 import ssl
 from contextlib import suppress
 from typing import Any
 
 import gevent
-from gevent import getcurrent
+from gevent import getcurrent, monkey
 from gevent.hub import get_hub
 from gevent.ssl import SSLSocket  # not the standard library's, also in a process that is not patched
+
+from webmesh.protocol.liveness import TcpState
+from webmesh.websocket.tcp_info import give_up_after, tcp_state
 
 READ_SIZE = 120 * 1024
 """Bytes asked for in one read: a 64 KiB message in one piece, and a buffer that malloc does not map anew."""
@@ -26,6 +30,11 @@ taken, so a peer that reads slowly would seem not to read at all."""
 TLS_RETRY = 0.01
 """Seconds until a read is tried again for which OpenSSL must write first: only the writer may wait for that."""
 
+_poll = monkey.get_original("select", "poll") if hasattr(select, "POLLIN") else None
+_ENDS = getattr(select, "POLLRDHUP", 0)  # a broken connection is told of unasked
+_GIVEN_UP = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
+"""How the system says that no acknowledgement came for too long: by `TCP_USER_TIMEOUT`, or by a router's word."""
+
 
 def wire_for(sock: Any) -> PlainWire | TlsWire:
     """The wire over a connected socket of gevent's, which it takes over."""
@@ -33,9 +42,13 @@ def wire_for(sock: Any) -> PlainWire | TlsWire:
 
 
 class PlainWire:
-    """A socket without TLS. One greenlet receives at a time."""
+    """A socket without TLS. One greenlet receives at a time.
 
-    __slots__ = ("_closed", "_hub", "_raw", "_readable", "_receiver", "_sock", "_watching", "_writable")
+    Attributes:
+        failure: What the system said when it gave the connection up, if it did; `None` for any other end.
+    """
+
+    __slots__ = ("_closed", "_hub", "_raw", "_readable", "_receiver", "_sock", "_watching", "_writable", "failure")
 
     def __init__(self, sock: Any) -> None:
         sock.settimeout(0.0)
@@ -46,6 +59,28 @@ class PlainWire:
         self._receiver: Any = None
         self._watching = False
         self._closed = False
+        self.failure: str | None = None
+
+    def give_up_after(self, seconds: float) -> None:
+        """Let the system end the connection when the peer's has acknowledged nothing for so long."""
+        give_up_after(self._raw, seconds)
+
+    def tcp_state(self) -> TcpState | None:
+        """How far the peer's system has taken what was sent; `None` where nobody tells."""
+        return None if self._closed else tcp_state(self._raw)
+
+    def peer_has_ended(self) -> bool:
+        """Whether nothing more can come than what has; tells before that has been read. Linux tells of a peer's
+        proper end too, other systems only of a broken connection."""
+        if self._closed or _poll is None:
+            return False
+        poll = _poll()
+        poll.register(self._raw, _ENDS)
+        return bool(poll.poll(0))
+
+    def _failed(self, error: OSError) -> None:
+        if error.errno in _GIVEN_UP:
+            self.failure = f"the peer's machine does not answer: {error.strerror}"
 
     def recv(self) -> bytes:
         """What comes next; empty at the end, however it came about. Always lets the hub turn."""
@@ -65,8 +100,8 @@ class PlainWire:
                     return self._raw.recv(READ_SIZE)  # type: ignore[no-any-return]
                 except BlockingIOError:
                     continue
-        except OSError:
-            pass
+        except OSError as error:
+            self._failed(error)
         return b""
 
     def _wake(self) -> None:
@@ -153,7 +188,9 @@ class TlsWire(PlainWire):
                     continue
                 except ssl.SSLWantWriteError:  # as for a new key while the socket is full
                     gevent.sleep(TLS_RETRY)
-        except (OSError, ValueError):  # ValueError: closed by another greenlet between the two steps
+        except OSError as error:
+            self._failed(error)
+        except ValueError:  # closed by another greenlet between the two steps
             pass
         return b""
 
