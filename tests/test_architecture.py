@@ -62,6 +62,7 @@ LAYERS = {
     "webmesh.endpoints": 3,
     # 4 endpoints: composition
     "webmesh.server_parts": 4,
+    "webmesh.draining": 4,
     "webmesh.serving": 4,
     "webmesh.serving": 4,
     "webmesh.webmesh_server": 4,

@@ -123,7 +123,7 @@ def test_unknown_keys_of_an_error_are_ignored() -> None:
         (RequestTimeout("/slow", 0.5), "no reply to '/slow' within 0.5 s"),
         (RequestTimeout("/slow", None), "no reply to '/slow' in time"),
         (ReplyLost("/pay", started=True), "may have run"),
-        (ReplyLost("/pay", started=False, code=1001, reason="gone"), "(1001 gone); request '/pay' was not sent"),
+        (ReplyLost("/pay", started=False, code=1001, reason="gone"), "(1001 gone); request '/pay' was not begun"),
     ],
 )
 def test_text_tells_what_happened_with_the_values(error: WebMeshError, text: str) -> None:

@@ -164,7 +164,7 @@ def test_a_connection_that_is_accepted_during_the_end_is_closed_with_the_others(
             connection = client.connect()
             assert wait_for(entered.is_set)
             serving.close(0)
-            assert wait_for(lambda: serving._closed_all)
+            assert wait_for(lambda: serving._draining and serving._draining._closed_all)
             release.set()
             assert 4001 == connection.wait_closed(PATIENCE).code
             serving.stopped.wait(PATIENCE)

@@ -37,9 +37,14 @@ from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH
 if TYPE_CHECKING:
     from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.hub import HubThread
+    from webmesh.websocket.websocket_connection import WebSocketConnection
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple})
 """Results that are surely no iterators; asking each for `__next__` would cost more."""
+
+
+_CLOSING = Unavailable("this node is closing", retry_after=1.0)
+"""For whoever may go elsewhere at once, or come back when another process listens here."""
 
 
 class Dispatcher:
@@ -83,6 +88,8 @@ class Dispatcher:
         self._switched: set[HandledCall] = set()
         self._context = Context()
         self._draining = False
+        self._told: set[WebSocketConnection] = set()
+        self._told_all = False
         self._idle: Event | None = None
 
     def freeze(self) -> None:
@@ -101,12 +108,42 @@ class Dispatcher:
             if not route.names:
                 self._fixed[route.pattern] = plan
 
-    def drain(self, seconds: float) -> None:
-        """Refuse new requests as unavailable, and wait until those in progress have ended, or *seconds*."""
+    def refuse(self, connection: WebSocketConnection) -> None:
+        """Answer the requests of this one as unavailable from now on."""
         self._draining = True
+        self._told.add(connection)
+
+    def refuse_all(self) -> None:
+        """Answer all requests as unavailable from now on."""
+        self._draining = self._told_all = True
+        self._told.clear()
+
+    def wait_idle(self, seconds: float) -> None:
+        """Wait until the calls in progress have ended, or *seconds*."""
+        gevent.sleep(0)  # those that began in this turn of the hub are in the table after it
+        idle = self._idle = Event()
         if self._switched and seconds > 0:
-            self._idle = Event()
-            self._idle.wait(seconds)
+            idle.wait(seconds)
+
+    def busy(self, connection: WebSocketConnection) -> bool:
+        """Whether calls of this one are in progress."""
+        return any(call.connection is connection for call in self._switched)
+
+    def cut_off(self) -> int:
+        """End what is still in progress, as far as it can be ended from outside.
+
+        Returns:
+            Calls whose callers wait in vain. Readers of streams are told that they may go on elsewhere.
+        """
+        cut = 0
+        for call in tuple(self._switched):
+            if call.streams:
+                self._failures.answer(call, _CLOSING, _CLOSING)
+            elif call.request_id is not None and call.wanted:
+                self._observer.refused("call", "cut off")
+                cut += 1
+            self.cancel(call)
+        return cut
 
     def stop(self, seconds: float) -> None:
         """End the handlers that run although their connections have ended; wait at most *seconds* for that."""
@@ -161,9 +198,10 @@ class Dispatcher:
         self, request: Request | Notification, conversation: Conversation
     ) -> tuple[Plan, dict[str, object]] | None:
         """The plan and path arguments for a path that is no fixed one; `None` when it has been refused."""
-        if self._draining:
-            self._failures.refuse(request, conversation, Unavailable("this node is closing"))
-            return None
+        if self._draining and (self._told_all or conversation.connection in self._told):
+            if request.path != "$goodbye":
+                self._failures.refuse(request, conversation, _CLOSING)
+                return None
         try:
             match = self._match(request.path)
         except Exception as error:  # the edge around user code: a converter of the program's own

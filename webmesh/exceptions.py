@@ -182,14 +182,14 @@ class ReplyLost(RequestError, ConnectionError):
     """The connection ended while a reply was awaited.
 
     Attributes:
-        started: False when the request surely never reached the other side; True when it may have run.
+        started: False when its handler surely never began, so that it may be sent again; True when it may have run.
         code: Close code of the connection.
     """
 
     def __init__(
         self, path: str, *, started: bool, code: int = 1006, reason: str = "", request_id: int | str | None = None
     ) -> None:
-        state = "may have run" if started else "was not sent"
+        state = "may have run" if started else "was not begun"
         super().__init__(f"connection closed ({code}{' ' + reason if reason else ''}); request {path!r} {state}")
         self.path = path
         self.started = started

@@ -66,6 +66,17 @@ class HandledCall(Call):
         self.expiry: gevent.Timeout | None = None
         self._bell: Completion[None] | None = None
 
+    @property
+    def streams(self) -> bool:
+        """Whether it is a stream, in either direction."""
+        request = self.request
+        return self.seconds is None or (type(request) is Request and (request.stream or request.credit is not None))
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the asking side still waits for the answer."""
+        return not self.cancelled and (self.answering is None or self.answering.wanted)
+
     def begin(self) -> Answering | None:
         """Enter it among the open requests, unless it is there; a notification has no place there.
 

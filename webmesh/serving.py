@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import atexit
 import logging
+from collections.abc import Collection
 from contextlib import suppress
-
-import gevent
 from typing import TYPE_CHECKING
 
+import gevent
+
+from webmesh.deadline import Deadline
+from webmesh.draining import Draining
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError
 from webmesh.execution import stop_home
 from webmesh.message_serializers import AbstractMessageSerializer
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 EXIT_TIMEOUT = 1.0
 """Seconds that the end of a process waits for what it forgot to close: a quick peer answers in a millisecond."""
+
+LAST_CHANCE = 0.1
+"""Seconds for what takes none unless it hangs, where those before it have used up the time."""
 
 logger = logging.getLogger("webmesh.server")
 
@@ -59,7 +65,7 @@ class Serving:
         self._end_unclaimed = [True]
         self._executors = (parts.executor, parts.websocket_executor, parts.callback_executor, parts.keyed.executor)
         self._home_stops = True
-        self._closed_all = False
+        self._draining: Draining | None = None
 
     def start(self) -> None:
         """Start the hub's thread and begin to listen there; `started` tells the outcome."""
@@ -68,14 +74,20 @@ class Serving:
         atexit.register(self._exit)
         self._starter = self.home.run(gevent.spawn, self._start)
 
-    def close(self, seconds: float) -> None:
+    def close(self, seconds: float, alternates: Collection[str] = ()) -> None:
         """Begin to close, unless that was begun; from any thread and any signal handler. `stopped` tells the end.
 
         Args:
             seconds: For calls in progress.
+            alternates: URLs that peers are told to dial instead.
         """
         if not self.home.inherited and self._claim_end():
-            self.home.post(gevent.spawn, self._shut_down, seconds)
+            self.home.post(gevent.spawn, self._shut_down, seconds, tuple(alternates))
+
+    @property
+    def cut_off(self) -> int:
+        """Calls that were in progress when their time was up; final when it has stopped."""
+        return 0 if self._draining is None else self._draining.cut_off
 
     def wait_stopped(self) -> None:
         """Wait until everything has ended, its thread included; that one outlives a handler's that cannot be ended."""
@@ -129,44 +141,38 @@ class Serving:
         atexit.unregister(self._exit)
         self.stopped.succeed(None)
 
-    def _shut_down(self, seconds: float) -> None:
+    def _shut_down(self, seconds: float, alternates: tuple[str, ...]) -> None:
         self.closing = True
         count = len(self.parts.connections)
+        self._draining = draining = Draining(self.parts, seconds, alternates)
         try:
             self._end_start()
-            self._drain(seconds)
-            self._end_connections()
+            # The address is still listened on: new peers, and whoever probes, are told in so many words.
+            self.parts.endpoints.closing = True
+            draining.say_goodbye()
+            draining.finish_calls()
+            self.listener.stop_accepting()
+            draining.close_connections()
+            self._end_parts(Deadline(self.parts.timeouts.close))
         finally:
             self._home_stops = stop_home(self.home, *self._executors)
             self._stopped()
-        logger.info("closed", extra={"connections": count})
+        logger.info("closed", extra={"connections": count, "cut_off": draining.cut_off})
 
     def _end_start(self) -> None:
         if self._starter is not None:
             self._starter.kill()
         self.started.fail(LocalProtocolError("the server was closed before it had started"))
 
-    def _drain(self, seconds: float) -> None:
-        """Finish the calls in progress. Meanwhile new peers and new calls are told to go elsewhere, in so many words:
-        the address is still listened on."""
-        self.parts.endpoints.closing = True
-        self.parts.dispatcher.drain(seconds)
-        self.listener.stop_accepting()
-
-    def _end_connections(self) -> None:
+    def _end_parts(self, deadline: Deadline) -> None:
+        """End what has not ended by itself at *deadline*."""
         parts = self.parts
-        self._closed_all = True
-        for connection in tuple(parts.connections.values()):
-            self._close(connection)
-        self.listener.close(parts.timeouts.close)
+        self.listener.close(deadline.remaining() or 0.0)
         parts.dispatcher.stop(parts.timeouts.close)
         parts.pulse.stop()
-        parts.keyed.close(parts.timeouts.close)
+        parts.keyed.close(deadline.remaining() or LAST_CHANCE)
         for executor in self._executors:
-            executor.close(parts.timeouts.close)
-
-    def _close(self, connection: WebSocketConnection) -> None:
-        connection.close(4001 if connection.is_mesh else 1001, "the server closes", timeout=0)
+            executor.close(deadline.remaining() or LAST_CHANCE)
 
     def _serve(self, upgraded: Upgraded) -> int | None:
         """One connection's life, in the greenlet that holds its place; the code that it closed with."""
@@ -183,8 +189,8 @@ class Serving:
         try:
             parts.observer.connection_opened(connection)
             parts.callbacks.tell(parts.registered.opened, connection)
-            if self._closed_all:  # it was being accepted while the others were closed
-                self._close(connection)
+            if self._draining is not None:
+                self._draining.admit(connection)
             self._converse(connection, upgraded.decision)
         finally:
             with suppress(ConnectionClosed):  # the hub's end, at that of the process

@@ -351,13 +351,16 @@ class WebMeshServer:
 
     # ------------------------------------------------------------------- closing
 
-    def close(self, timeout: float | None = None) -> None:
-        """Stop accepting, let calls finish, close all connections, end the thread. Safe to call twice.
+    def close(self, timeout: float | None = None, *, alternates: Collection[str] = ()) -> None:
+        """Drain and end: let calls finish, close all connections, end the thread. Safe to call twice.
 
-        Meanwhile new connections are answered with 503 and new calls with `unavailable`.
+        Meanwhile new connections, and `/readyz`, are answered with 503, and peers are told to go: their new calls get
+        `unavailable`. See docs/OPERATIONS.md.
 
         Args:
-            timeout: Seconds for calls in progress; `None` takes `Timeouts.drain`. Then they are cancelled.
+            timeout: Seconds for calls in progress; `None` takes `Timeouts.drain`. Then they are cancelled, and killed
+                after `Timeouts.close`. `drained` tells whether that was needed.
+            alternates: URLs of servers that peers should dial instead, such as `["ws://10.0.0.8:4269"]`.
 
         Called by a handler, a callback or a signal handler of a patched process, it returns at once, since the end
         waits for them.
@@ -365,9 +368,16 @@ class WebMeshServer:
         serving = self._serving
         if serving is None:
             return
-        serving.close(self.timeouts.drain if timeout is None else timeout)
+        seconds = self.timeouts.drain if timeout is None else timeout
+        serving.close(seconds, checked_names("alternates", alternates) or ())
         if not ends_itself(self, serving.home):
             serving.wait_stopped()
+
+    @property
+    def drained(self) -> bool | None:
+        """Whether every call that was in progress when the server closed was answered; `None` before its end."""
+        serving = self._serving
+        return None if serving is None or not serving.stopped.done else not serving.cut_off
 
     def __enter__(self) -> WebMeshServer:
         if self._serving is None:

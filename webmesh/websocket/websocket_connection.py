@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from webmesh.websocket.upgraded import Upgraded
     from webmesh.protocol.handshake import UpgradeRequest
 
+DRAINED = (4001, "drained")
+"""How a node closes that has answered all it began: what is still open never did (docs/PROTOCOL.md section 5)."""
+
 
 class WebSocketConnection:
     """A connection to a peer, of either side.
@@ -153,8 +156,9 @@ class WebSocketConnection:
         if self._conversation is not None:
             for request in self._conversation.end()[0]:
                 lost = ReplyLost(
-                    request.path, started=True, code=why.code, reason=why.reason, request_id=request.id
-                )
+                    request.path, started=(why.code, why.reason) != DRAINED, code=why.code, reason=why.reason,
+                    request_id=request.id,
+                )  # fmt: skip
                 request.waiter.fail(lost)
         self._observer.connection_closed(self, why.code, why.reason)
 
@@ -304,6 +308,10 @@ class WebSocketConnection:
             self._home.run(self._send_message, message)
             return True
         return self._home.run(self._mesh.offer, message, policy, conflate_key)
+
+    def say(self, path: str, payload: Any) -> None:
+        """Send a notification of the protocol's own; in the hub. Never waits, and after the end it is dropped."""
+        self._mesh.say(envelope.notification(path, payload, None))
 
     def stream(
         self,
