@@ -66,6 +66,8 @@ LAYERS = {
     "webmesh.serving": 4,
     "webmesh.serving": 4,
     "webmesh.webmesh_server": 4,
+    "webmesh.link_states": 4,
+    "webmesh.link_keeper": 4,
     "webmesh.client_link": 4,
     "webmesh.webmesh_client": 4,
     # 6 edges: nothing below imports them

@@ -14,22 +14,39 @@ import pytest
 from tests.running import PATIENCE, Census, native_threads, wait_for
 from webmesh.client_link import ClientLink
 from webmesh.exceptions import ConfigurationError, ConnectFailed, ConnectionClosed
+from webmesh.link_states import LinkEvent
 from webmesh.message_serializers import MessagePackSerializer
-from webmesh.options import Limits, Timeouts
+from webmesh.options import Backoff, Limits, Timeouts
 from webmesh.routing import Router
 from webmesh.testing import RecordingObserver
 from webmesh.websocket.upgraded import Upgraded
 
 
+QUICK = Backoff(first=0.001, maximum=0.01)
+
+
 class Network:
     """Stands for the dialler: each connection is one end of a socket pair; `peers` are the others."""
 
+    url = "ws://pair"
+    alone = True
+    asked: float | None = None
+
     def __init__(self) -> None:
+        self.left = 0
+        self.suggested: list[Any] = []
         self.peers: list[Any] = []
         self.times: list[float] = []
         self.failure: Exception | None = None
         self.hangs = False
         self.dialling = 0
+
+    def leave(self) -> None:
+        self.left += 1
+
+    def suggest(self, urls: Any) -> bool:
+        self.suggested += urls
+        return bool(urls)
 
     def dial(self, seconds: float) -> Upgraded:
         self.times.append(seconds)
@@ -55,7 +72,7 @@ def linked(**options: Any) -> Iterator[tuple[ClientLink, Network]]:
     }
     router = options.pop("router", Router())
     limits = (settings | options)["limits"]
-    link = ClientLink("ws://pair", network.dial, MessagePackSerializer(limits), router, **(settings | options))
+    link = ClientLink(network, MessagePackSerializer(limits), router, **(settings | options))
     try:
         yield link, network
     finally:
@@ -88,10 +105,10 @@ def test_nothing_runs_before_the_first_use() -> None:
 
 
 def test_a_connection_is_kept_while_it_is_open() -> None:
-    """And replaced when it is not: lost, or closed by either side."""
+    """And replaced when it is asked for and is not: lost, or closed by either side."""
     with linked() as (link, network):
         first = link.connect(PATIENCE)
-        assert first is link.connect(PATIENCE) is link.connection
+        assert first is link.connect(PATIENCE) is link.keeper.connection
         first.abort()
         second = link.connect(PATIENCE)
         assert first is not second
@@ -106,7 +123,7 @@ def test_one_dials_and_the_others_wait_for_it() -> None:
     with linked() as (link, network), native_threads(3) as spawn:
         network.hangs = True
         jobs = [spawn(link.connect, PATIENCE) for _ in range(3)] + [gevent.spawn(link.connect, PATIENCE)]
-        assert wait_for(lambda: network.dialling == 1 and link.dialling)
+        assert wait_for(lambda: network.dialling == 1 and link.keeper.busy)
         network.hangs = False
         assert 1 == len({job.get() for job in jobs})
         assert 1 == len(network.times)
@@ -231,3 +248,57 @@ def test_a_reader_that_is_ended_from_outside_ends_its_connection() -> None:
         link.home.run(link._readers[connection].kill)
         assert 1001 == connection.wait_closed(PATIENCE).code
         assert connection is not link.connect(PATIENCE)
+
+
+# ------------------------------------------------------------- with a background
+
+
+def test_who_waits_gets_the_connection_that_is_there_at_last() -> None:
+    """Threads and greenlets, from before the first attempt until one succeeds; all the same."""
+    with linked(backoff=QUICK) as (link, network), native_threads(3) as spawn:
+        network.failure = ConnectFailed("pair", ["nobody there"])
+        jobs = [spawn(link.wait, PATIENCE) for _ in range(3)] + [gevent.spawn(link.wait, PATIENCE)]
+        assert wait_for(lambda: len(network.times) > 3)
+        network.failure = None
+        assert 1 == len({job.get() for job in jobs})
+
+
+def test_waiting_ends_with_what_the_last_attempt_met() -> None:
+    """An error that says that nothing was sent, and why there was no connection."""
+    with linked(backoff=QUICK) as (link, network):
+        network.failure = ConnectFailed("pair", ["nobody there"])
+        with pytest.raises(ConnectFailed, match="no connection within 0.1 s .unreachable.; nobody there") as caught:
+            link.wait(0.1)
+        assert network.failure is caught.value.__cause__
+
+
+def test_the_end_reaches_who_waits_for_a_connection() -> None:
+    """Whether it is being dialled, or the next attempt is awaited."""
+    for backoff in (QUICK, Backoff(first=PATIENCE * 100, maximum=PATIENCE * 100)):
+        census = Census()
+        with linked(backoff=backoff) as (link, network), native_threads(1) as spawn:
+            network.failure = ConnectFailed("pair", ["nobody there"])
+            jobs = [spawn(catch, link.wait, PATIENCE), gevent.spawn(catch, link.wait, PATIENCE)]
+            assert wait_for(lambda: link.states.state == "waiting")
+            link.close()
+            assert [ConnectionClosed] * 2 == [type(job.get()) for job in jobs]
+        assert {} == census.grown()
+
+
+def test_a_function_for_states_may_end_the_client() -> None:
+    """It returns at once, and is told of the end as well."""
+    census = Census()
+    with linked(backoff=QUICK) as (link, _):
+        told: list[str] = []
+
+        def function(event: LinkEvent) -> None:
+            told.append(event.state)
+            if event.state == "connected":
+                link.close()
+
+        link.states.functions.append(function)
+        link.connect(PATIENCE)
+        assert wait_for(lambda: "closed" in told)
+        link.close()
+    assert ["connecting", "connected", "closed"] == told
+    assert {} == census.grown()

@@ -16,7 +16,7 @@ from tests.running import PATIENCE, Census, connected, native_threads, running, 
 from webmesh.call import Call, CallNext, current_call
 from webmesh.exceptions import (
     ConfigurationError, ConnectFailed, ConnectionClosed, DeadlineExceeded, EncodeError, HandlerFailed,
-    HandshakeRejected, InvalidArgument, Overloaded, ReplyLost, RequestTimeout, RouteNotFound, WebMeshError,
+    HandshakeRejected, InvalidArgument, LinkRefused, Overloaded, ReplyLost, RequestTimeout, RouteNotFound, WebMeshError,
 )  # fmt: skip
 from webmesh.message_serializers import StandardJsonSerializer
 from webmesh.options import Limits, Timeouts
@@ -175,9 +175,9 @@ def test_nobody_there_is_an_error_that_names_the_address() -> None:
     with running(echo_server()) as taken:
         port = taken.port
     client = WebMeshClient(f"ws://127.0.0.1:{port}")
-    for use in (client.connect, lambda: client.call("/"), lambda: client.notify("/"), lambda: client.stream("/")):
+    for use in (client.connect, client.call, client.spawn, client.notify, client.stream):
         with pytest.raises(ConnectFailed, match=f"127.0.0.1:{port}"):
-            use()
+            use() if use == client.connect else use("/", fail_fast=True)
     with running(server, port=port):
         assert 1 == client.call("/", 1, timeout=PATIENCE)
         client.close()
@@ -196,9 +196,10 @@ def test_a_refusal_is_told_with_its_status() -> None:
     """The port is right and the path is not."""
     with running(echo_server()) as server:
         client = WebMeshClient(f"{server.url}/nowhere")
-        with pytest.raises(HandshakeRejected) as caught:
-            client.call("/")
-        assert 404 == caught.value.status
+        for use, error in ((client.connect, HandshakeRejected), (lambda: client.call("/"), LinkRefused)):
+            with pytest.raises(error) as caught:
+                use()
+            assert 404 == caught.value.status
         client.close()
 
 
@@ -292,7 +293,7 @@ def test_waiting_for_anothers_dialling_is_within_the_own_time() -> None:
     with silent_server() as url:
         client = WebMeshClient(url, timeouts=Timeouts(connect=PATIENCE * 10))
         patient = gevent.spawn(catch, client.connect)
-        assert wait_for(lambda: client._link.dialling)
+        assert wait_for(lambda: client._keeper.busy)
         with pytest.raises(ConnectFailed, match="another attempt had not ended within 0.05 s"):
             client.connect(timeout=0.05)
         assert not patient.ready()
@@ -336,10 +337,10 @@ def test_no_timeout_is_the_default_one() -> None:
 
 
 def test_a_lost_connection_is_dialled_again_at_the_next_use() -> None:
-    """On both ends' ways to lose it."""
+    """On both ends' ways to lose it; and not before, where the program wants it so."""
     server = echo_server()
     with running(server):
-        client = WebMeshClient(server.url)
+        client = WebMeshClient(server.url, reconnect=False)
         for lose in ("abort here", "abort there", "close here", "close there"):
             before = client.connect()
             assert wait_for(lambda: len(server.connections) == 1)
@@ -354,13 +355,14 @@ def test_a_lost_connection_is_dialled_again_at_the_next_use() -> None:
 
 
 def test_a_restarted_server_is_found_again() -> None:
-    """Calls fail while it is away, with errors that tell what became of them."""
+    """Calls that do not want to wait fail while it is away."""
     first = echo_server()
     with running(first):
         port = first.port
         client = WebMeshClient(first.url)
         client.call("/", timeout=PATIENCE)
-    assert isinstance(catch(client.call, "/", timeout=PATIENCE), (ReplyLost, ConnectFailed, ConnectionClosed))
+    assert wait_for(lambda: not client.connected)
+    assert isinstance(catch(client.call, "/", timeout=PATIENCE, fail_fast=True), ConnectFailed)
     with running(echo_server(), port=port):
         assert 1 == client.call("/", 1, timeout=PATIENCE)
         client.close()
@@ -623,7 +625,7 @@ def test_closing_while_it_dials_ends_the_dialling() -> None:
     with silent_server() as url, native_threads(2) as spawn:
         client = WebMeshClient(url, timeouts=Timeouts(connect=PATIENCE * 10))
         waiting = [spawn(catch, client.connect), spawn(catch, client.call, "/"), gevent.spawn(catch, client.connect)]
-        assert wait_for(lambda: client._link._dialler is not None)
+        assert wait_for(lambda: client._keeper._dialler is not None)
 
         client.close()
 

@@ -27,6 +27,7 @@ from webmesh.exceptions import (
     HandlerFailed,
     HandshakeRejected,
     InvalidArgument,
+    LinkRefused,
     ListenFailed,
     LocalProtocolError,
     MessageTooBig,
@@ -49,12 +50,13 @@ from webmesh.exceptions import (
     WebMeshError,
 )
 from webmesh.observer import Observer
-from webmesh.options import Limits, Timeouts
+from webmesh.options import Backoff, Limits, Timeouts
 from webmesh.version import VERSION
 
 if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same names
     from webmesh.call import Call, current_call
     from webmesh.fault_injection import FaultInjector
+    from webmesh.link_states import LinkEvent
     from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
     from webmesh.routing import Router
     from webmesh.webmesh_client import WebMeshClient
@@ -68,6 +70,7 @@ _HOMES = {
     "Call": "webmesh.call",
     "current_call": "webmesh.call",
     "FaultInjector": "webmesh.fault_injection",
+    "LinkEvent": "webmesh.link_states",
     "AbstractMessageSerializer": "webmesh.message_serializers",
     "MessagePackSerializer": "webmesh.message_serializers",
     "StandardJsonSerializer": "webmesh.message_serializers",
@@ -84,6 +87,7 @@ __all__ = [
     "Aborted",
     "AbstractMessageSerializer",
     "AlreadyExists",
+    "Backoff",
     "BadPattern",
     "Call",
     "Cancelled",
@@ -101,6 +105,8 @@ __all__ = [
     "HandshakeRejected",
     "InvalidArgument",
     "Limits",
+    "LinkEvent",
+    "LinkRefused",
     "ListenFailed",
     "LocalProtocolError",
     "MessagePackSerializer",

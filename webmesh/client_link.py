@@ -1,29 +1,31 @@
 """The link of one client: the connection that all who use the client share.
 
-Decides when it is dialled, by whom, and how it ends. What is sent over it is `webmesh_client`'s business.
+Decides which thread it lives in, when that starts, and how it ends. When the connection is dialled is `link_keeper`'s
+business, what is sent over it `webmesh_client`'s.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Callable
+import random
 from contextlib import suppress
 from typing import Any
 
 import gevent
-from gevent import getcurrent
 
 from webmesh.call import serving_context
-from webmesh.deadline import Deadline
+from webmesh.callbacks import Callbacks
 from webmesh.dispatch import Dispatcher
-from webmesh.exceptions import ConnectFailed, ConnectionClosed
+from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor, ends_itself, stop_home
-from webmesh.lanes import Lanes
+from webmesh.link_keeper import Greeter, LinkKeeper, Rounds
+from webmesh.link_states import EVENTS, LinkEvent, LinkStates
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.observer import Observer
-from webmesh.options import Limits, Timeouts
+from webmesh.options import Backoff, Limits, Timeouts
 from webmesh.processes import is_patched
+from webmesh.protocol.backoff import BackoffSeries
 from webmesh.routing import Router
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.pulse import Pulse
@@ -37,22 +39,23 @@ logger = logging.getLogger("webmesh.client")
 
 
 class ClientLink:
-    """At most one open connection to a server, in a hub of its own, which starts with the first use.
+    """At most one connection to be used at a time, in a hub of its own, which starts with the first use.
 
     Args:
-        url: Where it leads, for errors and logs.
-        dial: Makes a connection within so many seconds, or raises; in the hub.
+        rounds: Dials; in the hub.
         router: What the client serves; frozen with the first use.
+        backoff: `None` dials only for those who ask.
+        greeter: Says hello on each connection.
 
     Attributes:
-        connection: The last one that was dialled, open or not; `None` before the first.
+        keeper: Has the connection; its attribute may be read from anywhere.
+        states: What the program is told.
         closed: Whether its end has begun.
     """
 
     def __init__(
         self,
-        url: str,
-        dial: Callable[[float], Upgraded],
+        rounds: Rounds,
         serializer: AbstractMessageSerializer,
         router: Router,
         *,
@@ -60,26 +63,29 @@ class ClientLink:
         limits: Limits,
         timeouts: Timeouts,
         observer: Observer,
+        backoff: Backoff | None = None,
+        greeter: Greeter | None = None,
     ) -> None:
-        self.connection: WebSocketConnection | None = None
         self.closed = False
         self.home = HubThread("webmesh-client")
-        self._url = url
-        self._dial = dial
+        self.states = LinkStates(observer)
+        self._rounds = rounds
         self._serializer = serializer
         self._service = service
         self._limits = limits
         self._timeouts = timeouts
         self._observer = observer
         self._executor = Executor(limits.threads, limits.thread_queue)
+        self._callback_executor = Executor(1, EVENTS)
+        router.add("$goodbye", self._goodbye, reserved=True, blocking=False)
         self._dispatcher = Dispatcher(
             router, [], self.home, self._executor,
             limits=limits, timeouts=timeouts, observer=observer, blocking=not is_patched(),
         )  # fmt: skip
+        series = None if backoff is None else BackoffSeries(backoff, random.random)
+        self.keeper = LinkKeeper(rounds, self._made, greeter, series, self.states, seconds=timeouts.connect)
         self._readers: dict[WebSocketConnection, gevent.Greenlet[[WebSocketConnection], None]] = {}
         self._pulse = Pulse(self._readers, timeouts)
-        self._dialling = Lanes()
-        self._dialler: Any = None
         self._start_unclaimed, self._close_unclaimed = [True], [True]
         self._started: Completion[None] = Completion()
         self._stopped: Completion[None] = Completion()
@@ -90,26 +96,35 @@ class ClientLink:
         """Whether it has been used, so that nothing can be registered any more."""
         return not self._start_unclaimed
 
-    @property
-    def dialling(self) -> int:
-        """How many are at it at the moment: one dials, the others wait for it."""
-        return len(self._dialling)
-
     # ------------------------------------------------------------------- dialling
 
     def connect(self, seconds: float) -> WebSocketConnection:
-        """The open connection; dialled within *seconds* where there is none.
+        """The open connection; dialled now, within *seconds*, where there is none.
 
         Raises:
-            ConnectFailed, HandshakeRejected, ConfigurationError: As `dial`.
+            ConnectFailed, HandshakeRejected, ConfigurationError, LinkRefused: As `LinkKeeper.connect`.
             ConnectionClosed: The client was closed.
         """
-        connection = self.connection
+        connection = self.keeper.connection
         if connection is not None and connection.open:
             return connection
         self._check_open()
         self._start()
-        return self.home.run(self._connect, seconds)
+        return self.home.run(self.keeper.connect, seconds)
+
+    def wait(self, seconds: float, *, fail_fast: bool = False) -> WebSocketConnection:
+        """The open connection, as soon as there is one within *seconds*.
+
+        Raises:
+            ConnectFailed, LinkRefused: As `LinkKeeper.wait`.
+            ConnectionClosed: The client was closed.
+        """
+        self._check_open()
+        self._start()
+        return self.home.run(self._wait, seconds, fail_fast)
+
+    def _wait(self, seconds: float, fail_fast: bool) -> WebSocketConnection:
+        return self.keeper.wait(seconds, fail_fast=fail_fast)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -122,7 +137,13 @@ class ClientLink:
             self._started.wait()
             return
         try:
-            serving_context(self).run(self._dispatcher.freeze)
+            context = serving_context(self)
+            context.run(self._dispatcher.freeze)
+            self.states.start(
+                Callbacks(
+                    self._callback_executor, context, blocking=not is_patched(), seconds=self._timeouts.request
+                )
+            )
             self.home.on_fork = self._leave
             self.home.start()
             atexit.register(self._exit)
@@ -135,34 +156,8 @@ class ClientLink:
             self.close()
             self._check_open()
 
-    def _connect(self, seconds: float) -> WebSocketConnection:
-        """In the hub; whoever comes while another dials waits for that one's connection."""
-        deadline = Deadline(seconds)
-        patience = gevent.Timeout.start_new(seconds)
-        try:
-            with self._dialling.turn("dial"):
-                patience.close()
-                connection = self.connection
-                if connection is None or not connection.open:
-                    connection = self.connection = self._made(deadline)
-                return connection
-        except gevent.Timeout as expired:
-            if expired is not patience:
-                raise
-            raise ConnectFailed(self._url, [f"another attempt had not ended within {seconds:g} s"]) from None
-        finally:
-            patience.close()
-
-    def _made(self, deadline: Deadline) -> WebSocketConnection:
-        self._check_open()
-        self._dialler = getcurrent()
-        try:
-            upgraded = self._dial(deadline.remaining() or 0.0)
-        except gevent.GreenletExit:
-            self._check_open()  # `close` has thrown it
-            raise
-        finally:
-            self._dialler = None
+    def _made(self, upgraded: Upgraded) -> WebSocketConnection:
+        """In the hub: a connection that is being read."""
         connection = WebSocketConnection(
             upgraded, self.home, limits=self._limits, timeouts=self._timeouts, observer=self._observer,
             dialled=True, service=self._service,
@@ -179,7 +174,11 @@ class ClientLink:
             with suppress(ConnectionClosed):  # the hub's end, at that of the process
                 connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
             del self._readers[connection]
-            logger.info("connection ended", extra={"url": self._url, "reason": str(connection.close_reason)})
+            logger.info("connection ended", extra={"url": self._rounds.url, "reason": str(connection.close_reason)})
+            self.keeper.ended(connection)
+
+    def _goodbye(self, payload: Any, path: str, client: WebSocketConnection) -> None:
+        self.keeper.goodbye(client, payload)
 
     # -------------------------------------------------------------------- ending
 
@@ -213,9 +212,7 @@ class ClientLink:
     def _shut_down(self) -> None:
         """In the hub, once."""
         try:
-            while len(self._dialling):
-                self.home.post(self._stop_dialling)
-                gevent.sleep(0)
+            self.keeper.stop()
             readers = tuple(self._readers.values())
             for connection in tuple(self._readers):
                 connection.close(1000, timeout=0)
@@ -223,16 +220,14 @@ class ClientLink:
             gevent.killall(readers, block=False)
             self._dispatcher.stop(self._timeouts.close)
             self._pulse.stop()
-            self._executor.close(self._timeouts.close)
+            self.states.change(LinkEvent(state="closed", reason="closed by the program", url=self._rounds.url))
+            self.states.finish(self._timeouts.close)
+            for executor in (self._executor, self._callback_executor):
+                executor.close(self._timeouts.close)
         finally:
-            self._home_stops = stop_home(self.home, self._executor)
+            self._home_stops = stop_home(self.home, self._executor, self._callback_executor)
             atexit.unregister(self._exit)
             self._stopped.succeed(None)
-
-    def _stop_dialling(self) -> None:
-        dialler = self._dialler
-        if dialler is not None:
-            dialler.throw(gevent.GreenletExit)
 
     def _leave(self, alive: bool) -> None:
         """In a forked child: the connection is the parent's."""
@@ -242,6 +237,8 @@ class ClientLink:
             gevent.killall(list(self._readers.values()), block=False)
             self._dispatcher.stop(0)
             self._pulse.stop()
+            self.keeper.leave()
+            self.states.leave()
 
 
 def _claimed(unclaimed: list[bool]) -> bool:

@@ -142,6 +142,26 @@ class HandshakeRejected(TransportError):
         self.retry_after = retry_after
 
 
+class LinkRefused(TransportError, ConnectionError):
+    """The server does not want this client, so it has stopped trying; `WebMeshClient.connect` tries anew.
+
+    `__cause__` is what the server said: `HandshakeRejected`, `ConnectionClosed`, or the error that `$hello` got.
+
+    Attributes:
+        url: What was dialled, without its query.
+        status: The HTTP status of a refused upgrade, as 401 or 403; 0 otherwise.
+        code: The close code, from 4500 on; 0 otherwise.
+        reason: What was refused, in our own words.
+    """
+
+    def __init__(self, url: str, reason: str, *, status: int = 0, code: int = 0) -> None:
+        super().__init__(f"{url} has refused this client for good ({reason}): connect() tries anew")
+        self.url = url
+        self.reason = reason
+        self.status = status
+        self.code = code
+
+
 class ConnectionClosed(TransportError, ConnectionError):
     """The connection ended.
 

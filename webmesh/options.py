@@ -235,17 +235,43 @@ class Backoff:
     stable_after: float = 60.0
     """A connection that lasted so long resets the series."""
 
+    longest_asked: float = 300.0
+    """The longest delay of a server's own asking (`Retry-After`) that is obeyed; a longer one counts as this. A wrong
+    number there must not keep a client away for a year."""
+
+    give_up_after: float = math.inf
+    """Without a connection for so long, the client stops trying, and calls fail at once until `connect` is called.
+    Infinity, the default, never gives up: a server that is back after a week finds its clients."""
+
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_positive(self, may_be_infinite=("give_up_after",))
         if self.factor < 1:
             raise ConfigurationError(f"Backoff.factor must be at least 1, not {self.factor:g}")
 
 
-def _check_positive(options: Limits | Timeouts | Backoff) -> None:
+@dataclass(frozen=True, kw_only=True)
+class RetryBudget:
+    """How many calls a client may send again: so few that retries cannot multiply an outage (as gRPC's throttling)."""
+
+    tokens: float = 10.0
+    """Each retry takes one; a call is sent again only while more than half of them are left."""
+
+    ratio: float = 0.1
+    """What each call that has succeeded gives back: in the long run at most one call in ten is sent again."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+
+def _check_positive(
+    options: Limits | Timeouts | Backoff | RetryBudget, *, may_be_infinite: tuple[str, ...] = ()
+) -> None:
     for field in fields(options):
         value = getattr(options, field.name)
         wanted = int if field.type == "int" else (int, float)
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise ConfigurationError(f"{type(options).__name__}.{field.name} must be a {field.type}, not {value!r}")
+        if value == math.inf and field.name in may_be_infinite:
+            continue
         if not 0 < value < math.inf:
             raise ConfigurationError(f"{type(options).__name__}.{field.name} must be above 0 and finite, not {value!r}")

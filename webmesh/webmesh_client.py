@@ -1,13 +1,14 @@
 """`WebMeshClient`: one connection to a server, shared by all greenlets and threads of a program.
 
 Composes; decides what middleware sees. The connection lives in a thread of the client's own (in a patched
-process: in greenlets of the one hub); see `client_link`.
+process: in greenlets of the one hub); see `client_link`, and `link_keeper` for how it is kept up. For users:
+docs/CLIENT.md.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,16 +16,17 @@ from webmesh.call import CURRENT, NO_HEADERS, Call, CallNext, Middleware, chaine
 from webmesh.client_link import ClientLink
 from webmesh.deadline import Deadline, finite
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, RequestTimeout
+from webmesh.link_states import LinkEvent
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.observer import NO_OBSERVER, Observer, guarded
-from webmesh.options import Limits, Timeouts
+from webmesh.options import Backoff, Limits, Timeouts
 from webmesh.protocol.deflate import BoundedDeflate
 from webmesh.route_options import read_options
 from webmesh.routing import Router
+from webmesh.websocket.dial_rounds import DialRounds
 from webmesh.websocket.dialer import dial
 from webmesh.websocket.future import Future
 from webmesh.websocket.item_stream import ItemStream
-from webmesh.websocket.target import parse_url
 from webmesh.websocket.upgraded import Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
@@ -34,15 +36,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 class WebMeshClient:
     """Calls a server, and answers it: peers are symmetric.
 
-    Dials at the first use, or with `connect`; when the connection has been lost, at the next use again.
+    Dials at the first use, or with `connect`, and from then on keeps the connection up by itself. Calls made while
+    there is none wait for it, within their own time.
 
     Args:
-        url: `ws://host:port`, `wss://host:port`, or `ws+unix:///path/of/socket`.
+        url: `ws://host:port`, `wss://host:port`, or `ws+unix:///path/of/socket`; or several, the preferred first,
+            that are tried in turn.
         serializer_type: A class, not an instance; the server must know it.
         tls: For wss; `None` verifies the server by the system's authorities. See `client_context`.
         headers: Further headers of the upgrade request, as Authorization.
         name: This program's service name, told along with its calls.
         compression: Offer permessage-deflate.
+        backoff: The delays between attempts to connect, and when to give up.
+        reconnect: False dials once for each use that finds no connection, and never in the background.
+        fail_fast: True lets what is called while there is no connection fail at once.
 
     Raises:
         ConfigurationError: The URL or the serializer cannot be used.
@@ -50,7 +57,7 @@ class WebMeshClient:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         serializer_type: type[AbstractMessageSerializer] = MessagePackSerializer,
         limits: Limits | None = None,
@@ -60,9 +67,13 @@ class WebMeshClient:
         headers: Mapping[str, str] | None = None,
         name: str | None = None,
         compression: bool = False,
+        backoff: Backoff | None = None,
+        reconnect: bool = True,
+        fail_fast: bool = False,
     ) -> None:
-        parse_url(url)  # a wrong URL is the caller's mistake, so it is told here
-        self.url = url
+        urls = [url] if isinstance(url, str) or not isinstance(url, Sequence) else list(url)
+        rounds = DialRounds(urls, self._dial)  # a wrong URL is the caller's mistake, so it is told here
+        self.url: str = urls[0]
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
         self.router = Router()
@@ -72,10 +83,13 @@ class WebMeshClient:
         self._compression = compression
         self._middleware: list[Middleware] = []
         self._chain: CallNext | None = None
+        self._fail_fast = fail_fast
         self._link = ClientLink(
-            url, self._dial, serializer_type(self.limits), self.router,
+            rounds, serializer_type(self.limits), self.router,
             service=name, limits=self.limits, timeouts=self.timeouts, observer=guarded(observer),
+            backoff=(backoff or Backoff()) if reconnect else None,
         )  # fmt: skip
+        self._keeper = self._link.keeper
 
     # ------------------------------------------------------------- registration
 
@@ -98,7 +112,9 @@ class WebMeshClient:
     # ---------------------------------------------------------------- connection
 
     def connect(self, timeout: float | None = None) -> WebSocketConnection:
-        """Connect, unless connected; returns the connection.
+        """Connect now, unless connected; returns the connection.
+
+        One attempt at all addresses, also where the background waits for its next one or has given up.
 
         Args:
             timeout: Seconds; `None` takes `Timeouts.connect`.
@@ -106,22 +122,38 @@ class WebMeshClient:
         Raises:
             ConnectFailed: No address could be reached in time.
             HandshakeRejected: The server refused; see its `status`.
+            LinkRefused: It refused the login.
             ConnectionClosed: This client was closed.
             ConfigurationError: A header, a route's options or `tls` cannot be used.
         """
         return self._link.connect(self.timeouts.connect if timeout is None else finite(timeout))
 
-    def _dial(self, seconds: float) -> Upgraded:
+    def _dial(self, url: str, *, seconds: float, first: str, last: str) -> Upgraded:
         return dial(
-            self.url, timeout=seconds, limits=self.limits, subprotocols=(self._subprotocol,),
-            headers=self._headers.items(), tls=self._tls,
+            url, timeout=seconds, limits=self.limits, subprotocols=(self._subprotocol,),
+            headers=self._headers.items(), tls=self._tls, first=first, last=last,
             extensions=[BoundedDeflate(self.limits)] if self._compression else (),
         )  # fmt: skip
 
     @property
     def connected(self) -> bool:
         """Whether there is an open connection now."""
-        return self._link.connection is not None and self._link.connection.open
+        connection = self._keeper.connection
+        return connection is not None and connection.open
+
+    @property
+    def state(self) -> str:
+        """`idle` (never used), `connecting`, `connected`, `lost`, `waiting`, `gave_up` or `closed`: see `on_state`."""
+        return self._link.states.state
+
+    def on_state(self, function: Callable[[LinkEvent], object]) -> Callable[[LinkEvent], object]:
+        """Call *function* with a `LinkEvent` for each change of the link: lost and why, waiting and how long, connected
+        and where to. One after another, in the order in which it happened, and never in the connection's own greenlet:
+        it may block and may use this client.
+        """
+        check_callable("a function for states", function)
+        self._link.states.functions.append(function)
+        return function
 
     def close(self) -> None:
         """Close the connection with the closing handshake and end the thread. Safe to call twice.
@@ -155,14 +187,22 @@ class WebMeshClient:
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        fail_fast: bool | None = None,
     ) -> Any:
-        """Send a request and wait for its reply; connects first where needed, within the same time.
+        """Send a request and wait for its reply; waits for the connection first where needed, within the same time.
 
-        Arguments and errors are those of `WebSocketConnection.call`, and of `connect`.
+        Args:
+            fail_fast: True raises at once when there is no connection; `None` takes what the client was given.
+
+        Raises:
+            ConnectFailed: There was no connection in all that time, and nothing was sent; says why.
+            LinkRefused: There will be none: the server does not want this client.
+
+        Further arguments and errors are those of `WebSocketConnection.call`.
         """
-        connection = self._link.connection
+        connection = self._keeper.connection
         if connection is None or not connection.open:
-            connection, timeout = self._connect_within(path, timeout)
+            connection, timeout = self._connect_within(path, timeout, fail_fast)
         if self._middleware:
             seconds = self.timeouts.request if timeout is None else finite(timeout)
             if self._chain is None:
@@ -172,11 +212,13 @@ class WebMeshClient:
             return connection.call(path, payload, timeout=timeout, headers=headers)
         except ConnectionClosed:
             # It ended since that look, and nothing was sent: as if it had ended before.
-            connection, timeout = self._connect_within(path, timeout)
+            connection, timeout = self._connect_within(path, timeout, fail_fast)
             return connection.call(path, payload, timeout=timeout, headers=headers)
 
-    def _connect_within(self, path: str, timeout: float | None) -> tuple[WebSocketConnection, float]:
-        """Connect in the time that a call has; returns what is left of it too.
+    def _connect_within(
+        self, path: str, timeout: float | None, fail_fast: bool | None = None
+    ) -> tuple[WebSocketConnection, float]:
+        """The connection, waited for in the time that a call has; and what is left of it.
 
         Raises:
             RequestTimeout: It has none.
@@ -186,8 +228,16 @@ class WebMeshClient:
         left = Deadline(seconds).tightened(None if handled is None else handled.deadline.remaining())
         if left.expired:
             raise RequestTimeout(path, seconds)
-        connection = self.connect(min(self.timeouts.connect, left.remaining() or 0.0))
+        at_once = self._fail_fast if fail_fast is None else fail_fast
+        connection = self._link.wait(left.remaining() or 0.0, fail_fast=at_once)
         return connection, left.remaining() or 0.0
+
+    def _present(self, path: str, timeout: float | None, fail_fast: bool | None) -> WebSocketConnection:
+        """The connection for what has no deadline by default; waited for as long as for a call."""
+        connection = self._keeper.connection
+        if connection is None or not connection.open:
+            connection, _ = self._connect_within(path, timeout, fail_fast)
+        return connection
 
     def _call_connection(self, call: Call) -> Any:
         """The innermost link of the middleware around `call`. A retry after a loss finds a new connection."""
@@ -221,14 +271,15 @@ class WebMeshClient:
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        fail_fast: bool | None = None,
     ) -> Future:
         """Send a request and return at once with a future; see `WebSocketConnection.spawn`.
 
-        Connects first where needed, within the same time. Middleware gets the future as the call's result.
+        Waits for the connection first where needed, as `call`. Middleware gets the future as the call's result.
         """
-        connection = self._link.connection
+        connection = self._keeper.connection
         if connection is None or not connection.open:
-            connection, timeout = self._connect_within(path, timeout)
+            connection, timeout = self._connect_within(path, timeout, fail_fast)
         if not self._middleware:
             return connection.spawn(path, payload, timeout=timeout, headers=headers)
 
@@ -240,17 +291,28 @@ class WebMeshClient:
         future: Future = self._through(last, path, payload, headers, connection, seconds)
         return future
 
-    def notify(self, path: str, payload: Any = None, *, headers: Mapping[str, str] | None = None) -> None:
-        """Send a message that is not answered; see `WebSocketConnection.notify`. Middleware gets None as its result."""
+    def notify(
+        self,
+        path: str,
+        payload: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        fail_fast: bool | None = None,
+    ) -> None:
+        """Send a message that is not answered; see `WebSocketConnection.notify`.
+
+        Waits for the connection first where needed, at most `Timeouts.request`. Middleware gets None as its result.
+        """
+        connection = self._present(path, None, fail_fast)
         if not self._middleware:
-            self.connect().notify(path, payload, headers=headers)
+            connection.notify(path, payload, headers=headers)
             return
 
         def last(call: Call) -> None:
             self._ready(call)
             call.connection.notify(call.path, call.payload, headers=dict(call.headers) or None)
 
-        self._through(last, path, payload, headers, self.connect(), None)
+        self._through(last, path, payload, headers, connection, None)
 
     def stream(
         self,
@@ -261,10 +323,16 @@ class WebMeshClient:
         credit: int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        fail_fast: bool | None = None,
     ) -> ItemStream:
-        """Open a stream; see `WebSocketConnection.stream`. Middleware gets the stream as the call's result."""
+        """Open a stream; see `WebSocketConnection.stream`.
+
+        Waits for the connection first where needed, at most *timeout*, or `Timeouts.request` where that is `None`.
+        Middleware gets the stream as the call's result.
+        """
+        connection = self._present(path, timeout, fail_fast)
         if not self._middleware:
-            return self.connect().stream(path, payload, items=items, credit=credit, timeout=timeout, headers=headers)
+            return connection.stream(path, payload, items=items, credit=credit, timeout=timeout, headers=headers)
 
         def last(call: Call) -> ItemStream:
             left = self._ready(call)
@@ -273,7 +341,7 @@ class WebMeshClient:
             )
 
         seconds = None if timeout is None else finite(timeout)
-        stream: ItemStream = self._through(last, path, payload, headers, self.connect(), seconds)
+        stream: ItemStream = self._through(last, path, payload, headers, connection, seconds)
         return stream
 
     def __repr__(self) -> str:

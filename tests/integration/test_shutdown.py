@@ -188,7 +188,7 @@ def test_every_call_under_load_is_answered_or_refused() -> None:
             number += 1
 
     with running(server), native_threads(4) as spawn:
-        clients = [WebMeshClient(server.url) for _ in range(4)]
+        clients = [WebMeshClient(server.url, fail_fast=True) for _ in range(4)]
         asking = [spawn(ask_on, client) for client in clients]
         assert wait_for(lambda: len(answered) > 200)
         server.close()

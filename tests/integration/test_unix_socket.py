@@ -12,7 +12,7 @@ import pytest
 from websockets.sync.client import unix_connect
 
 from tests.processes import run_program
-from tests.running import PATIENCE, Census, running, wait_for
+from tests.running import PATIENCE, Census, running
 from webmesh.exceptions import ConfigurationError, ConnectFailed, HandshakeRejected, TransportError
 from webmesh.message_serializers import StandardJsonSerializer
 from webmesh.webmesh_client import WebMeshClient
@@ -135,13 +135,13 @@ def test_a_socket_that_is_gone_is_an_error_that_names_it(tmp_path: Path) -> None
     path = str(tmp_path / "s")
     client = WebMeshClient(f"ws+unix://{path}")
     with pytest.raises(ConnectFailed, match="/s"):
-        client.call("/")
+        client.call("/", fail_fast=True)
     server = echo_server()
     with running(server, unix=path):
         assert 1 == client.call("/", 1, timeout=PATIENCE)[0]
         (connection,) = server.connections
         connection.abort()
-        assert wait_for(lambda: not server.connections and not client.connected)
+        assert connection.wait_closed(PATIENCE)
         assert 2 == client.call("/", 2, timeout=PATIENCE)[0]
     client.close()
 

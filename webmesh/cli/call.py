@@ -102,6 +102,7 @@ def _call(options: argparse.Namespace, payload: object) -> int:
         options.url,
         serializer_type=load_serializer(options.serializer, Path.cwd()),
         tls=client_context(insecure_skip_verify=True) if options.insecure else None,
+        reconnect=False,
     )
     with client:
         client.connect(deadline.remaining())

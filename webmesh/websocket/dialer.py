@@ -21,6 +21,7 @@ from webmesh.deadline import Deadline
 from webmesh.exceptions import ConfigurationError, ConnectFailed, HandshakeRejected
 from webmesh.options import Limits
 from webmesh.protocol.client_handshake import Accepted, ClientHandshake
+from webmesh.protocol.comeback import may_answer_elsewhere
 from webmesh.protocol.deflate import BoundedDeflate
 from webmesh.websocket.target import Target, parse_url
 from webmesh.websocket.tls import check_client_context, client_context, tls_failure, verified_certificate, wrap_client
@@ -55,10 +56,13 @@ def dial(
     headers: Iterable[tuple[str, str]] = (),
     tls: ssl.SSLContext | None = None,
     extensions: Sequence[BoundedDeflate] = (),
+    first: str = "",
+    last: str = "",
 ) -> Upgraded:
     """Connect to *url* and do the WebSocket handshake.
 
-    The addresses of a name are tried in turn; the first answer of any server is final.
+    The addresses of a name are tried in turn. A server that answers no for itself, as with 503, is as good as none
+    while more addresses follow; 401 and 403 are final.
 
     Args:
         url: As `webmesh.websocket.target` says.
@@ -66,6 +70,7 @@ def dial(
         headers: Further headers of the request.
         tls: For wss; `None` verifies the certificate by the system's authorities, and the name.
         extensions: To offer; those that were accepted are in the result.
+        first, last: Addresses, as `Upgraded.address` writes them, to be tried before and after all others.
 
     Raises:
         ConfigurationError: The URL, a header or the context cannot be used. Nothing has been sent.
@@ -84,8 +89,9 @@ def dial(
 
     new_handshake()  # refuses what cannot be sent before anything is
     deadline = Deadline(timeout)
-    addresses = _resolve(target, deadline)
+    addresses = _in_order(_resolve(target, deadline), first, last)
     failures = []
+    rejected: HandshakeRejected | None = None
     for index, where in enumerate(addresses):
         if deadline.expired:
             failures.append(f"no time left for {len(addresses) - index} more")
@@ -96,8 +102,21 @@ def dial(
         except _Failed as failed:
             failures.append(f"{attempt.address}: {failed}")
             continue
+        except HandshakeRejected as error:
+            if not may_answer_elsewhere(error):
+                raise
+            rejected = rejected or error
+            continue
         return attempt.upgraded(accepted, [one for one in extensions if one in accepted.extensions])
-    raise ConnectFailed(target.address, failures)
+    raise rejected or ConnectFailed(target.address, failures)
+
+
+def _in_order(addresses: list[_Where], first: str, last: str) -> list[_Where]:
+    def rank(where: _Where) -> int:
+        text = address_text(*where)
+        return -1 if text == first else 1 if text == last else 0
+
+    return sorted(addresses, key=rank)  # stable: otherwise the system's order of preference stays
 
 
 def _context_for(target: Target, tls: ssl.SSLContext | None) -> ssl.SSLContext | None:

@@ -175,6 +175,11 @@ class MessageWriter:
             self._room.wait()
 
     @property
+    def ending(self) -> ConnectionClosed | None:
+        """Why it is closing or has ended; `None` while it is open."""
+        return self._ending
+
+    @property
     def queued(self) -> int:
         """Bytes that wait for the peer's socket."""
         return self._out_size + (0 if self._queue is None else self._queue.size)

@@ -190,6 +190,17 @@ class WebSocketConnection:
         """Why it ended; `None` while it has not."""
         return self._stream.closed.wait(0) if self._stream.closed.done else None
 
+    @property
+    def ending(self) -> ConnectionClosed | None:
+        """As `close_reason`, and already while the closing handshake lasts."""
+        return self._stream.ending
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for an answer here, on either side."""
+        session = self._mesh.session
+        return not session.open_requests and not session.answering
+
     def close(self, code: int = 1000, reason: str = "", *, timeout: float | None = None) -> None:
         """Close with the closing handshake and wait for its end.
 
