@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 from gevent import monkey
 from hypothesis import HealthCheck, settings
 
+PURE = {Path(__file__).parent / "protocol", Path(__file__).parent / "fuzzing"}
+
 PATCHED = monkey.is_module_patched("socket")
-"""Whether this process is monkey-patched. The whole suite runs once in either mode."""
+"""Whether this process is monkey-patched. The suite runs once in either mode."""
 
 # Deterministic, so that a failure is the same for everyone; no deadline, since other work may hold the machine.
 settings.register_profile(
@@ -30,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "row(*numbers): rows of docs/THREATS.md that the test covers")
     config.addinivalue_line("markers", "patched: the test is about a monkey-patched process and is skipped in others")
     config.addinivalue_line("markers", "plain: the test is about an unpatched process and is skipped in others")
+    config.addinivalue_line("markers", "once: it starts processes of its own, in either mode; left out when patched")
     if os.environ.get("WEBMESH_TEST_PATCHED") == "1" and not PATCHED:
         raise pytest.UsageError("WEBMESH_TEST_PATCHED=1 needs: python -m gevent.monkey --module pytest")
     plugins = config.pluginmanager
@@ -43,9 +47,18 @@ def pytest_report_header() -> str:
     return f"process: {'monkey-patched' if PATCHED else 'plain'}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of the other mode."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests of the other mode. What cannot differ between the modes runs in the plain one only."""
     other = "plain" if PATCHED else "patched"
     for item in items:
         if item.get_closest_marker(other):
             item.add_marker(pytest.mark.skip(reason=f"needs a {other} process"))
+    if PATCHED:
+        again = [item for item in items if _runs_once(item)]
+        config.hook.pytest_deselected(items=again)
+        items[:] = [item for item in items if not _runs_once(item)]
+
+
+def _runs_once(item: pytest.Item) -> bool:
+    """The pure core knows neither gevent nor sockets (`test_architecture` holds that), so patching changes nothing."""
+    return not PURE.isdisjoint(item.path.parents) or item.get_closest_marker("once") is not None

@@ -27,6 +27,8 @@ from bench_parts.load import FrameCounter, LoadFailed, Sample, percentiles  # no
 from bench_parts.results import Claim, Verdict, figures, noise, ratio, to_floor, verdicts  # noqa: E402
 from bench_parts.rounds import Outcome, Row  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 TINY = ["--quick", "--rounds", "1", "--seconds", "0.05", "--connections", "4", "--idle-connections", "20"]
 
 

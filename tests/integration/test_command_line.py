@@ -17,6 +17,8 @@ import trustme
 
 from tests.processes import ENVIRONMENT, LONGEST, run_python
 
+pytestmark = pytest.mark.once
+
 APP = '''
 import logging
 import subprocess
