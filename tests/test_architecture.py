@@ -42,6 +42,7 @@ LAYERS = {
     # 2 transport: gevent, no user code
     "webmesh.processes": 2,
     "webmesh.websocket": 2,
+    "webmesh.watchdog": 2,
     # 3 services: user code
     "webmesh.arguments": 3,
     "webmesh.mounting": 3,

@@ -27,6 +27,7 @@ from webmesh.options import Backoff, Limits, Timeouts
 from webmesh.processes import is_patched
 from webmesh.protocol.backoff import BackoffSeries
 from webmesh.routing import Router
+from webmesh.watchdog import Watch
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.upgraded import Upgraded
@@ -65,6 +66,7 @@ class ClientLink:
         observer: Observer,
         backoff: Backoff | None = None,
         greeter: Greeter | None = None,
+        watchdog: bool = True,
     ) -> None:
         self.closed = False
         self.home = HubThread("webmesh-client")
@@ -86,6 +88,7 @@ class ClientLink:
         self.keeper = LinkKeeper(rounds, self._made, greeter, series, self.states, seconds=timeouts.connect)
         self._readers: dict[WebSocketConnection, gevent.Greenlet[[WebSocketConnection], None]] = {}
         self._pulse = Pulse(self._readers, timeouts)
+        self._watch = Watch(observer, timeouts.hub_hold) if watchdog else None
         self._start_unclaimed, self._close_unclaimed = [True], [True]
         self._started: Completion[None] = Completion()
         self._stopped: Completion[None] = Completion()
@@ -148,6 +151,8 @@ class ClientLink:
             self.home.start()
             atexit.register(self._exit)
             self.home.run(self._pulse.start)
+            if self._watch is not None:
+                self.home.run(self._watch.start)
         except BaseException as error:  # told to all who wait, whatever it is
             self._started.fail(error)
             raise
@@ -225,6 +230,8 @@ class ClientLink:
             for executor in (self._executor, self._callback_executor):
                 executor.close(self._timeouts.close)
         finally:
+            if self._watch is not None:
+                self._watch.stop()
             self._home_stops = stop_home(self.home, self._executor, self._callback_executor)
             atexit.unregister(self._exit)
             self._stopped.succeed(None)

@@ -208,6 +208,10 @@ class Timeouts:
     """How long the outcome of a call with an idempotency key is remembered: ten times `request`, so that a caller
     who tries again for as long as he may still gets it."""
 
+    hub_hold: float = 0.1
+    """Code that keeps a hub for so long without letting others run is named in a warning, with its stack, and told
+    to `Observer.hub_held`. It is not interrupted. asyncio's debug mode and gevent's monitor begin at 0.1 s too."""
+
     start: float = 10.0
     """For `await_started` and for a client's own thread to run."""
 

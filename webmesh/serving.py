@@ -29,6 +29,7 @@ from webmesh.websocket.websocket_connection import WebSocketConnection
 
 if TYPE_CHECKING:
     from webmesh.server_parts import ServerParts
+    from webmesh.watchdog import Watch
 
 EXIT_TIMEOUT = 1.0
 """Seconds that the end of a process waits for what it forgot to close: a quick peer answers in a millisecond."""
@@ -48,8 +49,9 @@ class Serving:
         closing: Whether the end has begun.
     """
 
-    def __init__(self, parts: ServerParts, address: TcpAddress | UnixAddress) -> None:
+    def __init__(self, parts: ServerParts, address: TcpAddress | UnixAddress, *, watch: Watch | None = None) -> None:
         self.parts = parts
+        self.watch = watch
         self.home = parts.home
         self.started: Completion[None] = Completion()
         self.stopped: Completion[None] = Completion()
@@ -127,6 +129,8 @@ class Serving:
             return
         self._guard_hosts()
         self.parts.pulse.start()
+        if self.watch is not None:
+            self.watch.start()
         self.started.succeed(None)
         logger.info("listening", extra={"address": self.listener.address, "tls": self.parts.tls is not None})
 
@@ -155,6 +159,8 @@ class Serving:
             draining.close_connections()
             self._end_parts(Deadline(self.parts.timeouts.close))
         finally:
+            if self.watch is not None:
+                self.watch.stop()
             self._home_stops = stop_home(self.home, *self._executors)
             self._stopped()
         logger.info("closed", extra={"connections": count, "cut_off": draining.cut_off})

@@ -50,6 +50,7 @@ class WebMeshClient:
         backoff: The delays between attempts to connect, and when to give up.
         reconnect: False dials once for each use that finds no connection, and never in the background.
         fail_fast: True lets what is called while there is no connection fail at once.
+        watchdog: Tell of handlers that hold the hub for longer than `Timeouts.hub_hold`.
 
     Raises:
         ConfigurationError: The URL or the serializer cannot be used.
@@ -70,6 +71,7 @@ class WebMeshClient:
         backoff: Backoff | None = None,
         reconnect: bool = True,
         fail_fast: bool = False,
+        watchdog: bool = True,
     ) -> None:
         urls = [url] if isinstance(url, str) or not isinstance(url, Sequence) else list(url)
         rounds = DialRounds(urls, self._dial)  # a wrong URL is the caller's mistake, so it is told here
@@ -88,6 +90,7 @@ class WebMeshClient:
             rounds, serializer_type(self.limits), self.router,
             service=name, limits=self.limits, timeouts=self.timeouts, observer=guarded(observer),
             backoff=(backoff or Backoff()) if reconnect else None,
+            watchdog=watchdog,
         )  # fmt: skip
         self._keeper = self._link.keeper
 

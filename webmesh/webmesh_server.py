@@ -28,6 +28,7 @@ from webmesh.server_parts import Registered, ServerParts
 from webmesh.serving import Serving
 from webmesh.system_routes import SystemRoutes
 from webmesh.version import VERSION
+from webmesh.watchdog import Watch
 from webmesh.websocket.doors import EXEMPT, Doors
 from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress
@@ -51,6 +52,7 @@ class WebMeshServer:
         allowed_hosts: Names by which clients may address this server (against DNS rebinding). `None` allows all, but
             where it listens on the loopback only that one's; `["*"]` allows all there, too.
         allowed_origins: Origins of web pages that may connect, besides the server's own; programs send none.
+        watchdog: Tell of handlers that hold the hub for longer than `Timeouts.hub_hold`.
         idempotency: Where outcomes of calls with an idempotency key are remembered: `memory://`, or
             `sqlite:///relative.db` or `sqlite:////absolute.db`, which survives the end of the process.
         trusted_proxies: Networks of proxies that are believed when they tell whom they speak for, as `"10.0.0.0/8"`,
@@ -80,6 +82,7 @@ class WebMeshServer:
         forwarded_header: str = "x-forwarded-for",
         proxy_protocol: bool = False,
         exempt_addresses: Collection[str] = EXEMPT,
+        watchdog: bool = True,
     ) -> None:
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
@@ -98,6 +101,7 @@ class WebMeshServer:
             trusted_proxies, forwarded_hops=forwarded_hops, forwarded_header=forwarded_header,
             proxy_protocol=proxy_protocol, exempt_addresses=exempt_addresses,
         )  # fmt: skip
+        self._watchdog = watchdog
         self._registered = Registered()
         self._serving: Serving | None = None
         self._system = SystemRoutes(
@@ -257,7 +261,8 @@ class WebMeshServer:
             raise ConfigurationError("listen() was called before: a server serves once, make a new one")
         address = _address(host, port, unix)
         parts = serving_context(self).run(self._parts)
-        self._serving = serving = Serving(parts, address)
+        watch = Watch(parts.observer, self.timeouts.hub_hold) if self._watchdog else None
+        self._serving = serving = Serving(parts, address, watch=watch)
         serving.start()
         if blocking:
             self.await_started()

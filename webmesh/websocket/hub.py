@@ -99,7 +99,7 @@ class Completion(Generic[T]):
         if self._hub is None:
             raise LocalProtocolError("a completion without a hub has nowhere to call back")
         # By the hub, so that whoever sets the result does not get what a callback raises.
-        waker = functools.partial(_call_soon, self._hub, callback)
+        waker = functools.partial(call_soon, self._hub, callback)
         self._wakers.append(waker)
         if self._outcomes and self._forget(waker):
             waker()
@@ -187,7 +187,7 @@ class Completion(Generic[T]):
         return True
 
 
-def _call_soon(hub: Hub, function: Callable[..., object], *args: object) -> bool:
+def call_soon(hub: Hub, function: Callable[..., object], *args: object) -> bool:
     """Call *function* in *hub*, from whichever thread; False when that hub is gone."""
     loop = hub.loop
     if loop is None:  # destroyed by its thread
@@ -203,11 +203,11 @@ def _call_soon(hub: Hub, function: Callable[..., object], *args: object) -> bool
 
 
 def _switch(hub: Hub, switch: Callable[[None], object]) -> None:
-    """Wake a greenlet of *hub*: the hub itself mostly does. What `_call_soon` does, and every call pays for."""
+    """Wake a greenlet of *hub*: the hub itself mostly does. What `call_soon` does, and every call pays for."""
     if hub.thread_ident == _thread_ident():
         hub.loop.run_callback(switch, None)
     else:
-        _call_soon(hub, switch, None)
+        call_soon(hub, switch, None)
 
 
 def _ring(bell: Any) -> None:
@@ -256,7 +256,7 @@ class HubThread:
         if self._patched and _main_hub and _main_hub[0].thread_ident != _thread_ident():
             # Called in a native thread of a pool, whose hub turns only while that waits: "threads" made there are
             # greenlets of it, and would stand still when it has gone on to something else.
-            _call_soon(_main_hub[0], gevent.spawn, self._main)
+            call_soon(_main_hub[0], gevent.spawn, self._main)
         else:
             # daemon: a program that forgot to close must still be able to end.
             self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
@@ -323,7 +323,7 @@ class HubThread:
         Raises:
             ConnectionClosed: The hub was stopped.
         """
-        if not _call_soon(self.hub, function, *args):
+        if not call_soon(self.hub, function, *args):
             raise self._closed()
 
     def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None) -> T:
