@@ -40,7 +40,7 @@ def host_allowed(host: str, allowed: Collection[str] | None) -> bool:
 def is_loopback_host(host: str) -> bool:
     """Whether a Host header names the machine itself: by a name that no DNS answers, or a loopback address."""
     name, _ = _split_port(host.lower())
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 section 6.3
+    if name in ("localhost", "127.0.0.1") or name.endswith(".localhost"):  # RFC 6761 section 6.3
         return True
     address = parse_ip(name.removeprefix("[").removesuffix("]"))
     return address is not None and address.is_loopback
