@@ -418,7 +418,7 @@ def test_what_came_before_the_end_can_still_be_answered(make: Callable[[], Frame
 
 @pytest.mark.parametrize("raised", [ValueError("odd"), AssertionError(), IndexError("odd"), TypeError("odd")])
 def test_foreign_exceptions_become_our_own(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever wsproto raises on a peer's bytes is the peer's fault: 1002."""
+    """Whatever wsproto raises on a peer's bytes is the peer's fault: 1002. No traceback holds what was half read."""
     frames = server()
 
     def raise_it(*_: object) -> None:
@@ -430,6 +430,22 @@ def test_foreign_exceptions_become_our_own(raised: Exception, monkeypatch: pytes
 
     assert 1002 == error.close_code
     assert raised is error.__cause__
+    assert (None, None) == (error.__traceback__, raised.__traceback__)
+
+
+def test_after_stop_nothing_is_looked_at() -> None:
+    """What is half read is let go of, and what comes is not even counted; our close can still be sent."""
+    frames = Frames(client=False, limits=Limits(frames_per_turn=2))
+    frames.receive(raw_frame(TEXT, b"begun", fin=False) + raw_frame(PING) * 3)
+    begun = frames.mid_message, frames.pending
+
+    frames.stop()
+
+    assert ((True, True), (False, False)) == (begun, (frames.mid_message, frames.pending))
+    seen = frames.overhead
+    assert [] == frames.receive(raw_frame(PING) * 100)
+    assert seen == frames.overhead
+    assert frames.close(1008).startswith(b"\x88")
 
 
 # --- Closing ------------------------------------------------------------------------------------

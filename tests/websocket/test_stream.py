@@ -751,6 +751,10 @@ def test_a_flood_of_what_is_no_message_ends_the_connection(wires: Wires, frame: 
         heard.append(line.hear())
     assert CloseReceived(1008, "too many control frames or fragments") == heard[-1]
     line.say(frame if frame[0] != BINARY else raw_frame(CONTINUATION, b"", fin=False), line.frames.close(1008))
+    looked_at = line.stream._frames.overhead
+    line.say(*[frame] * 50)
+    assert looked_at == line.stream._frames.overhead, "what follows costs as much as before"
+    line.hang_up()  # as it does that sees our end
     assert 1008 == line.code
 
 

@@ -136,6 +136,12 @@ class BoundedDeflate(Extension):
         message, self._message = self._message, None
         return message
 
+    def drop(self) -> None:
+        """Let go of a message that is half read: nothing comes after it."""
+        self._inflation = None
+        self._message = None
+        self._window = b""
+
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:

@@ -368,6 +368,18 @@ class Frames:
     def _fail(self, error: RemoteProtocolError, received: list[Incoming]) -> None:
         """The peer has broken the protocol: nothing that it sends is looked at any more."""
         received.append(error)
+        # Nobody raises it any more, and its traceback would hold the half-read message, a megabyte perhaps, for as
+        # long as the connection's objects, which refer to each other, wait for the garbage collector.
+        link: BaseException | None = error
+        while link is not None:
+            link = link.with_traceback(None).__cause__ or link.__context__
+        self._end()
+
+    def stop(self) -> None:
+        """Look at nothing any more, and let go of what is half read: the connection has ended, or ends by a close
+        whose answer does not matter."""
+        self.pending = False
+        self._rest = b""
         self._end()
 
     def _end(self) -> None:
@@ -377,3 +389,5 @@ class Frames:
         self._begun = False
         self._assembly = None
         self._wire = None
+        if self._deflate is not None:
+            self._deflate.drop()

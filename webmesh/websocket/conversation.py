@@ -162,17 +162,17 @@ class Conversation:
         if isinstance(item, str | bytes):
             wanted = "binary" if self._serializer.binary else "text"
             self._observer.refused("message", "wrong opcode")
-            self.stream.close(1003, f"{self._serializer.name} messages are {wanted}")
+            self.stream.refuse(1003, f"{self._serializer.name} messages are {wanted}")
         else:
             self.stream.control(item)
 
     def _undecodable(self, error: Exception) -> None:
         if isinstance(error, MessageTooBig):
             self._observer.refused("message", "too big")
-            self.stream.close(1009, "message too big")
+            self.stream.refuse(1009, "message too big")
         else:
             self._observer.refused("message", "undecodable")
-            self.stream.close(1007, f"undecodable: {error}"[:100])
+            self.stream.refuse(1007, f"undecodable: {error}"[:100])
 
     def _answered(self, event: Answered) -> None:
         event.request.waiter.succeed(event.data)
@@ -212,7 +212,7 @@ class Conversation:
         self._observer.refused("message", "invalid envelope")
         self.say(event.answer)
         if event.fatal:
-            self.stream.close(4501, "too many invalid messages")
+            self.stream.refuse(4501, "too many invalid messages")
 
     def _topic(self, event: TopicMessage) -> None:
         self._observer.refused("message", "topic message")

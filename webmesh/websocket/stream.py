@@ -124,12 +124,7 @@ class MessageStream(MessageWriter):
             self._peer_closes(item)
         elif isinstance(item, RemoteProtocolError):
             reason = "message too big" if isinstance(item, MessageTooBig) else str(item)
-            self.close(item.close_code, reason)
-            if not self._client:
-                # Its answer to our close is not read as a frame any more. So it must see our end, upon which it ends
-                # TCP, as RFC 6455 §7.1.7 lets a server do; else both would wait for the close timer. And we read on:
-                # closing on unread bytes would reset the connection, and a reset may overtake our close frame.
-                self._once_written(self._wire.end_writing)
+            self.refuse(item.close_code, reason)
 
     def _charge(self, overhead: int) -> None:
         """Count frames that carry no whole message against the rate that a peer may send them at."""
@@ -139,7 +134,7 @@ class MessageStream(MessageWriter):
         self._tokens_at = now
         self._overhead = overhead
         if self._tokens < 0:
-            self.close(1008, "too many control frames or fragments")
+            self.refuse(1008, "too many control frames or fragments")
 
     def _charge_messages(self) -> None:
         """So many messages have come that the rate is to be looked at; not done for each, which would cost them."""
@@ -148,7 +143,7 @@ class MessageStream(MessageWriter):
         self._budget += min(rate, round((now - self._budget_at) * rate))
         self._budget_at = now
         if self._budget < 0:
-            self.close(1008, "too many messages")
+            self.refuse(1008, "too many messages")
 
     # ---------------------------------------------------------------- deadlines
 
@@ -213,7 +208,7 @@ class MessageStream(MessageWriter):
         elif self._begun_at is None or self._whole:
             self._begun_at = now
         elif now - self._begun_at > self._timeouts.message:
-            self.close(1008, "message not finished in time")
+            self.refuse(1008, "message not finished in time")
         self._whole = False
 
     # ------------------------------------------------------------------ closing
@@ -232,6 +227,19 @@ class MessageStream(MessageWriter):
         self._ending = ConnectionClosed(code, reason)
         self._write([closing])
         self._end_in(self._timeouts.close)
+
+    def refuse(self, code: int, reason: str) -> None:
+        """Close because of what the peer has sent. What it goes on to send is not looked at: a flood would cost as
+        much as before, for as long as the closing handshake may take."""
+        if self.state is CLOSED:
+            return
+        self._frames.stop()
+        self.close(code, reason)
+        if not self._client:
+            # Its answer to our close is not read as a frame any more. So it must see our end, upon which it ends
+            # TCP, as RFC 6455 §7.1.7 lets a server do; else both would wait for the close timer. And we read on:
+            # closing on unread bytes would reset the connection, and a reset may overtake our close frame.
+            self._once_written(self._wire.end_writing)
 
     def _peer_closes(self, item: CloseReceived) -> None:
         if self.state is OPEN:
@@ -280,4 +288,5 @@ class MessageStream(MessageWriter):
     def _let_go(self) -> None:
         """Nothing is read or written from now on, and nobody waits for room."""
         self.state = CLOSED
+        self._frames.stop()
         self._drop_all()
