@@ -51,7 +51,8 @@ def run(scale: Scale) -> list[Result]:
                 results.append(Result("flood", what, f"thrown out with {codes}", "1007, 1008 or 1009", known))
         served = node.ask("/echo", "x") == "x"
     unloaded = f"p99 {milliseconds(percentile(quiet, 0.99))} without a flood"
-    results.append(Result("flood", unloaded, f"{'serves' if served else 'does not serve'} afterwards", "serves", served))
+    after = "serves afterwards" if served else "does not serve afterwards"
+    results.append(Result("flood", unloaded, after, "serves", served))
     return results
 
 
