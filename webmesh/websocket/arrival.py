@@ -129,8 +129,9 @@ class Arrival:
             self._sock.close()
 
     def evict(self, reason: str = "dropped for a newer one") -> None:
-        """End it from outside, soon: its place is needed."""
-        self._report(0, reason)
+        """End it from outside, soon: its place is needed. One that only reads its answer is not refused thereby."""
+        if not self._answered:
+            self._report(0, reason)
         self._greenlet.kill(block=False)
 
     def _receive(self) -> Upgraded | None:
