@@ -26,7 +26,7 @@ VARIABLE: ContextVar[str] = ContextVar("variable", default="unset")
 def parts_of(router: Router | None = None, registered: Registered | None = None, **options: Any) -> ServerParts:
     settings: dict[str, Any] = {
         "service": None, "mount": "/", "tls": None, "compression": False, "allowed_hosts": None,
-        "allowed_origins": None, "doors": Doors(), "limits": Limits(), "timeouts": Timeouts(),
+        "allowed_origins": None, "slow_peer": "wait", "doors": Doors(), "limits": Limits(), "timeouts": Timeouts(),
         "observer": NO_OBSERVER,
     }  # fmt: skip
     return ServerParts(router or Router(), registered or Registered(), MessagePackSerializer, **(settings | options))

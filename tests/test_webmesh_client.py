@@ -736,5 +736,5 @@ def test_middleware_sees_everything_that_is_sent() -> None:
             client.call("/headers", timeout=10)
 
     results = [name for who, name in seen if who == "client"]
-    assert ["NoneType", "Future", "ItemStream", "NoneType", "NoneType"] == results
+    assert ["NoneType", "Future", "ItemStream", "bool", "NoneType"] == results
     assert {"t"} == {name for who, name in seen if who == "server"}

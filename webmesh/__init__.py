@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.webmesh_client import WebMeshClient
     from webmesh.webmesh_server import WebMeshServer
     from webmesh.websocket.tls import ServerTLS, client_context
+    from webmesh.websocket.connection_stats import ConnectionStats
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
 __version__ = VERSION
@@ -79,6 +80,7 @@ _HOMES = {
     "WebMeshServer": "webmesh.webmesh_server",
     "ServerTLS": "webmesh.websocket.tls",
     "client_context": "webmesh.websocket.tls",
+    "ConnectionStats": "webmesh.websocket.connection_stats",
     "WebSocketConnection": "webmesh.websocket.websocket_connection",
 }
 """Public name → the module that it is imported from at its first use."""
@@ -94,6 +96,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectFailed",
     "ConnectionClosed",
+    "ConnectionStats",
     "DataLoss",
     "DeadlineExceeded",
     "DecodeError",

@@ -29,6 +29,7 @@ from webmesh.protocol.backoff import BackoffSeries
 from webmesh.routing import Router
 from webmesh.watchdog import Watch
 from webmesh.websocket.hub import Completion, HubThread
+from webmesh.websocket.outgoing import Policy
 from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.upgraded import Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
@@ -52,7 +53,10 @@ class ClientLink:
         keeper: Has the connection; its attribute may be read from anywhere.
         states: What the program is told.
         closed: Whether its end has begun.
+        slow_peer: As `WebSocketConnection.slow_peer`.
     """
+
+    slow_peer: Policy = "wait"
 
     def __init__(
         self,
@@ -165,7 +169,7 @@ class ClientLink:
         """In the hub: a connection that is being read."""
         connection = WebSocketConnection(
             upgraded, self.home, limits=self._limits, timeouts=self._timeouts, observer=self._observer,
-            dialled=True, service=self._service,
+            dialled=True, service=self._service, slow_peer=self.slow_peer,
         )  # fmt: skip
         connection.converse(self._serializer, self._dispatcher)
         self._readers[connection] = gevent.spawn(self._run, connection)

@@ -22,6 +22,7 @@ from webmesh.processes import is_patched
 from webmesh.routing import Router
 from webmesh.websocket.doors import Doors
 from webmesh.websocket.hub import HubThread
+from webmesh.websocket.outgoing import Policy
 from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.websocket_connection import WebSocketConnection
@@ -57,6 +58,7 @@ class ServerParts:
         mount: str,
         tls: ServerTLS | None,
         compression: bool,
+        slow_peer: Policy,
         allowed_hosts: Collection[str] | None,
         allowed_origins: Collection[str] | None,
         doors: Doors,
@@ -68,6 +70,7 @@ class ServerParts:
         blocking = not is_patched()
         self.registered = registered
         self.service = service
+        self.slow_peer = slow_peer
         self.mount = mount
         self.tls = tls
         self.doors = doors

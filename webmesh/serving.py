@@ -185,7 +185,7 @@ class Serving:
         parts = self.parts
         connection = WebSocketConnection(
             upgraded, parts.home, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer,
-            dialled=False, service=parts.service,
+            dialled=False, service=parts.service, slow_peer=parts.slow_peer,
         )  # fmt: skip
         if isinstance(upgraded.decision, AbstractMessageSerializer):
             connection.converse(upgraded.decision, parts.dispatcher)

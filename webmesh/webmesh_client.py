@@ -8,7 +8,7 @@ docs/CLIENT.md.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from webmesh.websocket.dial_rounds import DialRounds
 from webmesh.websocket.dialer import dial
 from webmesh.websocket.future import Future
 from webmesh.websocket.item_stream import ItemStream
+from webmesh.websocket.outgoing import Policy, checked_policy
 from webmesh.websocket.upgraded import Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
@@ -51,6 +52,7 @@ class WebMeshClient:
         reconnect: False dials once for each use that finds no connection, and never in the background.
         fail_fast: True lets what is called while there is no connection fail at once.
         watchdog: Tell of handlers that hold the hub for longer than `Timeouts.hub_hold`.
+        slow_peer: What `notify` does while the server does not keep up; as `WebMeshServer`.
 
     Raises:
         ConfigurationError: The URL or the serializer cannot be used.
@@ -72,6 +74,7 @@ class WebMeshClient:
         reconnect: bool = True,
         fail_fast: bool = False,
         watchdog: bool = True,
+        slow_peer: Policy = "wait",
     ) -> None:
         urls = [url] if isinstance(url, str) or not isinstance(url, Sequence) else list(url)
         rounds = DialRounds(urls, self._dial)  # a wrong URL is the caller's mistake, so it is told here
@@ -93,6 +96,7 @@ class WebMeshClient:
             watchdog=watchdog,
         )  # fmt: skip
         self._keeper = self._link.keeper
+        self._link.slow_peer = checked_policy(slow_peer)
 
     # ------------------------------------------------------------- registration
 
@@ -300,22 +304,26 @@ class WebMeshClient:
         payload: Any = None,
         *,
         headers: Mapping[str, str] | None = None,
+        conflate_key: Hashable = None,
+        slow_peer: Policy | None = None,
         fail_fast: bool | None = None,
-    ) -> None:
-        """Send a message that is not answered; see `WebSocketConnection.notify`.
+    ) -> bool:
+        """Send a message that is not answered; see `WebSocketConnection.notify`, also for what is returned.
 
-        Waits for the connection first where needed, at most `Timeouts.request`. Middleware gets None as its result.
+        Waits for the connection first where needed, at most `Timeouts.request`.
         """
         connection = self._present(path, None, fail_fast)
         if not self._middleware:
-            connection.notify(path, payload, headers=headers)
-            return
+            return connection.notify(path, payload, headers=headers, conflate_key=conflate_key, slow_peer=slow_peer)
 
-        def last(call: Call) -> None:
+        def last(call: Call) -> bool:
             self._ready(call)
-            call.connection.notify(call.path, call.payload, headers=dict(call.headers) or None)
+            return call.connection.notify(
+                call.path, call.payload, headers=dict(call.headers) or None, conflate_key=conflate_key,
+                slow_peer=slow_peer,
+            )  # fmt: skip
 
-        self._through(last, path, payload, headers, connection, None)
+        return self._through(last, path, payload, headers, connection, None) is not False
 
     def stream(
         self,

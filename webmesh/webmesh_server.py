@@ -30,6 +30,7 @@ from webmesh.system_routes import SystemRoutes
 from webmesh.version import VERSION
 from webmesh.watchdog import Watch
 from webmesh.websocket.doors import EXEMPT, Doors
+from webmesh.websocket.outgoing import Policy, checked_policy
 from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress
 from webmesh.websocket.websocket_connection import WebSocketConnection
@@ -49,6 +50,8 @@ class WebMeshServer:
         mount: The HTTP path of the mesh endpoint.
         tls: `ServerTLS`, or a ready `ssl.SSLContext`; `None` speaks plain TCP.
         compression: Agree to permessage-deflate where a client offers it.
+        slow_peer: What `notify` does to a peer that does not keep up, where it is not told otherwise: "wait", "close",
+            "drop_oldest" or "drop_newest"; see `WebSocketConnection.notify`.
         allowed_hosts: Names by which clients may address this server (against DNS rebinding). `None` allows all, but
             where it listens on the loopback only that one's; `["*"]` allows all there, too.
         allowed_origins: Origins of web pages that may connect, besides the server's own; programs send none.
@@ -74,6 +77,7 @@ class WebMeshServer:
         mount: str = "/",
         tls: ServerTLS | ssl.SSLContext | None = None,
         compression: bool = False,
+        slow_peer: Policy = "wait",
         allowed_hosts: Collection[str] | None = None,
         allowed_origins: Collection[str] | None = None,
         idempotency: str = MEMORY,
@@ -94,6 +98,7 @@ class WebMeshServer:
         self._serializer_type = serializer_type
         self._mount = checked_mount(mount)
         self._compression = compression
+        self._slow_peer = checked_policy(slow_peer)
         self._allowed_hosts = checked_names("allowed_hosts", allowed_hosts)
         self._allowed_origins = checked_names("allowed_origins", allowed_origins)
         self._idempotency = idempotency
@@ -272,6 +277,7 @@ class WebMeshServer:
         return ServerParts(
             self.router, self._registered, self._serializer_type,
             service=self.name, mount=self._mount, tls=self.tls, compression=self._compression,
+            slow_peer=self._slow_peer,
             allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins, doors=self._doors,
             limits=self.limits, timeouts=self.timeouts, observer=guarded(self.observer),
             idempotency=self._idempotency,

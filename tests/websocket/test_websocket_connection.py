@@ -12,12 +12,13 @@ from gevent.event import Event
 
 from webmesh.call import CALL_CHAIN, current_call
 from webmesh.exceptions import (
-    Cancelled, ConnectionClosed, EncodeError, FailedPrecondition, InvalidArgument, LocalProtocolError, Overloaded,
-    ReplyLost, RequestTimeout,
+    Cancelled, ConfigurationError, ConnectionClosed, EncodeError, FailedPrecondition, InvalidArgument,
+    LocalProtocolError, Overloaded, ReplyLost, RequestTimeout,
 )  # fmt: skip
 from webmesh.options import Limits, Timeouts
 from webmesh.routing import Router
 from webmesh.testing import RecordingObserver, connection_pair
+from webmesh.websocket.connection_stats import ConnectionStats
 
 
 def router_of(**handlers: Callable[..., Any]) -> Router:
@@ -328,3 +329,31 @@ def test_a_handler_that_ends_early_frees_who_still_sends():
             with pytest.raises(ConnectionClosed, match="has ended the stream"):
                 for _ in range(1000):
                     stream.send(1)
+
+
+@pytest.mark.parametrize("policy", ["wait", "close", "drop_oldest", "drop_newest"])
+@pytest.mark.parametrize("key", [None, "key"])
+def test_a_notification_to_a_peer_that_keeps_up_is_taken(policy: Any, key: Any):
+    """Whatever was said for others; from the hub and from elsewhere."""
+    got: list[Any] = []
+    router = Router()
+    router.add("/tell", lambda payload, path, client: got.append(payload), blocking=False)
+    with connection_pair(server=router) as (client, _):
+        assert client.notify("/tell", 1, slow_peer=policy, conflate_key=key)
+        assert client.notify("/tell", 2, slow_peer=policy, conflate_key=key)
+        assert client.call("/tell", 3) is None
+
+        assert [1, 2, 3] == got
+        assert ConnectionStats(queued=0, dropped=0, conflated=0, stalled=False) == client.stats
+        assert not client.stalled
+
+
+def test_a_policy_that_does_not_exist_is_refused():
+    """Before anything is sent, and not only when the peer is slow."""
+    with connection_pair() as (client, _):
+        with pytest.raises(ConfigurationError, match="slow_peer must be one of"):
+            client.notify("/tell", slow_peer="drop")  # type: ignore[arg-type]
+        client.close()
+        for policy in ("wait", "close", "drop_oldest"):
+            with pytest.raises(ConnectionClosed):
+                client.notify("/tell", slow_peer=policy, conflate_key=1)  # type: ignore[arg-type]

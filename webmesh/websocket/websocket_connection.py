@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -26,6 +26,7 @@ from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.outgoing import Policy, checked_policy
+from webmesh.websocket.plain_connection import PlainConnection
 from webmesh.websocket.plain_messages import PlainMessages
 from webmesh.websocket.sent_call import SentCall, send_all
 from webmesh.websocket.stream import OPEN, MessageStream
@@ -40,7 +41,7 @@ DRAINED = (4001, "drained")
 """How a node closes that has answered all it began: what is still open never did (docs/PROTOCOL.md section 5)."""
 
 
-class WebSocketConnection:
+class WebSocketConnection(PlainConnection):
     """A connection to a peer, of either side.
 
     On a mesh connection both sides may `call`, `notify` and `stream`. On a plain WebSocket route
@@ -68,6 +69,7 @@ class WebSocketConnection:
         observer: Observer,
         dialled: bool,
         service: str | None = None,
+        slow_peer: Policy = "wait",
     ) -> None:
         self.id = os.urandom(6).hex()
         self.address = upgraded.address
@@ -81,6 +83,8 @@ class WebSocketConnection:
         self._observer = observer
         self._dialled = dialled
         self._service = service
+        if slow_peer != self.slow_peer:
+            self.slow_peer = slow_peer
         self._stream = MessageStream(
             upgraded, client=dialled, limits=limits, timeouts=timeouts, on_closed=self._ended, observer=observer
         )
@@ -111,24 +115,6 @@ class WebSocketConnection:
             raise LocalProtocolError("a plain connection is read by run_plain")
         try:
             self._turns.run()
-        finally:
-            self._stream.abort(ConnectionClosed(1001, "the reader was stopped"))
-
-    def run_plain(self) -> None:
-        """Read for a handler that iterates, until the connection has ended; in the hub."""
-        try:
-            self._messages.read()
-        finally:
-            self._stream.abort(ConnectionClosed(1001, "the reader was stopped"))
-
-    def own_plain(self) -> None:
-        """The handler runs in the calling greenlet and reads by itself; in the hub."""
-        self._messages.own()
-
-    def attend_plain(self) -> None:
-        """Wait until the connection has ended, while its handler reads by itself; in the hub."""
-        try:
-            self._stream.closed.wait()
         finally:
             self._stream.abort(ConnectionClosed(1001, "the reader was stopped"))
 
@@ -412,41 +398,6 @@ class WebSocketConnection:
         stream.opened(request)
         if left is not None:
             stream.expire_in(left)
-
-    # ------------------------------------------------------------ plain messages
-
-    def send(self, message: str | bytes) -> None:
-        """Send one message on a plain WebSocket route: text for `str`, binary for `bytes`.
-
-        Waits only while more than `Limits.send_queue` bytes await the peer.
-
-        Raises:
-            ConnectionClosed: The connection has ended.
-            LocalProtocolError: The message is neither, or this is a mesh connection.
-        """
-        self._messages.send(message)
-
-    def receive(self, timeout: float | None = None) -> str | bytes:
-        """The next message on a plain WebSocket route.
-
-        Args:
-            timeout: Seconds; `None` waits for ever.
-
-        Raises:
-            TimeoutError: Nothing came in time.
-            ConnectionClosed: The connection has ended, and everything that came before was taken.
-        """
-        return self._messages.receive(timeout)
-
-    def __iter__(self) -> Iterator[str | bytes]:
-        """Messages until the connection has ended, however it ended; see `close_reason`."""
-        return iter(self._messages)
-
-    @property
-    def _messages(self) -> PlainMessages:
-        if self._plain is None:
-            raise LocalProtocolError("this is a mesh connection: its serializer owns the messages, use call or notify")
-        return self._plain
 
     def __repr__(self) -> str:
         pending = f" pending={self._conversation.session.open_requests}" if self._conversation is not None else ""
