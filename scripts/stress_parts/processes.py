@@ -55,9 +55,11 @@ class Worker:
         """What it printed last, once it has ended."""
         output, _ = self.process.communicate(timeout=seconds)
         lines = output.strip().splitlines()
+        self.errors.seek(0)
+        said = self.errors.read()[-2000:]
         if self.process.returncode or not lines:
-            self.errors.seek(0)
-            raise LoadFailed(f"a worker ended with {self.process.returncode}: {self.errors.read()[-2000:]}")
+            raise LoadFailed(f"a worker ended with {self.process.returncode}: {said}")
+        sys.stderr.write(said)
         return json.loads(lines[-1])
 
     def finish(self, seconds: float = END_TIMEOUT) -> Any:

@@ -7,6 +7,7 @@ import os
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -446,6 +447,23 @@ class TestZlib:
 
         assert (MEBIBYTE + 1, MEBIBYTE, 1009) == (caught.value.size, caught.value.limit, caught.value.close_code)
         assert peak < 3 * MEBIBYTE
+
+    @pytest.mark.row(30)
+    @pytest.mark.parametrize("size", [65_536, 65_537, 300_000])
+    @pytest.mark.parametrize("make", [os.urandom, lambda size: (b"abcdefgh%d" % size) * (size // 10)])
+    def test_long_streams_are_inflated_in_pieces_as_in_one(self, size: int, make: Callable[[int], bytes]) -> None:
+        """Wherever a piece ends, the body is the same, and so is what is wrong with it."""
+        body = make(size)
+        for level in (0, 1, 9):
+            stream = zlib.compress(body, level)
+            assert body == inflate(stream, len(body))
+            with pytest.raises(MessageTooBig) as told:
+                inflate(stream, len(body) - 1)
+            assert len(body) == told.value.size
+            with pytest.raises(DecodeError, match="before its end"):
+                inflate(stream[:-1], len(body))
+            with pytest.raises(DecodeError, match="70001 bytes after"):
+                inflate(stream + bytes(70_001), len(body))
 
     def test_a_body_of_just_the_limit_is_inflated(self) -> None:
         """The limit itself is allowed."""
