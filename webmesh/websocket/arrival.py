@@ -162,13 +162,16 @@ class Arrival:
         if not (self._proxied and self._reception.doors.proxy_protocol):
             return True
         header = ProxyHeader()
+        silent = True
         try:
             with _within(deadline):
                 while not header.done:
                     # Only looked at: what follows is TLS's, and must still be there for it.
-                    self._sock.recv(header.feed(self._sock.recv(MOST, MSG_PEEK)))
+                    data = self._sock.recv(MOST, MSG_PEEK)
+                    silent = silent and not data
+                    self._sock.recv(header.feed(data))
         except (OSError, RemoteProtocolError) as error:
-            self._report(0, "no PROXY header", error)
+            self._report(0, "no PROXY header", error, quiet=silent)  # a check may only connect
             return False
         if not header.done:
             self._report(0, "no PROXY header in time")
@@ -207,11 +210,15 @@ class Arrival:
         visitor = self._visitor
         if visitor is None or not self._early:
             return True
-        banned = self._reception.addresses.is_banned(visitor)
-        if banned or not self._reception.addresses.worth_an_answer(visitor):
-            self._report(0, BANNED if banned else _TOO_FAST, quiet=True)
+        why = self._why_early()
+        if why == BANNED or not self._reception.addresses.worth_an_answer(visitor):
+            self._report(0, why, quiet=True)
             return False
         return True
+
+    def _why_early(self) -> str:
+        assert self._visitor is not None, "only who is counted comes early"
+        return BANNED if self._reception.addresses.is_banned(self._visitor) else _TOO_FAST
 
     def _fail(self) -> None:
         """It did what nobody does who means well."""
@@ -269,7 +276,7 @@ class Arrival:
             return request
         self._believe(request.headers)
         if self._early:
-            return _later(429, _TOO_FAST, self._early)
+            return _later(429, self._why_early(), self._early)
         if isinstance(request, HttpRequest):
             return answer_bytes(self._reception.http(request), head=request.method == "HEAD")
         refusal = self._admit()
