@@ -21,6 +21,7 @@ import gevent
 from gevent import getcurrent, monkey
 from gevent.hub import Hub, Waiter, get_hub
 
+from webmesh.deadline import Deadline
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError, WebMeshError
 
 try:
@@ -34,6 +35,9 @@ _native_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock"
 
 JOIN_TIMEOUT = 5.0
 """Seconds that `HubThread.stop` waits for the thread: it has nothing to do but to give back its loop."""
+
+SIGNAL_CHECK = 0.3
+"""Seconds between two moments at which a waiting main thread can handle signals; a hub's loop takes the same."""
 
 
 class Completion(Generic[T]):
@@ -139,8 +143,7 @@ class Completion(Generic[T]):
                 lock.release()
 
         self._wakers.append(waker)
-        seconds = -1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
-        if not self._outcomes and not lock.acquire(True, seconds):
+        if not self._outcomes and not _acquired(lock, timeout):
             self._forget(waker)
             self._check_late(timeout)
 
@@ -185,6 +188,20 @@ class Completion(Generic[T]):
         except ValueError:
             return False
         return True
+
+
+def _acquired(lock: Any, timeout: float | None) -> bool:
+    """Whether a native lock was acquired in time."""
+    if _thread_ident() != threading.main_thread().ident:
+        return bool(lock.acquire(True, -1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)))
+    # Linux may let another thread take a signal, while this one is woken for it and finds nothing. Python's handlers
+    # run here only, once this thread does something: with several signals in a row that was seen to be never.
+    deadline = Deadline(timeout)
+    while not deadline.expired:
+        left = deadline.remaining()
+        if lock.acquire(True, SIGNAL_CHECK if left is None else min(left, SIGNAL_CHECK)):
+            return True
+    return bool(lock.acquire(False))
 
 
 def call_soon(hub: Hub, function: Callable[..., object], *args: object) -> bool:
