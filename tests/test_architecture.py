@@ -59,6 +59,8 @@ LAYERS = {
     "webmesh.dispatch": 3,
     "webmesh.callbacks": 3,
     "webmesh.plain_routes": 3,
+    "webmesh.server_session": 3,
+    "webmesh.sessions": 3,
     "webmesh.system_routes": 3,
     "webmesh.endpoints": 3,
     # 4 endpoints: composition
@@ -69,6 +71,7 @@ LAYERS = {
     "webmesh.webmesh_server": 4,
     "webmesh.link_states": 4,
     "webmesh.link_keeper": 4,
+    "webmesh.client_session": 4,
     "webmesh.client_link": 4,
     "webmesh.webmesh_client": 4,
     # 6 edges: nothing below imports them

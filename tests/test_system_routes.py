@@ -13,8 +13,10 @@ from tests.running import PATIENCE, connected, running, wait_for
 from webmesh.exceptions import InvalidArgument, RouteNotFound
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
 from webmesh.mounting import as_handler
+from webmesh.observer import NO_OBSERVER
 from webmesh.options import Limits, Timeouts
 from webmesh.routing import Router
+from webmesh.sessions import Sessions
 from webmesh.system_routes import SystemRoutes
 from webmesh.testing import connection_pair
 from webmesh.webmesh_client import WebMeshClient
@@ -28,25 +30,26 @@ def node(
 ) -> Iterator[tuple[WebSocketConnection, WebSocketConnection]]:
     """A connection to a node with these routes, and the node's end of it."""
     served = router or Router()
-    SystemRoutes(
-        served, name, "1.2", limits=options.get("limits", Limits()), timeouts=options.get("timeouts", Timeouts())
-    ).register()
+    limits, timeouts = options.get("limits", Limits()), options.get("timeouts", Timeouts())
+    routes = SystemRoutes(served, name, "1.2", limits=limits, timeouts=timeouts)
+    routes.register()
     with connection_pair(server=served, serializer_type=serializer) as ends:
+        routes.sessions = Sessions(ends[1]._home, limits=limits, timeouts=timeouts, observer=NO_OBSERVER)
         yield ends
 
 
 # ------------------------------------------------------------------------ $hello
 
 
-@pytest.mark.parametrize("payload", [None, {}, {"node": {"name": "me"}}, {"unknown": 1, "token": "t", "resume": {}}])
+@pytest.mark.parametrize("payload", [None, {}, {"node": {"name": "me"}}, {"unknown": 1, "token": "t"}])
 def test_hello_tells_who_the_node_is(payload: Any) -> None:
-    """Whatever a peer adds; sessions are not resumed yet, and it says so."""
+    """Whatever a peer adds; and of a session that is new, that nothing was resumed."""
     with node(name="shop") as (client, server):
         answer = client.call("$hello", payload, timeout=PATIENCE)
 
     assert {"node", "session", "epoch", "resumed", "limits", "ping_ms"} == set(answer)
     assert ("shop", "1.2") == (answer["node"]["name"], answer["node"]["version"])
-    assert server.id == answer["session"]
+    assert server.session is not None and server.session.id == answer["session"] != server.id
     assert answer["resumed"] is False
 
 
@@ -56,7 +59,9 @@ def test_hello_tells_the_limits_of_this_node() -> None:
     with node(limits=limits, timeouts=timeouts) as (client, _):
         answer = client.call("$hello", timeout=PATIENCE)
 
-    assert {"message_size": 4096, "in_flight": 7, "stream_credit": 3} == answer["limits"]
+    assert {
+        "message_size": 4096, "in_flight": 7, "stream_credit": 3, "session_backlog": 2**20, "session_ms": 30_000
+    } == answer["limits"]  # fmt: skip
     assert 1500 == answer["ping_ms"]
 
 

@@ -182,7 +182,9 @@ class Dispatcher:
             result = self._run_headed(plan, call) if headed else self._run(plan, call, plan.enter)
             if call.armed:
                 self._disarm(call)
-            if call.request_id is not None:
+            if call.armed and call.request_id is not None:
+                call.answer(envelope.reply(call.request_id, result))
+            elif call.request_id is not None:
                 conversation.send(envelope.reply(call.request_id, result))
             elif result is not None:
                 conversation.send(envelope.notification(call.path, result, None))

@@ -32,9 +32,9 @@ class Failures:
 
     def answer(self, call: HandledCall, error: BaseException, answer: RemoteError) -> None:
         """Send *answer*, which stands for *error*, unless nobody can or wants to have it."""
-        if isinstance(error, ConnectionClosed) and not call.connection.open:
+        if isinstance(error, ConnectionClosed) and not call.connection.open and not call.kept:
             self._observer.refused("reply", "connection closed")
-        elif call.request_id is not None and not (call.cancelled and isinstance(answer, Cancelled)):
+        elif call.request_id is not None and (call.kept or not (call.cancelled and isinstance(answer, Cancelled))):
             self._send_error(call, call.request_id, answer)
 
     def error_for(self, call: HandledCall, error: BaseException) -> RemoteError:
@@ -69,9 +69,9 @@ class Failures:
     def _send_error(self, call: HandledCall, request_id: int | str, answer: RemoteError) -> None:
         try:
             try:
-                call.conversation.send(envelope.error(request_id, answer.to_wire()))
+                call.answer(envelope.error(request_id, answer.to_wire()))
             except EncodeError as unserializable:  # the details of the handler's own error
                 answer = self.incident(call.conversation, str(call.route), unserializable)
-                call.conversation.send(envelope.error(request_id, answer.to_wire()))
+                call.answer(envelope.error(request_id, answer.to_wire()))
         except ConnectionClosed:
             self._observer.refused("reply", "connection closed")

@@ -185,26 +185,60 @@ class HandledCall(Call):
         answering = self.answering
         if answering is None:  # items of a notification go nowhere
             return
-        stream = self.conversation.stream
-        while not answering.sender.ready:
-            self._check_wanted()
-            self._bell = Completion(self.conversation.hub)
-            try:
-                self._bell.wait(self.conversation.credit_timeout)
-            except TimeoutError:
-                seconds = self.conversation.credit_timeout
-                raise Aborted(f"nobody took an item for {seconds:g} s") from None
-        self._check_wanted()
-        self.conversation.send(envelope.item(answering.id, item, answering.sender.seq))
-        answering.sender.take()
-        stream.flush_soon()
-        stream.drain()
+        sender = answering.sender
+        while not self._takes(answering):
+            self._wait(answering)
+        conversation = self.conversation
+        data = conversation.send(envelope.item(answering.id, item, sender.seq))
+        sender.take()
+        if sender.retained is not None:
+            sender.retained.add(data)
+        conversation.stream.flush_soon()
+        conversation.stream.drain()
 
-    def _check_wanted(self) -> None:
-        # However the route takes a cancel, items that nobody takes cannot be produced for ever.
-        wanted = self.answering is None or self.answering.wanted
-        if self.cancelled or not wanted or not self.connection.open:
+    def _takes(self, answering: Answering) -> bool:
+        """Whether an item may be sent now.
+
+        Raises:
+            Cancelled: Nobody wants it. However the route takes a cancel, items cannot be produced for ever.
+        """
+        there = self.connection.open and not answering.away
+        if self.cancelled or not answering.wanted or not there and answering.keeper is None:
             raise Cancelled("the asking side has given up")
+        return there and answering.sender.ready
+
+    def _wait(self, answering: Answering) -> None:
+        """Wait for credit; while the peer is away, for it to come back, as long as its session waits."""
+        bell = self._bell = Completion(self.conversation.hub)
+        seconds = self.conversation.credit_timeout if self.connection.open else None
+        try:
+            bell.wait(seconds)
+        except TimeoutError:
+            if self.connection.open and not answering.away:
+                raise Aborted(f"nobody took an item for {seconds:g} s") from None
+
+    def moved(self, conversation: Conversation) -> None:
+        """In the hub: its peer goes on with it over another connection."""
+        self.conversation = conversation
+        self.connection = conversation.connection
+        self.credited()
+
+    @property
+    def kept(self) -> bool:
+        """Whether it outlives its connection: then its answer must find its way, whatever has happened."""
+        return self.answering is not None and self.answering.keeper is not None
+
+    def answer(self, message: dict[str, Any]) -> None:
+        """Send its reply or error, over the connection that its peer has now.
+
+        Raises:
+            EncodeError: It cannot be sent.
+            ConnectionClosed: There is none, and none is waited for.
+        """
+        if self.answering is not None and self.answering.keeper is not None:
+            self.answering.keeper.finish(self.answering, message)
+        else:
+            self.conversation.send(message)
 
     def credited(self) -> None:
         """The peer takes more items, or none any more."""

@@ -79,6 +79,14 @@ class Limits:
     """Bytes that may wait for a slow peer's socket. NATS allows 64 MiB, Centrifugo 1 MiB. When they are reached
     a sender waits, or what `slow_peer` says happens; `Timeouts.write` ends a peer that makes no progress."""
 
+    session_backlog: int = 1024 * 1024
+    """Bytes that are kept for one session: messages and items that its peer may not have, or that wait while it is
+    away. Beyond it the oldest go, and whoever has missed one of those cannot resume. Centrifugo keeps 1 MiB."""
+
+    away_sessions: int = 10_000
+    """Sessions that are kept although their peers are away, as many as connections. Beyond it the one ends that has
+    been away longest."""
+
     receive_queue: int = 64
     """Messages of a plain WebSocket route that wait for its handler; at the bound reading pauses."""
 
@@ -194,6 +202,10 @@ class Timeouts:
 
     liveness: float = 45.0
     """Silence after which the connection is lost: 4012. Two pings fit in it."""
+
+    session: float = 30.0
+    """A session whose peer has lost its connection ends after it (protocol.md section 6), and with it the streams
+    that wait for that peer."""
 
     close: float = 5.0
     """From our close frame to the peer's; then TCP is dropped."""

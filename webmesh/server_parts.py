@@ -20,6 +20,7 @@ from webmesh.options import Limits, Timeouts
 from webmesh.plain_routes import PlainRegistration, PlainRoutes
 from webmesh.processes import is_patched
 from webmesh.routing import Router
+from webmesh.sessions import Sessions
 from webmesh.websocket.doors import Doors
 from webmesh.websocket.hub import HubThread
 from webmesh.websocket.outgoing import Policy
@@ -93,7 +94,8 @@ class ServerParts:
         )  # fmt: skip
         self.keyed = KeyedCalls(limits, timeouts, observer)
         self.dispatcher = self._make_dispatcher(router, blocking=blocking)
-        self.pulse = Pulse(self.connections.values(), timeouts)
+        self.sessions = Sessions(self.home, limits=limits, timeouts=timeouts, observer=observer)
+        self.pulse = Pulse(self.connections.values(), timeouts, others=(self.sessions,))
         self.keyed.store = open_store(  # last, since it must be closed
             idempotency, keys=limits.idempotency_keys, size=limits.idempotency_size, seconds=timeouts.idempotency
         )

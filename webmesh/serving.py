@@ -153,6 +153,7 @@ class Serving:
             self._end_start()
             # The address is still listened on: new peers, and whoever probes, are told in so many words.
             self.parts.endpoints.closing = True
+            self.parts.sessions.end_away()
             draining.say_goodbye()
             draining.finish_calls()
             self.listener.stop_accepting()
@@ -174,6 +175,7 @@ class Serving:
         """End what has not ended by itself at *deadline*."""
         parts = self.parts
         self.listener.close(deadline.remaining() or 0.0)
+        parts.sessions.close()
         parts.dispatcher.stop(parts.timeouts.close)
         parts.pulse.stop()
         parts.keyed.close(deadline.remaining() or LAST_CHANCE)

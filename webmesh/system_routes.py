@@ -1,19 +1,21 @@
 """The protocol's own paths that every node answers: who it is, and what it serves.
 
-Wire form: docs/PROTOCOL.md section 4. Sessions that outlive their connection, topics and wills come with
-later modules; `$hello` says `resumed: false` until then.
+What a session is and who may resume one is `sessions`. Wire form: docs/PROTOCOL.md section 4.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
 from typing import Any
 
+from webmesh.call import current_call
 from webmesh.exceptions import InvalidArgument
 from webmesh.options import Limits, Timeouts
 from webmesh.route_options import read_options
 from webmesh.routing import Route, Router
+from webmesh.sessions import Resume, Sessions
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 
@@ -23,12 +25,15 @@ class SystemRoutes:
     Args:
         name: The service's name; `None` when it was given none.
         version: Of WebMesh.
+
+    Attributes:
+        sessions: Those of the run; set before it begins.
     """
 
     def __init__(self, router: Router, name: str | None, version: str, *, limits: Limits, timeouts: Timeouts) -> None:
         self._router = router
         self.node = {"id": os.urandom(8).hex(), "name": name or "", "version": version}
-        self._epoch = os.urandom(4).hex()
+        self.sessions: Sessions | None = None
         self._listed: list[dict[str, Any]] | None = None
         self.limits = limits
         self.timeouts = timeouts
@@ -40,29 +45,53 @@ class SystemRoutes:
             self._router.add(path, handler, reserved=True, blocking=False)
 
     def hello(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
-        """Tell the peer who this is; remember who it says it is in `metadata["node"]`."""
-        if payload is not None and not isinstance(payload, dict):
-            raise InvalidArgument("$hello takes a map")
-        node = (payload or {}).get("node")
-        if node is not None and not isinstance(node, dict):
-            raise InvalidArgument("the node of $hello must be a map")
-        client.metadata["node"] = node or {}
-        return {
-            "node": self.node,
-            "session": client.id,
-            "epoch": self._epoch,
-            "resumed": False,
+        """Tell the peer who this is, and open its session or go on with it; said again it only tells news of the peer.
+
+        What the peer says it is stands in `metadata["node"]`.
+        """
+        said = _map("$hello", {} if payload is None else payload)
+        node = _map("the node of $hello", {} if said.get("node") is None else said["node"])
+        sessions = self.sessions
+        assert sessions is not None
+        asked = None
+        if said.get("resume") is not None:
+            asked = Resume.read(said["resume"], self.limits.open_requests)
+        answer: dict[str, Any] = {"node": self.node}
+        session = client.session
+        if session is None or session.over:
+            found = None if asked is None else sessions.resume(asked, client)
+            session, going = found if found is not None else (sessions.open(client), [])
+            if going:
+                answer["streams"] = going
+            self._after_answer(client, lambda: session.release(going))
+        client.metadata["node"] = node
+        return answer | {
+            "session": session.id,
+            "epoch": session.epoch,
+            "resumed": session.resumed,
             "limits": {
                 "message_size": self.limits.message_size,
                 "in_flight": self.limits.in_flight,
                 "stream_credit": self.limits.stream_credit,
+                "session_backlog": self.limits.session_backlog,
+                "session_ms": round(self.timeouts.session * 1000),
             },
             "ping_ms": round(self.timeouts.ping_interval * 1000),
         }
 
+    def _after_answer(self, client: WebSocketConnection, act: Callable[[], object]) -> None:
+        """First comes the answer, then what was kept, then what is live."""
+        request_id = current_call().request_id
+        if request_id is None:
+            client.conversation.hub.loop.run_callback(act)
+        else:
+            client.conversation.after_answer(request_id, act)
+
     def goodbye(self, payload: Any, path: str, client: WebSocketConnection) -> None:
-        """Note that the peer leaves on purpose."""
+        """The peer leaves on purpose: its session is over."""
         client.metadata["goodbye"] = payload
+        if client.session is not None and self.sessions is not None:
+            self.sessions.goodbye(client.session)
 
     def info(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
         """Who this is."""
@@ -74,6 +103,12 @@ class SystemRoutes:
             routes = self._router.routes()
             self._listed = [_described(route) for route in routes if not route.pattern.startswith("$")]
         return self._listed
+
+
+def _map(what: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"{what} must be a map")
+    return value
 
 
 def _described(route: Route) -> dict[str, Any]:

@@ -266,6 +266,7 @@ class WebMeshServer:
             raise ConfigurationError("listen() was called before: a server serves once, make a new one")
         address = _address(host, port, unix)
         parts = serving_context(self).run(self._parts)
+        self._system.sessions = parts.sessions
         watch = Watch(parts.observer, self.timeouts.hub_hold) if self._watchdog else None
         self._serving = serving = Serving(parts, address, watch=watch)
         serving.start()

@@ -312,12 +312,12 @@ def test_the_end_gives_back_what_was_asked_and_cancels_what_was_answered():
         request = end.conversation.ask("/q", None, Waiter())
         settle(lambda: end.conversation.session.answering == 1)
 
-        asked, answering = end.conversation.end()
+        asked, answering = end.conversation.end(ConnectionClosed())
 
         assert [request] == asked
         assert 1 == len(answering)
         assert ("cancel", "owner") == end.answers.log[-1]
-        assert ([], []) == end.conversation.end()
+        assert ([], []) == end.conversation.end(ConnectionClosed())
 
 
 def test_saying_something_after_the_end_is_dropped():

@@ -94,7 +94,10 @@ def _notification(message: Wire, limits: Limits) -> Notification:
     headers = message.get("headers")
     if headers is not None:
         _check_headers(headers, limits, None)
-    return Notification(path, message.get("data"), headers)
+    kept = message.get("kept")
+    if kept is not None and not _is_ordinal(kept):
+        _refuse("kept", "an integer of at least 1", kept, None)
+    return Notification(path, message.get("data"), headers, kept)
 
 
 def _answer(message: Wire, limits: Limits) -> Message:
@@ -177,6 +180,10 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
+def _is_ordinal(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
 def _is_name(value: object) -> bool:
     return type(value) is str or _is_count(value)
 
@@ -186,7 +193,8 @@ _TOPIC_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epoch": ("text or an integer", _is_name),
     "subs": ("a list of subscription ids", lambda value: type(value) is list and all(map(_is_name, value))),
     "event": ("text", lambda value: type(value) is str),
-    "attempt": ("an integer of at least 1", lambda value: type(value) is int and value >= 1),
+    "attempt": ("an integer of at least 1", _is_ordinal),
+    "kept": ("an integer of at least 1", _is_ordinal),
     "retained": ("a boolean", lambda value: type(value) is bool),
 }
 """Optional key of a topic message, which is also the attribute → what it must be, in words and as a check."""

@@ -71,6 +71,13 @@ class Dropped:
 
 
 @dataclass(slots=True)
+class PositionLost:
+    """A message of the peer's session came before others that it kept for us: the link is of no use any more."""
+
+    number: int
+
+
+@dataclass(slots=True)
 class Refused:
     """A well-formed map that is no valid message: `answer` goes back, then maybe a close with 4501."""
 

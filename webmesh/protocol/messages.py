@@ -29,11 +29,12 @@ class Request:
 
 @dataclass(slots=True)
 class Notification:
-    """Is never answered with an error."""
+    """Is never answered with an error. *kept* is its number among those that the sender's session keeps, from 1."""
 
     path: str
     data: Any = field(default=None, repr=False)
     headers: dict[str, str] | None = field(default=None, repr=False)
+    kept: int | None = None
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ class TopicMessage:
     event: str | None = None
     attempt: int | None = None
     retained: bool = False
+    kept: int | None = None
 
 
 Message = Request | Notification | Reply | ErrorReply | Item | EndOfItems | Cancel | Credit | TopicMessage

@@ -16,14 +16,15 @@ from webmesh.protocol.envelope import (
     Cancel, Credit, EndOfItems, ErrorReply, InvalidEnvelope, Item, Notification, Reply, Request, TopicMessage,
 )  # fmt: skip
 from webmesh.protocol.events import (
-    Answered, CancelArrived, CreditArrived, Dropped, Failed, ItemArrived, ItemsEnded, Refused,
+    Answered, CancelArrived, CreditArrived, Dropped, Failed, ItemArrived, ItemsEnded, PositionLost, Refused,
 )  # fmt: skip
+from webmesh.protocol.retained import Received
 from webmesh.protocol.streams import ItemReceiver, ItemSender
 
 RequestId: TypeAlias = int | str
 Event: TypeAlias = (
     Request | Notification | TopicMessage | Answered | Failed | ItemArrived | ItemsEnded | CreditArrived
-    | CancelArrived | Dropped | Refused
+    | CancelArrived | Dropped | PositionLost | Refused
 )  # fmt: skip
 SAFE_INTEGER = 2**53
 """Ids stay below it, so that a peer whose numbers are doubles can hold them (RFC 8259 section 6)."""
@@ -58,6 +59,16 @@ class OpenRequest:
         self.receiver = receiver
         self.sender = sender
 
+    @property
+    def resumable(self) -> bool:
+        """Whether it can go on over another connection: items come to us, and none of ours go."""
+        return self.receiver is not None and self.sender is None
+
+    @property
+    def position(self) -> list[RequestId]:
+        """Where a stream is: its id, how many items have come, how many more may come."""
+        return [self.id, 0, 0] if self.receiver is None else [self.id, self.receiver.seq, self.receiver.allowance]
+
     def __repr__(self) -> str:
         return f"<OpenRequest {self.id!r} {self.path}>"
 
@@ -70,14 +81,18 @@ class Answering:
         sender: Counts the items that we send, within the credit of the request.
         receiver: Counts the items that the asking side sends; `None` when it announced none.
         wanted: Turns false when the asking side has given up, whatever its handler makes of that.
+        keeper: The session that keeps it when the connection is lost; `None` when it ends with that.
+        away: Whether the asking side has lost its connection and not come back yet.
     """
 
-    __slots__ = ("id", "owner", "receiver", "sender", "wanted")
+    __slots__ = ("away", "id", "keeper", "owner", "receiver", "sender", "wanted")
 
     def __init__(self, request: Request, owner: Any, window: int) -> None:
         self.id = request.id
         self.owner = owner
         self.wanted = True
+        self.keeper: Any = None
+        self.away = False
         self.sender = ItemSender(request.credit)
         self.receiver = ItemReceiver(window) if request.stream else None
 
@@ -90,9 +105,12 @@ class Session:
 
     Args:
         dialled: Whether this side opened the connection; it decides from where ids are counted.
+
+    Attributes:
+        received: Counts what the peer keeps for us; `None` where no session was agreed.
     """
 
-    __slots__ = ("_answering", "_asked", "_held", "_held_size", "_invalid", "_limits", "_next_id")
+    __slots__ = ("_answering", "_asked", "_held", "_held_size", "_invalid", "_limits", "_next_id", "received")
 
     def __init__(self, limits: Limits, *, dialled: bool) -> None:
         self._limits = limits
@@ -102,6 +120,7 @@ class Session:
         self._answering: dict[RequestId, Answering] = {}
         self._held: dict[object, _Held] | None = None  # made when needed: most connections never need it
         self._held_size = 0
+        self.received: Received | None = None
 
     @property
     def open_requests(self) -> int:
@@ -153,6 +172,21 @@ class Session:
         self._next_id = (request_id + 1) % SAFE_INTEGER
         return request_id
 
+    @property
+    def next_id(self) -> int:
+        """The id of our next request."""
+        return self._next_id
+
+    def count_from(self, next_id: int) -> None:
+        """Go on where the last conversation of the same session stopped to count its requests."""
+        self._next_id = next_id
+
+    def adopt(self, request: OpenRequest) -> None:
+        """Go on with a stream that was asked for in an earlier conversation."""
+        if request.receiver is not None:
+            request.receiver.resumed = request.receiver.seq
+        self._asked[request.id] = request
+
     def abandon(self, request: OpenRequest) -> dict[str, Any] | None:
         """Stop waiting. Returns the cancel to send, or `None` when the answer has come already."""
         if self._asked.pop(request.id, None) is None:
@@ -167,14 +201,22 @@ class Session:
         Raises:
             InvalidArgument: A request with this id is being answered already.
         """
-        if request.id in self._answering:
-            raise InvalidArgument(f"a request with id {request.id!r} is open already")
+        found = self._answering.get(request.id)
+        if found is not None:
+            if found.owner is not None or owner is None:
+                raise InvalidArgument(f"a request with id {request.id!r} is open already")
+            found.owner = owner  # it was entered before anybody was there to answer it
+            return found
         answering = self._answering[request.id] = Answering(request, owner, self._limits.stream_credit)
         return answering
 
     def finish(self, answering: Answering) -> None:
         """Its answer is on its way, or nobody wants it: what comes for it now is dropped."""
         self._answering.pop(answering.id, None)
+
+    def take_over(self, answering: Answering) -> bool:
+        """Go on answering what was asked in an earlier conversation; False when its id is taken."""
+        return self._answering.setdefault(answering.id, answering) is answering
 
     # ------------------------------------------------------------------ waiting
 
@@ -219,7 +261,7 @@ class Session:
         except InvalidEnvelope as fault:
             return self._refuse(fault)
         kind = type(parsed)
-        if kind is Request or kind not in _HANDLERS:  # a request, notification or topic message is its own event
+        if kind is Request:  # is its own event
             return parsed  # type: ignore[return-value]
         return _HANDLERS[kind](self, parsed)
 
@@ -250,12 +292,22 @@ class Session:
             fault = asked.receiver.accept(item.seq)
             if fault is None:
                 return ItemArrived(asked, item.item)
+            if item.seq < asked.receiver.resumed:
+                return Dropped("item again")
             del self._asked[asked.id]
             return Failed(asked, DataLoss(fault), envelope.cancel(asked.id))
         if answering is not None and answering.receiver is not None:
             fault = answering.receiver.accept(item.seq)
             return ItemArrived(answering, item.item) if fault is None else Failed(answering, DataLoss(fault))
         return Dropped("late item")
+
+    def _unasked(self, message: Notification | TopicMessage) -> Event:
+        if message.kept is None or self.received is None:
+            return message
+        new = self.received.accept(message.kept)
+        if new is None:
+            return PositionLost(message.kept)
+        return message if new else Dropped("kept message again")
 
     def _end(self, end: EndOfItems) -> Event:
         answering = self._answering.get(end.id)
@@ -292,4 +344,6 @@ _HANDLERS: dict[type, Callable[[Session, Any], Event]] = {
     EndOfItems: Session._end,
     Cancel: Session._cancel,
     Credit: Session._credit,
+    Notification: Session._unasked,
+    TopicMessage: Session._unasked,
 }

@@ -10,18 +10,21 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import gevent
 from gevent import getcurrent
 from gevent.hub import get_hub
 
-from webmesh.exceptions import ConnectionClosed, DecodeError, MessageTooBig, Overloaded, RemoteError, RouteNotFound
+from webmesh.exceptions import (
+    ConnectionClosed, DecodeError, InvalidArgument, MessageTooBig, Overloaded, RemoteError, RouteNotFound,
+)  # fmt: skip
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Notification, Request, TopicMessage
 from webmesh.protocol.events import (
-    Answered, CancelArrived, CreditArrived, Dropped, Failed, ItemArrived, ItemsEnded, Refused,
+    Answered, CancelArrived, CreditArrived, Dropped, Failed, ItemArrived, ItemsEnded, PositionLost, Refused,
 )  # fmt: skip
-from webmesh.protocol.session import Answering, OpenRequest, Session
+from webmesh.protocol.session import Answering, OpenRequest, RequestId, Session
 
 if TYPE_CHECKING:
     from webmesh.message_serializers import AbstractMessageSerializer
@@ -76,6 +79,18 @@ class Answerer(Protocol):
         """The asking side takes more items."""
 
 
+class Keeper(Protocol):
+    """A session: keeps what a lost connection leaves open, for the next one."""
+
+    def keep(
+        self, conversation: Conversation, why: ConnectionClosed, asked: list[OpenRequest], answering: list[Answering]
+    ) -> tuple[list[OpenRequest], list[Answering]]:
+        """The connection has ended; returns what ends with it."""
+
+    def enter(self, answering: Answering) -> bool:
+        """The peer asks for a stream; whether it is kept when the connection is lost."""
+
+
 class Conversation:
     """One peer's and our requests, over one stream.
 
@@ -85,6 +100,8 @@ class Conversation:
         hub: The hub that owns the stream.
         connection: What handlers get; set by its maker.
         current: The call that the reading greenlet handles now; the answerer's to use.
+        keeper: The session that outlives the connection, where one was agreed.
+        answerer: Who answers the peer's requests.
         turns: Tells how many handlers run; set by whoever reads.
         credit_timeout: Seconds that items wait for credit.
     """
@@ -105,15 +122,17 @@ class Conversation:
         self.hub = get_hub()
         self.connection: Any = None
         self.current: Any = None
+        self.keeper: Keeper | None = None
+        self._awaited: dict[RequestId, Callable[[], object]] | None = None
         self.turns: Turns[Any] | None = None
         self.credit_timeout = credit_timeout
-        self._in_flight = limits.in_flight
+        self._in_flight = self._places = limits.in_flight  # the second is less by streams in greenlets of their own
         self._serializer = serializer
         self._wire_type = bytes if serializer.binary else str
         self._serialize = serializer.serialize
         self._deserialize = serializer.deserialize
         self._stream_send = stream.send
-        self._answerer = answerer
+        self.answerer = answerer
         self._serve = answerer.serve
         self._receive = self.session.receive
         self._observer = observer
@@ -132,12 +151,47 @@ class Conversation:
             return
         kind = type(event)
         if kind is Request or kind is Notification:
-            if self.turns is None or self.turns.in_flight < self._in_flight:
+            if kind is Request and event.credit is not None:  # type: ignore[union-attr]
+                if self._serve_apart(event):  # type: ignore[arg-type]
+                    return
+            if self.turns is None or self.turns.in_flight < self._places:
                 self._serve(event, self)  # type: ignore[arg-type]
             else:
                 self._hold(event, len(item))  # type: ignore[arg-type]
         else:
             _ACTS[kind](self, event)
+
+    def _serve_apart(self, request: Request) -> bool:
+        """Answer a stream that outlives this connection in a greenlet of its own: those that read are needed for
+        the connection's end. False when it is none, or there are too many."""
+        keeper = self.keeper
+        if keeper is None or request.stream or self.turns is not None and self.turns.in_flight >= self._places:
+            return False
+        try:
+            answering = self.session.begin(request, None)  # now: what the peer says of it may come before its greenlet
+        except InvalidArgument:
+            return False
+        if not keeper.enter(answering):
+            self.session.finish(answering)
+            return False
+        self._places -= 1
+        gevent.spawn(self._run_apart, request, answering)
+        return True
+
+    def _run_apart(self, request: Request, answering: Answering) -> None:
+        try:
+            if answering.wanted:
+                self._serve(request, self, getcurrent())
+                self.stream.end_turn()
+        finally:
+            if answering.owner is None:  # it was refused
+                self.session.finish(answering)
+                if answering.keeper is not None:
+                    answering.keeper.forget(answering)
+            try:
+                self.serve_waiting()
+            finally:
+                self._places += 1
 
     def _hold(self, request: Request | Notification, size: int) -> None:
         if self.session.hold(request, size, time.monotonic()):
@@ -156,7 +210,7 @@ class Conversation:
     def switched(self, greenlet: Any) -> None:
         """In the hub: handling the current message in *greenlet* has switched."""
         if self.current is not None:
-            self._answerer.switched(self, greenlet)
+            self.answerer.switched(self, greenlet)
 
     def _no_message(self, item: object) -> None:
         if isinstance(item, str | bytes):
@@ -184,26 +238,33 @@ class Conversation:
             event.error.path, event.error.request_id = event.owner.path, event.owner.id
             event.owner.waiter.fail(event.error)
         else:
-            self._answerer.end_items(event.owner.owner, event.error)
+            self.answerer.end_items(event.owner.owner, event.error)
 
     def _item(self, event: ItemArrived) -> None:
         if isinstance(event.owner, OpenRequest):
             event.owner.waiter.put(event.item)
         else:
-            self._answerer.item(event.owner.owner, event.item)
+            self.answerer.item(event.owner.owner, event.item)
 
     def _items_ended(self, event: ItemsEnded) -> None:
-        self._answerer.end_items(event.owner.owner, None)
+        self.answerer.end_items(event.owner.owner, None)
 
     def _cancel(self, event: CancelArrived) -> None:
         self.session.finish(event.owner)
-        self._answerer.cancel(event.owner.owner)
+        self._give_up(event.owner)
+
+    def _give_up(self, answering: Answering) -> None:
+        answering.wanted = False
+        if answering.keeper is not None:
+            answering.keeper.forget(answering)
+        if answering.owner is not None:
+            self.answerer.cancel(answering.owner)
 
     def _credit(self, event: CreditArrived) -> None:
         if isinstance(event.owner, OpenRequest):
             event.owner.waiter.credited()
         else:
-            self._answerer.credited(event.owner.owner)
+            self.answerer.credited(event.owner.owner)
 
     def _dropped(self, event: Dropped) -> None:
         self._observer.refused("message", event.reason)
@@ -214,6 +275,10 @@ class Conversation:
         if event.fatal:
             self.stream.refuse(4501, "too many invalid messages")
 
+    def _lost(self, event: PositionLost) -> None:
+        self._observer.refused("message", "position lost")
+        self.stream.close(4010, "messages are missing before this one")
+
     def _topic(self, event: TopicMessage) -> None:
         self._observer.refused("message", "topic message")
         if event.id is not None:
@@ -221,14 +286,42 @@ class Conversation:
 
     # ----------------------------------------------------------------- outgoing
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> str | bytes:
         """Encode and take a message; the end of the turn, or `MessageStream.flush_soon`, writes it.
+
+        Returns:
+            Its bytes or text, for whoever may have to send it again.
 
         Raises:
             EncodeError: It cannot be sent with this serializer.
             ConnectionClosed: The connection is closing.
         """
-        self._stream_send(self._serialize(message))
+        data = self._serialize(message)
+        self._stream_send(data)
+        return data
+
+    @property
+    def serializer(self) -> AbstractMessageSerializer:
+        """What turns messages into bytes here."""
+        return self._serializer
+
+    def after_answer(self, request_id: RequestId, act: Callable[[], object]) -> None:
+        """Call *act* in the hub when the answer to this request of the peer's has been taken, before anything that
+        comes after it; it must not block. Only while that is awaited is anything looked at for it."""
+        if self._awaited is None:
+            self._awaited = {}
+            self._serialize = self._serialize_awaited  # type: ignore[assignment]
+        self._awaited[request_id] = act
+
+    def _serialize_awaited(self, message: dict[str, Any]) -> str | bytes:
+        if self._awaited is not None and "path" not in message and ("data" in message or "error" in message):
+            act = self._awaited.pop(message["id"], None)
+            if act is not None:
+                self.hub.loop.run_callback(act)  # whoever serializes sends before the hub turns
+            if not self._awaited:
+                self._awaited = None
+                self._serialize = self._serializer.serialize
+        return self._serializer.serialize(message)
 
     def offer(self, message: dict[str, Any], policy: Policy, conflate_key: Hashable) -> bool:
         """Send a message for which a slow peer's queue may have no room; whether it was taken.
@@ -287,11 +380,13 @@ class Conversation:
         if cancel is not None:
             self.say(cancel)
 
-    def end(self) -> tuple[list[OpenRequest], list[Answering]]:
-        """The connection has ended: cancel what was being answered; returns what was asked."""
+    def end(self, why: ConnectionClosed) -> tuple[list[OpenRequest], list[Answering]]:
+        """The connection has ended: cancel what was being answered; returns what was asked and fails with it."""
         asked, answering = self.session.close()
+        if self.keeper is not None:
+            asked, answering = self.keeper.keep(self, why, asked, answering)
         for one in answering:
-            self._answerer.cancel(one.owner)
+            self._give_up(one)
         return asked, answering
 
 
@@ -304,6 +399,7 @@ _ACTS: dict[type, Callable[[Conversation, Any], None]] = {
     CancelArrived: Conversation._cancel,
     CreditArrived: Conversation._credit,
     Dropped: Conversation._dropped,
+    PositionLost: Conversation._lost,
     Refused: Conversation._refused,
     TopicMessage: Conversation._topic,
 }

@@ -40,6 +40,15 @@ class ItemStream:
         """The request is on its way. Called once, by the connection."""
         self._request = request
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come; items that came before may still wait to be read."""
+        return self._inbox.over
+
+    def moved(self, conversation: Conversation) -> None:
+        """In the hub: it goes on over another connection."""
+        self._conversation = conversation
+
     # ------------------------------------------------- called by the conversation
 
     def put(self, item: Any) -> None:

@@ -33,6 +33,7 @@ class Pulse:
 
     Args:
         connections: Changes meanwhile; each beat looks at those that are there when it begins.
+        others: What has deadlines and is no connection.
     """
 
     def __init__(
@@ -40,12 +41,16 @@ class Pulse:
         connections: Collection[Ticking],
         timeouts: Timeouts,
         *,
+        others: Collection[Ticking] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connections = connections
+        self._others = others
         self._clock = clock
         # A quarter of the shortest wait, so that none is overrun by more; a second is fine for the defaults.
-        shortest = min(timeouts.ping_interval, timeouts.liveness, timeouts.message, timeouts.write)
+        shortest = min(
+            timeouts.ping_interval, timeouts.liveness, timeouts.message, timeouts.write, timeouts.session
+        )
         self.period = min(1.0, shortest / 4)
         """Seconds from one beat to the next."""
         self._greenlet: gevent.Greenlet[[], None] | None = None
@@ -63,7 +68,7 @@ class Pulse:
         while True:
             gevent.sleep(self.period)
             now = self._clock()
-            for number, connection in enumerate(tuple(self._connections), 1):
+            for number, connection in enumerate((*self._others, *self._connections), 1):
                 self._look_at(connection, now)
                 if number % SLICE == 0:
                     gevent.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,14 @@ class SentCall:
             self.home.post(self.abandon)
         elif self.request is not None:
             self.conversation.abandon(self.request)
+
+
+def send_in_background(stream: ItemStream, items: Iterable[Any], *, in_hub: bool) -> None:
+    """Send an iterable's items beside whoever reads the stream."""
+    if in_hub:
+        gevent.spawn(send_all, stream, items)
+    else:  # the iterable may block, which must not hold the hub
+        threading.Thread(target=send_all, args=(stream, items), name=f"items {stream.path}", daemon=True).start()
 
 
 def send_all(stream: ItemStream, items: Iterable[Any]) -> None:

@@ -16,7 +16,7 @@ import gevent
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError, MessageTooBig, RemoteProtocolError
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import Limits, Timeouts
-from webmesh.protocol.frames import CloseReceived, Frames, Incoming, PingReceived
+from webmesh.protocol.frames import CloseReceived, Frames, Incoming, PingReceived, PongReceived
 from webmesh.protocol.liveness import Decision, Silence, ask_after
 from webmesh.websocket.hub import Completion
 from webmesh.websocket.message_writer import CLOSED, CLOSING, FLUSH_SIZE, OPEN, MessageWriter
@@ -33,12 +33,15 @@ class MessageStream(MessageWriter):
         client: Whether this side dialled; it masks, and waits for the server to end TCP first.
         on_closed: Called once, in the hub, when the connection has ended.
         observer: Told of messages that a full queue leaves out.
+
+    Attributes:
+        on_pong: Called with the payload of each pong, if anybody wants to know.
     """
 
     # Slots: an instance dict of so many keys would take 1.5 KiB of an idle connection.
     __slots__ = (
         "_begun_at", "_budget", "_budget_at", "_client", "_early", "_heard", "_heard_at", "_on_closed", "_overhead",
-        "_recv", "_silence", "_tokens", "_tokens_at", "_waiting", "_whole", "closed",
+        "_recv", "_silence", "_tokens", "_tokens_at", "_waiting", "_whole", "closed", "on_pong",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +60,7 @@ class MessageStream(MessageWriter):
             limits=limits, timeouts=timeouts, observer=observer, clock=clock,
         )  # fmt: skip
         self.shares_frames = not client and not upgraded.extensions
+        self.on_pong: Callable[[bytes], None] | None = None
         self.closed: Completion[ConnectionClosed] = Completion(self._hub)
         self._client = client
         self._on_closed = on_closed
@@ -120,6 +124,9 @@ class MessageStream(MessageWriter):
         """Act on what `read` returned that is no message."""
         if isinstance(item, PingReceived):
             self._answer_ping(item.payload)
+        elif isinstance(item, PongReceived):
+            if self.on_pong is not None:
+                self.on_pong(item.payload)
         elif isinstance(item, CloseReceived):
             self._peer_closes(item)
         elif isinstance(item, RemoteProtocolError):

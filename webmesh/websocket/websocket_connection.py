@@ -7,11 +7,9 @@ owns the socket. Messages are `conversation`'s, bytes are `stream`'s, greenlets 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import gevent
 from gevent import getcurrent
 
 from webmesh.deadline import Deadline
@@ -28,7 +26,7 @@ from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.outgoing import Policy, checked_policy
 from webmesh.websocket.plain_connection import PlainConnection
 from webmesh.websocket.plain_messages import PlainMessages
-from webmesh.websocket.sent_call import SentCall, send_all
+from webmesh.websocket.sent_call import SentCall, send_in_background
 from webmesh.websocket.stream import OPEN, MessageStream
 from webmesh.websocket.turns import Turns
 
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from webmesh.message_serializers import AbstractMessageSerializer
     from webmesh.websocket.upgraded import Upgraded
     from webmesh.protocol.handshake import UpgradeRequest
+    from webmesh.sessions import ServerSession
 
 DRAINED = (4001, "drained")
 """How a node closes that has answered all it began: what is still open never did (docs/PROTOCOL.md section 5)."""
@@ -53,11 +52,14 @@ class WebSocketConnection(PlainConnection):
         request: The upgrade request with its path, headers and query; `None` on the side that dialled.
         subprotocol: What was agreed; `None` on most plain connections.
         peer_certificate: The peer's verified certificate; `None` without one.
-        metadata: A dict for the program's own use, as a login.
+        metadata: A dict for the program's own use, as a login; it stays with the session.
+        session: What outlives this connection, once the peer has said `$hello`; `None` on the side that dialled.
         slow_peer: What `notify` does while the peer does not keep up, where it is not told otherwise.
     """
 
     slow_peer: Policy = "wait"
+    identity: Any = None
+    session: ServerSession | None = None
 
     def __init__(
         self,
@@ -103,11 +105,10 @@ class WebSocketConnection(PlainConnection):
         )  # fmt: skip
         conversation.connection = self
         self._conversation = conversation
-        self._turns = Turns(
+        self._turns = conversation.turns = Turns(
             self._stream.read, conversation.handle, self._stream.end_turn, conversation.switched, self._died,
             conversation.serve_waiting,
         )  # fmt: skip
-        conversation.turns = self._turns
 
     def run(self) -> None:
         """Read and answer until the connection has ended; in the hub, in a greenlet that has nothing else to do."""
@@ -140,12 +141,11 @@ class WebSocketConnection(PlainConnection):
         if self._plain is not None:
             self._plain.end(why)
         if self._conversation is not None:
-            for request in self._conversation.end()[0]:
-                lost = ReplyLost(
-                    request.path, started=(why.code, why.reason) != DRAINED, code=why.code, reason=why.reason,
-                    request_id=request.id,
-                )  # fmt: skip
-                request.waiter.fail(lost)
+            for request in self._conversation.end(why)[0]:
+                started = (why.code, why.reason) != DRAINED
+                request.waiter.fail(
+                    ReplyLost(request.path, started=started, code=why.code, reason=why.reason, request_id=request.id)
+                )
         self._observer.connection_closed(self, why.code, why.reason)
 
     # -------------------------------------------------------------------- state
@@ -184,7 +184,7 @@ class WebSocketConnection(PlainConnection):
     @property
     def idle(self) -> bool:
         """Whether nobody waits for an answer here, on either side."""
-        session = self._mesh.session
+        session = self.conversation.session
         return not session.open_requests and not session.answering
 
     def close(self, code: int = 1000, reason: str = "", *, timeout: float | None = None) -> None:
@@ -304,11 +304,11 @@ class WebSocketConnection(PlainConnection):
         if policy == "wait" and conflate_key is None:
             self._home.run(self._send_message, message)
             return True
-        return self._home.run(self._mesh.offer, message, policy, conflate_key)
+        return self._home.run(self.conversation.offer, message, policy, conflate_key)
 
     def say(self, path: str, payload: Any) -> None:
         """Send a notification of the protocol's own; in the hub. Never waits, and after the end it is dropped."""
-        self._mesh.say(envelope.notification(path, payload, None))
+        self.conversation.say(envelope.notification(path, payload, None))
 
     def stream(
         self,
@@ -333,23 +333,20 @@ class WebSocketConnection(PlainConnection):
             EncodeError: The payload cannot be sent.
         """
         announced = items is not None and items is not False
-        background = None if items is None or isinstance(items, bool) else items
         window = self._limits.stream_credit if credit is None else credit
         if window < 1:
             raise LocalProtocolError(f"the credit of a stream must be at least 1, not {window}")
         left = seconds_for(path, timeout, None)
-        stream = ItemStream(path, self._mesh, self._home)
+        stream = ItemStream(path, self.conversation, self._home)
         extra = headers_for(headers, self._service, self._limits.call_chain)
         self._home.run(self._open_stream, stream, payload, left, extra, window, announced)
-        if background is not None:
-            if self._home.inside():
-                gevent.spawn(send_all, stream, background)
-            else:  # the iterable may block, which must not hold the hub
-                threading.Thread(target=send_all, args=(stream, background), name=f"items {path}", daemon=True).start()
+        if not (items is None or isinstance(items, bool)):
+            send_in_background(stream, items, in_hub=self._home.inside())
         return stream
 
     @property
-    def _mesh(self) -> Conversation:
+    def conversation(self) -> Conversation:
+        """The protocol's state; for sessions, not for programs."""
         if self._conversation is None:
             raise LocalProtocolError("this is a plain WebSocket connection: use send and receive")
         return self._conversation
@@ -359,7 +356,7 @@ class WebSocketConnection(PlainConnection):
     ) -> Future:
         seconds = seconds_for(path, timeout, self._timeouts.request)
         completion: Completion[Any] = Completion(self._home.hub)
-        sent = SentCall(self._mesh, self._home, completion)
+        sent = SentCall(self.conversation, self._home, completion)
         future = Future(path, completion, Deadline(seconds), seconds, sent.abandon)
         extra = headers_for(headers, self._service, self._limits.call_chain)
         if not self._home.inside():
@@ -377,7 +374,7 @@ class WebSocketConnection(PlainConnection):
         future.when_done(lambda _: self._home.post(timer.close))
 
     def _send_message(self, message: dict[str, Any]) -> None:
-        conversation = self._mesh
+        conversation = self.conversation
         self._stream.drain()
         conversation.send(message)
         self._stream.flush_soon()
@@ -392,7 +389,7 @@ class WebSocketConnection(PlainConnection):
         announced: bool,
     ) -> None:
         self._stream.drain()
-        request = self._mesh.ask(
+        request = self.conversation.ask(
             stream.path, payload, stream, timeout=left, headers=headers, credit=window, stream=announced
         )
         stream.opened(request)

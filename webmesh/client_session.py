@@ -1,0 +1,307 @@
+"""`ClientSession`: the session of one client with its server, over as many connections as it takes.
+
+Decides what `$hello` says, what an answer to it means for what was open, and when a login is renewed. When
+and where to dial is `client_link`. Lives in the client's hub. Wire form: docs/PROTOCOL.md sections 4 and 6.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import gevent
+
+from webmesh.deadline import Deadline
+from webmesh.exceptions import (
+    ConnectionClosed, PermissionDenied, RemoteError, ReplyLost, RequestTimeout, Unauthenticated,
+)  # fmt: skip
+from webmesh.observer import NO_OBSERVER, Observer
+from webmesh.protocol import envelope
+from webmesh.protocol.retained import Received
+from webmesh.websocket.hub import Completion
+
+if TYPE_CHECKING:
+    from webmesh.execution import Executor
+    from webmesh.protocol.session import Answering, OpenRequest
+    from webmesh.websocket.conversation import Conversation
+    from webmesh.websocket.websocket_connection import WebSocketConnection
+
+TokenSource: TypeAlias = "str | Callable[[], str]"
+"""What a client logs in with; a callable is asked anew for each login and each renewal."""
+RENEW_AT = 0.8
+"""Part of a login's time after which it is renewed: a second try still comes in time."""
+REPLACED = 4505
+"""How a server closes a link when another one resumes its session, which may be ours."""
+SESSION_SECONDS = 30.0
+"""How long a server keeps a session that does not say; protocol.md section 6."""
+
+NONE: frozenset[int | str] = frozenset()
+
+logger = logging.getLogger("webmesh.client")
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a server answered to `$hello`.
+
+    Attributes:
+        resumed: It has gone on with the session that there was; otherwise what was kept for it is lost.
+        session: Its id, a secret; empty where the server has no sessions.
+        limits: The server's own, as it told them.
+        expires_in: Seconds that the login is good for; `None` for no end.
+        streams: Ids of ours that go on.
+    """
+
+    resumed: bool = False
+    node: dict[str, Any] = field(default_factory=dict)
+    session: str = field(default="", repr=False)
+    epoch: str = ""
+    limits: dict[str, Any] = field(default_factory=dict)
+    expires_in: float | None = None
+    streams: frozenset[int | str] = NONE
+
+
+class ClientSession:
+    """What a client keeps while its connections come and go.
+
+    Args:
+        node: Who this client says it is: `id`, `name`, `version`.
+        token: To log in with; `None` for none.
+        executor: Where a callable token runs; `None` in a patched process, where it may run in the hub.
+    """
+
+    def __init__(
+        self,
+        node: dict[str, Any],
+        token: TokenSource | None = None,
+        observer: Observer = NO_OBSERVER,
+        *,
+        executor: Executor | None = None,
+    ) -> None:
+        self._node = node
+        self._token = token
+        self._observer = observer
+        self._executor = executor
+        self._id = ""
+        self._epoch = ""
+        self._seconds = SESSION_SECONDS
+        self._received = Received()
+        self._next_id = 0
+        self._kept: list[OpenRequest] = []
+        self._conversation: Conversation | None = None
+        self._patience: Any = None
+        self._renewal: Any = None
+        self._greeting = 0
+        self._over = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether streams wait for the next connection: somebody may be reading them, so it is worth to dial."""
+        self._kept = [request for request in self._kept if not request.waiter.over]
+        return bool(self._kept)
+
+    # ------------------------------------------------------------------- greeting
+
+    def greet(self, connection: WebSocketConnection, seconds: float) -> Greeting:
+        """Say `$hello` on a connection that is being read already, and go on with the session if there is one.
+
+        Raises:
+            Unauthenticated, PermissionDenied: The login was refused.
+            ConnectionClosed: The connection ended, or the server cannot take us now.
+            RequestTimeout: No answer within *seconds*.
+        """
+        deadline = Deadline(seconds)
+        said: dict[str, Any] = {"node": self._node}
+        if self._token is not None:
+            said["token"] = self._ask_token(seconds)
+        if self._id:
+            said["resume"] = self._resume()
+        self._greeting += 1
+        try:
+            return self._hello(connection, said, deadline)
+        finally:
+            self._greeting -= 1
+
+    def _hello(self, connection: WebSocketConnection, said: dict[str, Any], deadline: Deadline) -> Greeting:
+        conversation = connection.conversation
+        hello = _Hello(self, conversation)
+        conversation.session.count_from(self._next_id)
+        request = conversation.ask("$hello", said, hello, timeout=deadline.remaining())
+        try:
+            greeting = hello.completion.wait(deadline.remaining())
+        except TimeoutError:
+            conversation.abandon(request)
+            raise RequestTimeout("$hello", None, request_id=request.id) from None
+        except ReplyLost as lost:
+            raise ConnectionClosed(lost.code, "the connection ended before the server had said hello") from None
+        except (Unauthenticated, PermissionDenied):
+            raise
+        except RemoteError as error:
+            if error.retryable:
+                raise ConnectionClosed(1013, f"the server cannot take us: {error.code}") from None
+            return self._accepted(conversation, Greeting())  # it has no sessions, or none for us
+        self._renew_later(connection, greeting.expires_in)
+        return greeting
+
+    def _ask_token(self, seconds: float) -> str:
+        token = self._token
+        if not callable(token):
+            return token or ""
+        with gevent.Timeout(seconds, RequestTimeout("$hello", seconds)):
+            return token() if self._executor is None else self._executor.run(Context(), token)
+
+    def _resume(self) -> dict[str, Any]:
+        asked: dict[str, Any] = {"session": self._id, "epoch": self._epoch, "received": self._received.count}
+        if self.waiting:
+            asked["streams"] = [one.position for one in self._kept]
+        return asked
+
+    def _accepted(self, conversation: Conversation, greeting: Greeting) -> Greeting:
+        """In the hub, between the answer and what follows it."""
+        if not greeting.resumed or greeting.session != self._id:
+            self._received = Received()
+            greeting = Greeting(
+                False, greeting.node, greeting.session, greeting.epoch, greeting.limits, greeting.expires_in
+            )
+        self._id, self._epoch = greeting.session, greeting.epoch
+        milliseconds = greeting.limits.get("session_ms")
+        self._seconds = milliseconds / 1000 if isinstance(milliseconds, int | float) else SESSION_SECONDS
+        if self._id:
+            conversation.session.received = self._received
+            conversation.keeper = self
+            self._conversation = conversation
+        kept, self._kept = self._kept, []
+        self._stop_waiting()
+        for request in kept:
+            if request.id in greeting.streams:
+                self._go_on(conversation, request)
+            else:
+                self._fail([request], ConnectionClosed(1006, "the server has not kept the stream"))
+        return greeting
+
+    def _go_on(self, conversation: Conversation, request: OpenRequest) -> None:
+        conversation.session.adopt(request)
+        if request.waiter.over:  # given up since
+            conversation.abandon(request)
+        else:
+            request.waiter.moved(conversation)
+
+    # -------------------------------------------------------------------- renewal
+
+    def _renew_later(self, connection: WebSocketConnection, seconds: float | None) -> None:
+        self._stop_renewal()
+        if seconds is not None and callable(self._token):
+            self._renewal = connection.conversation.hub.loop.timer(max(seconds * RENEW_AT, 0.001))
+            self._renewal.start(gevent.spawn, self._renew, connection, seconds * (1 - RENEW_AT))
+
+    def _renew(self, connection: WebSocketConnection, left: float) -> None:
+        """Log in again on the same connection, which the server would close otherwise."""
+        try:
+            answer = connection.call("$hello", {"node": self._node, "token": self._ask_token(left)}, timeout=left)
+        except ConnectionClosed:
+            return
+        except Exception as error:  # the edge around the program's token source; the server decides what comes of it
+            logger.warning("login not renewed", extra={"error": type(error).__name__, "connection": connection.id})
+            if left > 1 and connection.open and not isinstance(error, Unauthenticated | PermissionDenied):
+                self._renew_later(connection, left)
+            return
+        if connection.open:
+            self._renew_later(connection, _greeting(answer).expires_in)
+
+    def _stop_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.close()
+            self._renewal = None
+
+    # ----------------------------------------------------------------- loss and end
+
+    def keep(
+        self, conversation: Conversation, why: ConnectionClosed, asked: list[OpenRequest], answering: list[Answering]
+    ) -> tuple[list[OpenRequest], list[Answering]]:
+        """`Keeper.keep`: streams of ours that can go on later do not fail now."""
+        if conversation is not self._conversation:
+            return asked, answering
+        self._conversation = None
+        self._next_id = conversation.session.next_id
+        self._stop_renewal()
+        if 4500 <= why.code < 5000 and not (why.code == REPLACED and self._greeting):  # we are not to come back
+            self._id = ""
+        if self._over or not self._id:
+            return asked, answering
+        self._kept = [request for request in asked if request.resumable]
+        if self._kept:
+            self._patience = conversation.hub.loop.timer(self._seconds)
+            self._patience.start(self._give_up, ConnectionClosed(1006, "no new connection in time"))
+        return [request for request in asked if not request.resumable], answering
+
+    def enter(self, answering: Answering) -> bool:
+        """`Keeper.enter`: streams that the server asks of us end with their connection."""
+        return False
+
+    def lost(self, connection: WebSocketConnection, why: ConnectionClosed) -> None:
+        """A connection has ended. Nothing is left to do where it had greeted: see `keep`."""
+        if connection.conversation is self._conversation:
+            self.keep(connection.conversation, why, [], [])
+
+    def leave(self, connection: WebSocketConnection) -> None:
+        """In the hub: the client closes. The server need not keep anything for us."""
+        self._over = True
+        if connection.open and connection.conversation is self._conversation:
+            connection.conversation.say(envelope.notification("$goodbye"))
+
+    def ended(self, error: Exception) -> None:
+        """In the hub: no connection follows, unless the program asks for one. What was kept fails."""
+        self._id = ""
+        self._stop_renewal()
+        code = getattr(error, "code", 1006)
+        self._give_up(ConnectionClosed(code if isinstance(code, int) else 1006, str(error)))
+
+    def _give_up(self, error: ConnectionClosed) -> None:
+        self._stop_waiting()
+        kept, self._kept = self._kept, []
+        self._fail(kept, error)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.close()
+            self._patience = None
+
+    def _fail(self, requests: list[OpenRequest], why: ConnectionClosed) -> None:
+        for one in requests:
+            one.waiter.fail(ReplyLost(one.path, started=True, code=why.code, reason=why.reason, request_id=one.id))
+
+
+class _Hello:
+    """Waits for the answer to `$hello`, and acts on it before anything that came behind it is read."""
+
+    def __init__(self, session: ClientSession, conversation: Conversation) -> None:
+        self.completion: Completion[Greeting] = Completion(conversation.hub)
+        self._session = session
+        self._conversation = conversation
+
+    def succeed(self, value: Any) -> None:
+        """The reply."""
+        self.completion.succeed(self._session._accepted(self._conversation, _greeting(value)))
+
+    def fail(self, error: BaseException) -> None:
+        """The error that came instead of it."""
+        self.completion.fail(error)
+
+
+def _greeting(answer: Any) -> Greeting:
+    """What a peer's answer says; whatever makes no sense in it counts as not there."""
+    said = answer if isinstance(answer, dict) else {}
+    node, session, epoch, limits = said.get("node"), said.get("session"), said.get("epoch"), said.get("limits")
+    streams, expires = said.get("streams"), said.get("expires_ms")
+    return Greeting(
+        resumed=said.get("resumed") is True,
+        node=node if isinstance(node, dict) else {},
+        session=session if isinstance(session, str) else "",
+        epoch=str(epoch) if isinstance(epoch, str | int) else "",
+        limits=limits if isinstance(limits, dict) else {},
+        expires_in=expires / 1000 if isinstance(expires, int | float) and not isinstance(expires, bool) else None,
+        streams=frozenset(id for id in streams if isinstance(id, str | int)) if isinstance(streams, list) else NONE,
+    )
