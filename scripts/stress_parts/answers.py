@@ -31,7 +31,8 @@ def run(scale: Scale) -> list[Result]:
         node.ask("/echo")
         left = node.ask("/census")
     total = {name: sum(each[name] for each in told) for name in told[0]}
-    what = f"{total['calls']:,} calls in {seconds:.0f} s, {total['timeouts']:,} timed out, {total['cancels']:,} given up"
+    given_up = f"{total['timeouts']:,} timed out, {total['cancels']:,} given up"
+    what = f"{total['calls']:,} calls in {seconds:.0f} s, {given_up}"
     return [
         Result("answers", what, f"{total['wrong']} replies to a wrong caller", "0", total["wrong"] == 0),
         Result("answers", what, f"{total['failed']} failed otherwise", "0", total["failed"] == 0),

@@ -26,6 +26,7 @@ class Asker:
 
     def __init__(self, port: int, count: int, seconds: float) -> None:
         self.client = WebMeshClient(f"ws://127.0.0.1:{port}")
+        self.client.connect()
         self.left = count
         self.end = time.monotonic() + seconds
         self.counts: Counter[str] = Counter(calls=0, wrong=0, timeouts=0, cancels=0, failed=0)

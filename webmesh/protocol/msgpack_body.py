@@ -120,6 +120,7 @@ def inflate(data: bytes, limit: int) -> bytes:
         DecodeError: It is damaged, cut short, or something follows it.
     """
     inflater = zlib.decompressobj()
+    body: bytes | bytearray
     try:
         if len(data) <= _PIECE:
             body, left = inflater.decompress(data, limit + 1), len(inflater.unused_data)

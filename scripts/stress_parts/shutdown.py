@@ -1,0 +1,43 @@
+"""A server is asked to end, again and again, while a thousand calls a second come in: is any of them lost?"""
+
+from __future__ import annotations
+
+import time
+
+from stress_parts.processes import Node, Worker
+from stress_parts.results import Result, milliseconds
+from stress_parts.scale import Scale
+
+RATE = 1_000
+"""Calls a second."""
+BEFORE = 0.5
+"""Seconds of calls before the signal."""
+DEADLINE = 11.0
+"""Seconds from the signal to the end: `Timeouts.drain` and one more."""
+
+
+def run(scale: Scale) -> list[Result]:
+    """Each time: a new server, callers, SIGTERM, and what became of every call."""
+    times = scale.of(100, quick=3)
+    total: dict[str, int] = {}
+    statuses: dict[int, int] = {}
+    longest = 0.0
+    for number in range(times):
+        with Node() as node, Worker("steady", node.port, RATE) as callers:
+            assert callers.process.stdout is not None
+            assert callers.process.stdout.readline() == "ready\n"
+            time.sleep(BEFORE + number % 10 * 0.01)
+            begun = time.monotonic()
+            status = node.terminate()
+            longest = max(longest, time.monotonic() - begun)
+            statuses[status] = statuses.get(status, 0) + 1
+            for name, many in callers.result(60).items():
+                total[name] = total.get(name, 0) + many
+    what = f"{times} times, {total['answered']:,} calls answered, {total['refused']:,} refused"
+    return [
+        Result("shutdown", what, f"{total['lost']} replies lost", "0", total["lost"] == 0),
+        Result("shutdown", what, f"{total['wrong']} wrong answers", "0", total["wrong"] == 0),
+        Result("shutdown", what, f"exit status {statuses}", "0 each time", set(statuses) == {0}),
+        Result("shutdown", what, f"the longest took {milliseconds(longest)}", f"≤ {DEADLINE:g} s", longest <= DEADLINE,
+               timing=True),
+    ]  # fmt: skip
