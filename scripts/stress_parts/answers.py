@@ -16,7 +16,7 @@ MODES = ("patched", "patched", "plain")
 
 def run(scale: Scale) -> list[Result]:
     """Each caller knows what it asked for, so a reply to somebody else's question is seen at once."""
-    count = scale.of(1_000_000, quick=6_000)
+    count = scale.of(1_000_000, quick=3_000)
     longest = scale.size(LONGEST, quick=10.0)
     with Node() as node:
         began = time.monotonic()

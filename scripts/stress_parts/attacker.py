@@ -1,4 +1,5 @@
-"""The worst peer: `attacker PORT SECONDS KIND`. Prints what it sent, how often it got in, and why it was thrown out."""
+"""The worst peer: `attacker PORT SECONDS KIND MIB`. Prints what it sent, how often it got in, and why it was thrown
+out. A bomb inflates to so many MiB."""
 
 from __future__ import annotations
 
@@ -18,21 +19,20 @@ ANSWER_TIMEOUT = 20.0
 """Seconds for the server to say why, once the peer has stopped to listen to nothing but that."""
 BATCH = 2_000
 """Frames in one write."""
-BOMB = 1 << 30
 
 
-def zlib_bomb() -> bytes:
-    """A msgpack body that inflates to 1 GiB: about 1 MiB."""
+def zlib_bomb(size: int) -> bytes:
+    """A msgpack body that is a thousand times as large when it is inflated."""
     deflater = zlib.compressobj(9)
-    parts = [deflater.compress(b"\xc6" + BOMB.to_bytes(4, "big"))]
-    parts += [deflater.compress(bytes(1 << 20)) for _ in range(BOMB >> 20)]
+    parts = [deflater.compress(b"\xc6" + (size << 20).to_bytes(4, "big"))]
+    parts += [deflater.compress(bytes(1 << 20)) for _ in range(size)]
     return b"".join((*parts, deflater.flush()))
 
 
-def raw_bomb() -> bytes:
+def raw_bomb(size: int) -> bytes:
     """The same for permessage-deflate."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
-    parts = [deflater.compress(bytes(1 << 20)) for _ in range(BOMB >> 20)]
+    parts = [deflater.compress(bytes(1 << 20)) for _ in range(size)]
     return b"".join((*parts, deflater.flush(zlib.Z_SYNC_FLUSH)))[:-4]
 
 
@@ -43,7 +43,7 @@ def tiny(first: int, payload: bytes) -> bytes:
     return bytes(made)
 
 
-def arms(kind: str) -> tuple[bytes, bytes, int, bool]:
+def arms(kind: str, size: int) -> tuple[bytes, bytes, int, bool]:
     """What is sent first on each connection, what again and again, how many that are, whether deflate is offered."""
     if kind == "fragments":
         return tiny(0x02, b"a"), tiny(0x00, b"b") * BATCH, BATCH, False
@@ -54,19 +54,18 @@ def arms(kind: str) -> tuple[bytes, bytes, int, bool]:
     if kind == "calls":
         return b"", frame(msgpack.packb({"path": "/echo", "id": 1})) * BATCH, BATCH, False
     if kind == "zlib":
-        return b"", frame(zlib_bomb()), 1, False
-    bomb = raw_bomb()
+        return b"", frame(zlib_bomb(size)), 1, False
+    bomb = raw_bomb(size)
     if kind == "deflate":
         return b"", tiny(0xC2, bomb), 1, True
-    size = 16_384
-    pieces = [bomb[start : start + size] for start in range(0, len(bomb), size)]
+    pieces = [bomb[start : start + 16_384] for start in range(0, len(bomb), 16_384)]
     frames = [tiny(0x42 if not number else 0x00, piece) for number, piece in enumerate(pieces)]
     return b"", b"".join(frames), 1, True
 
 
-def attack(port: int, seconds: float, kind: str) -> dict[str, object]:
+def attack(port: int, seconds: float, kind: str, size: int) -> dict[str, object]:
     """Come back as often as it is thrown out."""
-    first, load, each, deflate = arms(kind)
+    first, load, each, deflate = arms(kind, size)
     subprotocol = "webmesh.v1.msgpack"
     opening = upgrade_request("/", subprotocol=subprotocol, deflate=deflate)
     speech = Speech(opening, call_speech("/").message, True, call_speech("/").holds)
@@ -136,4 +135,4 @@ def close_code(tail: bytes) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(attack(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3])))
+    print(json.dumps(attack(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], int(sys.argv[4]))))

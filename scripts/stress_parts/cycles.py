@@ -19,13 +19,13 @@ def run(scale: Scale) -> list[Result]:
     return [
         result
         for kind, what in (("connect", "connections made, used and closed"), ("fail", "handshakes that fail"))
-        for result in _cycles(scale.of(100_000, quick=2_000), kind, what)
+        for result in _cycles(scale.of(100_000, quick=600), kind, what)
     ]
 
 
 def _cycles(count: int, kind: str, what: str) -> list[Result]:
     with Node(limits={"handshakes": 4096}) as node:
-        _go(node, max(1000, count // 20), kind)  # what is made once is there, and the allocator has its pages
+        _go(node, max(400, count // 20), kind)  # what is made once is there, and the allocator has its pages
         before = _settled(node, None)
         started = time.monotonic()
         done = _go(node, count, kind)
@@ -50,7 +50,7 @@ def _go(node: Node, count: int, kind: str) -> int:
 
 def _settled(node: Node, wanted: dict[str, int] | None) -> dict[str, int]:
     """The census, once it is no higher than *wanted*, or the time is up."""
-    end = time.monotonic() + (SETTLE if wanted else 2.0)
+    end = time.monotonic() + (SETTLE if wanted else 1.0)
     while True:
         found: dict[str, int] = node.ask("/census")
         names = ("descriptors", "greenlets", "connections")

@@ -18,7 +18,7 @@ DEADLINE = 11.0
 
 def run(scale: Scale) -> list[Result]:
     """Each time: a new server, callers, SIGTERM, and what became of every call."""
-    times = scale.of(100, quick=3)
+    times = scale.of(100, quick=2)
     total: dict[str, int] = {}
     statuses: dict[int, int] = {}
     longest = 0.0
