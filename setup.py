@@ -23,6 +23,9 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
+    "metrics": [
+        "prometheus_client>=0.21",  # the first whose choose_encoder takes escaping from the Accept header
+    ],
     "examples": [
         "airportsdata>=20260905",  # the airports that examples/airports serves; numbers on the pages are of this date
     ],

@@ -63,7 +63,10 @@ LAYERS = {
     "webmesh.sessions": 3,
     "webmesh.system_routes": 3,
     "webmesh.endpoints": 3,
+    "webmesh.observability.metrics": 3,
+    "webmesh.observability.exposition": 3,
     # 4 endpoints: composition
+    "webmesh.oversight": 4,
     "webmesh.server_parts": 4,
     "webmesh.draining": 4,
     "webmesh.serving": 4,
@@ -88,7 +91,8 @@ LAYERS = {
 """Module, or package with all that is in it → layer. Imports go to the same layer or below."""
 
 PARSERS = {"wsproto", "h11", "msgpack", "ujson"}
-THIRD_PARTY = {0: set(), 1: PARSERS, 2: PARSERS | {"gevent"}, 3: {"gevent"}, 4: {"gevent"}, 6: {"gevent", "pytest"}}
+SERVICES = {"gevent", "prometheus_client"}
+THIRD_PARTY = {0: set(), 1: PARSERS, 2: PARSERS | {"gevent"}, 3: SERVICES, 4: {"gevent"}, 6: {"gevent", "pytest"}}
 """Layer → packages from outside the standard library that it may import."""
 
 IMPURE = {

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from webmesh.observer import NO_OBSERVER, GuardedObserver, Observer, guarded
+from webmesh.observer import NO_OBSERVER, GuardedObserver, Observer, guarded, paired
 from webmesh.testing import RecordingObserver
 
 HOOKS = [name for name, _ in inspect.getmembers(Observer, inspect.isfunction) if not name.startswith("_")]
@@ -107,3 +107,16 @@ def test_every_hook_is_guarded():
 
     assert hooks == {hook for hook, _ in CALLS}
     assert hooks <= set(vars(GuardedObserver))
+
+
+def test_a_pair_tells_both_everything() -> None:
+    """In order, whichever hook it is; `NO_OBSERVER` needs no pair."""
+    first, second = RecordingObserver(), RecordingObserver()
+    pair = paired(first, second)
+    for name in HOOKS:
+        arguments = inspect.signature(getattr(NO_OBSERVER, name)).parameters
+        getattr(pair, name)(*arguments)
+
+    assert first.events == second.events
+    assert HOOKS == [event[0] for event in first.events]
+    assert first is paired(first, NO_OBSERVER) is paired(NO_OBSERVER, first)

@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.fault_injection import FaultInjector
     from webmesh.link_states import LinkEvent
     from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
+    from webmesh.observability.metrics import Metrics
     from webmesh.routing import Router
     from webmesh.webmesh_client import WebMeshClient
     from webmesh.webmesh_server import WebMeshServer
@@ -75,6 +76,7 @@ _HOMES = {
     "AbstractMessageSerializer": "webmesh.message_serializers",
     "MessagePackSerializer": "webmesh.message_serializers",
     "StandardJsonSerializer": "webmesh.message_serializers",
+    "Metrics": "webmesh.observability.metrics",
     "Router": "webmesh.routing",
     "WebMeshClient": "webmesh.webmesh_client",
     "WebMeshServer": "webmesh.webmesh_server",
@@ -114,6 +116,7 @@ __all__ = [
     "LocalProtocolError",
     "MessagePackSerializer",
     "MessageTooBig",
+    "Metrics",
     "NotFound",
     "Observer",
     "OutOfRange",

@@ -145,6 +145,11 @@ class Dispatcher:
             self.cancel(call)
         return cut
 
+    @property
+    def in_progress(self) -> int:
+        """Calls whose handlers have waited and have not ended."""
+        return len(self._switched)
+
     def stop(self, seconds: float) -> None:
         """End the handlers that run although their connections have ended; wait at most *seconds* for that."""
         stuck = [call.greenlet for call in self._switched if call.greenlet is not None]

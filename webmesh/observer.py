@@ -122,3 +122,78 @@ def guarded(observer: Observer) -> Observer:
     if observer is NO_OBSERVER or isinstance(observer, GuardedObserver):
         return observer
     return GuardedObserver(observer)
+
+
+class ObserverPair(Observer):
+    """Passes everything on to two observers: the library's own counters, and what the program gave."""
+
+    def __init__(self, first: Observer, second: Observer) -> None:
+        self._first = first
+        self._second = second
+
+    def connection_opened(self, connection: object) -> None:
+        """See `Observer`."""
+        self._first.connection_opened(connection)
+        self._second.connection_opened(connection)
+
+    def connection_closed(self, connection: object, code: int, reason: str) -> None:
+        """See `Observer`."""
+        self._first.connection_closed(connection, code, reason)
+        self._second.connection_closed(connection, code, reason)
+
+    def handshake_refused(self, address: str, status: int, reason: str) -> None:
+        """See `Observer`."""
+        self._first.handshake_refused(address, status, reason)
+        self._second.handshake_refused(address, status, reason)
+
+    def request_finished(self, path: str, code: str, seconds: float) -> None:
+        """See `Observer`."""
+        self._first.request_finished(path, code, seconds)
+        self._second.request_finished(path, code, seconds)
+
+    def handler_failed(self, path: str, incident: str, error: BaseException) -> None:
+        """See `Observer`."""
+        self._first.handler_failed(path, incident, error)
+        self._second.handler_failed(path, incident, error)
+
+    def refused(self, kind: str, reason: str) -> None:
+        """See `Observer`."""
+        self._first.refused(kind, reason)
+        self._second.refused(kind, reason)
+
+    def link_changed(self, url: str, state: str, reason: str) -> None:
+        """See `Observer`."""
+        self._first.link_changed(url, state, reason)
+        self._second.link_changed(url, state, reason)
+
+    def session_changed(self, state: str, reason: str) -> None:
+        """See `Observer`."""
+        self._first.session_changed(state, reason)
+        self._second.session_changed(state, reason)
+
+    def login_finished(self, address: str, outcome: str) -> None:
+        """See `Observer`."""
+        self._first.login_finished(address, outcome)
+        self._second.login_finished(address, outcome)
+
+    def peer_stalled(self, connection: object, stalled: bool) -> None:
+        """See `Observer`."""
+        self._first.peer_stalled(connection, stalled)
+        self._second.peer_stalled(connection, stalled)
+
+    def call_retried(self, path: str, reason: str) -> None:
+        """See `Observer`."""
+        self._first.call_retried(path, reason)
+        self._second.call_retried(path, reason)
+
+    def hub_held(self, where: str, seconds: float, stack: str) -> None:
+        """See `Observer`."""
+        self._first.hub_held(where, seconds, stack)
+        self._second.hub_held(where, seconds, stack)
+
+
+def paired(first: Observer, second: Observer) -> Observer:
+    """One observer that stands for both; each must be safe to call."""
+    if first is NO_OBSERVER:
+        return second
+    return first if second is NO_OBSERVER else ObserverPair(first, second)

@@ -29,7 +29,7 @@ from webmesh.websocket.websocket_connection import WebSocketConnection
 
 if TYPE_CHECKING:
     from webmesh.server_parts import ServerParts
-    from webmesh.watchdog import Watch
+    from webmesh.oversight import Oversight
 
 EXIT_TIMEOUT = 1.0
 """Seconds that the end of a process waits for what it forgot to close: a quick peer answers in a millisecond."""
@@ -49,9 +49,12 @@ class Serving:
         closing: Whether the end has begun.
     """
 
-    def __init__(self, parts: ServerParts, address: TcpAddress | UnixAddress, *, watch: Watch | None = None) -> None:
+    def __init__(
+        self, parts: ServerParts, address: TcpAddress | UnixAddress, oversight: Oversight | None = None
+    ) -> None:
         self.parts = parts
-        self.watch = watch
+        self.watch = oversight.watch(parts) if oversight is not None else None
+        more = oversight.pages() if oversight is not None else {}
         self.home = parts.home
         self.started: Completion[None] = Completion()
         self.stopped: Completion[None] = Completion()
@@ -59,7 +62,7 @@ class Serving:
         self.listener = Listener(
             address, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer, tls=parts.tls,
             decide=parts.endpoints.decide, serve=self._serve,
-            http=parts.endpoints.page(pages(ready=lambda: not self.closing, mount=parts.mount)),
+            http=parts.endpoints.page(pages(ready=lambda: not self.closing, mount=parts.mount, more=more)),
             doors=parts.doors,
         )  # fmt: skip
         self._host = address.host if isinstance(address, TcpAddress) else None

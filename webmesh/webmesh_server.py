@@ -19,8 +19,10 @@ from webmesh.execution import ends_itself
 from webmesh.idempotency_store import MEMORY
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.mounting import as_handler, exposed
-from webmesh.observer import NO_OBSERVER, Observer, guarded
+from webmesh.observer import NO_OBSERVER, Observer
+from webmesh.observability.metrics import Metrics
 from webmesh.options import DEFAULT_PORT, Limits, Timeouts
+from webmesh.oversight import Oversight
 from webmesh.plain_routes import PlainRegistration
 from webmesh.route_options import read_options
 from webmesh.routing import Route, Router
@@ -28,7 +30,6 @@ from webmesh.server_parts import Registered, ServerParts
 from webmesh.serving import Serving
 from webmesh.system_routes import SystemRoutes
 from webmesh.version import VERSION
-from webmesh.watchdog import Watch
 from webmesh.websocket.doors import EXEMPT, Doors
 from webmesh.websocket.outgoing import Policy, checked_policy
 from webmesh.websocket.tls import ServerTLS
@@ -56,6 +57,9 @@ class WebMeshServer:
             where it listens on the loopback only that one's; `["*"]` allows all there, too.
         allowed_origins: Origins of web pages that may connect, besides the server's own; programs send none.
         watchdog: Tell of handlers that hold the hub for longer than `Timeouts.hub_hold`.
+        metrics: Count what happens, and show it at `/metrics` (Prometheus), `/status` (JSON) and `$stats`; needs the
+            extra `metrics`.
+        metrics_allow: Networks whose peers may see these pages; `None` takes those on this machine.
         idempotency: Where outcomes of calls with an idempotency key are remembered: `memory://`, or
             `sqlite:///relative.db` or `sqlite:////absolute.db`, which survives the end of the process.
         trusted_proxies: Networks of proxies that are believed when they tell whom they speak for, as `"10.0.0.0/8"`,
@@ -87,6 +91,8 @@ class WebMeshServer:
         proxy_protocol: bool = False,
         exempt_addresses: Collection[str] = EXEMPT,
         watchdog: bool = True,
+        metrics: bool | Metrics = False,
+        metrics_allow: Collection[str] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
@@ -106,7 +112,7 @@ class WebMeshServer:
             trusted_proxies, forwarded_hops=forwarded_hops, forwarded_header=forwarded_header,
             proxy_protocol=proxy_protocol, exempt_addresses=exempt_addresses,
         )  # fmt: skip
-        self._watchdog = watchdog
+        self._oversight = Oversight(metrics, allow=metrics_allow, watchdog=watchdog)
         self._registered = Registered()
         self._serving: Serving | None = None
         self._system = SystemRoutes(
@@ -219,6 +225,7 @@ class WebMeshServer:
         timeouts: Timeouts | None = None,
         tls: ServerTLS | ssl.SSLContext | None = None,
         observer: Observer | None = None,
+        metrics: bool | Metrics | None = None,
     ) -> None:
         """Override what the constructor was given; for programs that serve another program's server.
 
@@ -233,6 +240,8 @@ class WebMeshServer:
         self.timeouts = timeouts or self.timeouts
         self.tls = self.tls if tls is None else ServerTLS.coerce(tls)
         self.observer = observer or self.observer
+        if metrics is not None:
+            self._oversight.count(metrics)
         self._system.limits, self._system.timeouts = self.limits, self.timeouts
 
     def _check_registering(self, what: str) -> None:
@@ -267,20 +276,20 @@ class WebMeshServer:
         address = _address(host, port, unix)
         parts = serving_context(self).run(self._parts)
         self._system.sessions = parts.sessions
-        watch = Watch(parts.observer, self.timeouts.hub_hold) if self._watchdog else None
-        self._serving = serving = Serving(parts, address, watch=watch)
+        self._serving = serving = Serving(parts, address, self._oversight)
         serving.start()
         if blocking:
             self.await_started()
             serving.stopped.wait()
 
     def _parts(self) -> ServerParts:
+        self._oversight.register(self.router)
         return ServerParts(
             self.router, self._registered, self._serializer_type,
             service=self.name, mount=self._mount, tls=self.tls, compression=self._compression,
             slow_peer=self._slow_peer,
             allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins, doors=self._doors,
-            limits=self.limits, timeouts=self.timeouts, observer=guarded(self.observer),
+            limits=self.limits, timeouts=self.timeouts, observer=self._oversight.observing(self.observer),
             idempotency=self._idempotency,
         )  # fmt: skip
 

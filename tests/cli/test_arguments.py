@@ -41,12 +41,13 @@ def test_everything_given():
         "app:api", "--no-patch", "--host", "::1", "--port", "0",
         "--certfile", "c", "--keyfile", "k", "--client-ca", "a", "--serializer", "json",
         "--pool-size", "9", "--threads", "3", "--log-level", "debug", "--log-format", "json",
-        "--reload", "--report-to", "7",
+        "--metrics", "--reload", "--report-to", "7",
     )  # fmt: skip
 
     assert options == ServeOptions(
         target="app:api", patch=False, host="::1", port=0, certfile="c", keyfile="k", client_ca="a",
         serializer="json", pool_size=9, threads=3, log_level="debug", log_format="json", reload=True, report_to=7,
+        metrics=True,
     )  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def test_help_names_every_option(capsys):
     assert 0 == caught.value.code
     for option in (
         "--no-patch", "--host", "--port", "--unix", "--certfile", "--keyfile", "--client-ca", "--serializer",
-        "--pool-size", "--threads", "--log-level", "--log-format", "--reload",
+        "--pool-size", "--threads", "--log-level", "--log-format", "--metrics", "--reload",
     ):  # fmt: skip
         assert option in out
     assert "--report-to" not in out

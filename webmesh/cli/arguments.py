@@ -33,6 +33,7 @@ class ServeOptions:
     serializer: str | None = None
     pool_size: int | None = None
     threads: int | None = None
+    metrics: bool = False
     log_level: str = "info"
     log_format: str = "text"
     reload: bool = False
@@ -107,6 +108,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--threads", type=integer(1), metavar="N", help=f"native threads for handlers (default: {limits.threads})"
+    )
+    group.add_argument(
+        "--metrics", action="store_true", help="count what happens: /metrics, /status; for programs on this machine"
     )
     group.add_argument("--log-level", choices=LOG_LEVELS, help="least level that is written (default: info)")
     group.add_argument("--log-format", choices=LOG_FORMATS, help="of what is written to standard error (default: text)")

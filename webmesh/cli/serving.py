@@ -118,6 +118,8 @@ def _configure(server: WebMeshServer, options: ServeOptions, folder: Path) -> No
         from webmesh.websocket.tls import ServerTLS
 
         overrides["tls"] = ServerTLS(options.certfile, options.keyfile, options.client_ca)
+    if options.metrics:
+        overrides["metrics"] = True
     if overrides:
         server.configure(**overrides)
 

@@ -50,6 +50,8 @@ class HttpRequest:
     """As it was sent; empty when there was none."""
     headers: Mapping[str, str] = field(repr=False)
     """By lower-case name; the values of a repeated one are joined by a comma and a space."""
+    address: str = ""
+    """The peer's, as it is logged; set by who has the socket."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gevent import Timeout, getcurrent
@@ -278,7 +278,8 @@ class Arrival:
         if self._early:
             return _later(429, self._why_early(), self._early)
         if isinstance(request, HttpRequest):
-            return answer_bytes(self._reception.http(request), head=request.method == "HEAD")
+            page = self._reception.http(replace(request, address=self._address))
+            return answer_bytes(page, head=request.method == "HEAD")
         refusal = self._admit()
         if refusal is not None:
             return refusal

@@ -1,0 +1,144 @@
+"""What operators see of a running server, and who may."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.running import PATIENCE, connected, running, wait_for
+from webmesh.exceptions import ConfigurationError, HandlerFailed, RouteNotFound
+from webmesh.observability.metrics import Metrics
+from webmesh.oversight import Oversight
+from webmesh.protocol.handshake import HttpRequest
+from webmesh.testing import RecordingObserver
+from webmesh.webmesh_server import WebMeshServer
+
+
+def get(server: WebMeshServer, path: str, headers: str = "") -> tuple[int, str, bytes]:
+    """Status, content type and body of a page of *server*."""
+    address = server.address
+    with socket.socket(socket.AF_UNIX if address.startswith("unix:") else socket.AF_INET) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(address.removeprefix("unix:") if address.startswith("unix:") else ("127.0.0.1", server.port))
+        sock.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n".encode())
+        data = b""
+        while more := sock.recv(65536):
+            data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    fields = dict(line.lower().split(": ", 1) for line in lines[1:])
+    return int(lines[0].split()[1]), fields["content-type"], body
+
+
+def asked(oversight: Oversight, address: str, **headers: str) -> int:
+    """The status that a peer gets for the page."""
+    request = HttpRequest("GET", "/metrics", "", {name.replace("_", "-"): headers[name] for name in headers}, address)
+    return oversight.pages()["/metrics"](request).status
+
+
+def counting(**options: Any) -> WebMeshServer:
+    server = WebMeshServer(metrics=True, **options)
+    server.on("/ok/<int:id>")(lambda payload, path, client, id: payload)
+
+    @server.on("/fails")
+    def fails(payload: Any, path: str, client: Any) -> None:
+        raise ZeroDivisionError
+
+    return server
+
+
+def test_a_server_shows_what_it_has_counted() -> None:
+    """To Prometheus, as JSON, and to peers at `$stats`."""
+    server = counting()
+    with connected(server) as client:
+        client.call("/ok/7", timeout=PATIENCE)
+        with pytest.raises(HandlerFailed):
+            client.call("/fails", timeout=PATIENCE)
+
+        status, content_type, body = get(server, "/metrics")
+        assert (200, True) == (status, content_type.startswith("text/plain"))
+        lines = body.decode().splitlines()
+        assert 'webmesh_requests_total{code="ok",route="/ok/<int:id>"} 1.0' in lines
+        assert 'webmesh_requests_total{code="internal",route="/fails"} 1.0' in lines
+        assert "webmesh_connections_open 1.0" in lines
+        assert "webmesh_handler_failures_total 1.0" in lines
+        assert any(line.startswith("webmesh_threads_busy ") for line in lines)
+
+        status, content_type, body = get(server, "/status")
+        assert (200, "application/json") == (status, content_type)
+        shown = json.loads(body)
+        assert {"ok": 1} == shown["routes"]["/ok/<int:id>"]["codes"]
+
+        assert {"ok": 1} == client.call("$stats", timeout=PATIENCE)["routes"]["/ok/<int:id>"]["codes"]
+
+
+def test_without_metrics_there_are_no_pages() -> None:
+    """Nor is anything counted."""
+    with connected(WebMeshServer()) as client, running(server := WebMeshServer()):
+        assert [404, 404] == [get(server, path)[0] for path in ("/metrics", "/status")]
+        with pytest.raises(RouteNotFound):
+            client.call("$stats", timeout=PATIENCE)
+
+
+def test_a_programs_own_observer_is_told_too() -> None:
+    """Both get everything."""
+    observer = RecordingObserver()
+    server = counting(observer=observer)
+    with connected(server) as client:
+        client.call("/ok/7", timeout=PATIENCE)
+        assert wait_for(lambda: observer.named("request_finished"))
+        assert b'route="/ok/<int:id>"} 1.0' in get(server, "/metrics")[2]
+
+
+def test_counters_of_a_programs_own_are_used() -> None:
+    """With buckets and a prefix as it wants them; `configure` can set them too."""
+    metrics = Metrics(prefix="shop")
+    server = WebMeshServer()
+    server.configure(metrics=metrics)
+    with running(server):
+        assert b"shop_connections_open 0.0" in get(server, "/metrics")[2]
+
+
+@pytest.mark.parametrize("metrics", [1, "yes", {}, None, Metrics])
+def test_what_is_no_metrics_is_refused(metrics: Any) -> None:
+    """When the server is made."""
+    with pytest.raises(ConfigurationError, match="metrics must be"):
+        WebMeshServer(metrics=metrics)
+
+
+def test_a_network_that_is_none_is_refused() -> None:
+    """When the server is made."""
+    with pytest.raises(ConfigurationError, match="metrics_allow"):
+        WebMeshServer(metrics=True, metrics_allow=["everyone"])
+
+
+def test_only_this_machine_may_see_the_pages() -> None:
+    """They ask for no login, so a server on the Internet must not show them to it."""
+    oversight = Oversight(True)
+    assert [200] * 3 == [asked(oversight, address) for address in ("127.0.0.1:5", "[::1]:5", "unix:/a")]
+    strangers = ("10.0.0.1:5", "[2001:db8::1]:5", "[fe80::1%eth0]:5", "192.168.1.1:5", "", "nonsense")
+    assert [403] * len(strangers) == [asked(oversight, address) for address in strangers]
+
+
+@pytest.mark.parametrize("header", ["forwarded", "x_forwarded_for", "x_real_ip", "via"])
+def test_a_proxy_on_this_machine_does_not_open_the_pages(header: str) -> None:
+    """It asks for somebody else, and every peer of it seems to be on this machine."""
+    assert 403 == asked(Oversight(True), "127.0.0.1:5", **{header: "203.0.113.9"})
+
+
+def test_networks_can_be_let_in() -> None:
+    """Then only they are."""
+    oversight = Oversight(True, allow=["10.0.0.0/8", "2001:db8::/32"])
+    assert [200, 200] == [asked(oversight, address) for address in ("10.9.9.9:5", "[2001:db8::7]:5")]
+    assert [403, 403] == [asked(oversight, address) for address in ("127.0.0.1:5", "unix:/a")]
+
+
+def test_a_unix_socket_shows_the_pages(tmp_path: Path) -> None:
+    """Its file's permissions say who may connect."""
+    server = counting()
+    with running(server, unix=str(tmp_path / "socket"), port=4269):
+        assert 200 == get(server, "/metrics")[0]
