@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.running import wait_for
 from tests.session_node import PATIENCE, Node, node
+from webmesh.auth import Identity
 from webmesh.exceptions import InvalidArgument
 from webmesh.message_serializers import StandardJsonSerializer
 from webmesh.options import Limits, Timeouts
@@ -116,11 +116,11 @@ def test_only_who_logged_in_may_resume() -> None:
     """Another one gets the answer that an unknown session gets; and the owner can still resume."""
     with node() as mesh:
         client, server = mesh.link()
-        server.identity = SimpleNamespace(subject="ann")
+        server.identity = Identity("ann")
         answer = hello(client)
         mesh.cut(client)
         thief, thiefs = mesh.link()
-        thiefs.identity = SimpleNamespace(subject="bob")
+        thiefs.identity = Identity("bob")
 
         stolen = hello(thief, resume=resume_of(answer))
         unknown = hello(mesh.link()[0], resume={"session": "x", "epoch": answer["epoch"]})
@@ -129,7 +129,7 @@ def test_only_who_logged_in_may_resume() -> None:
         assert set(stolen) == set(unknown)
         assert ("refused", "identity") in states(mesh)
         owner, owners = mesh.link()
-        owners.identity = SimpleNamespace(subject="ann")
+        owners.identity = Identity("ann")
         assert hello(owner, resume=resume_of(answer))["resumed"] is True
 
 

@@ -54,6 +54,8 @@ from webmesh.options import Backoff, Limits, Timeouts
 from webmesh.version import VERSION
 
 if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same names
+    from webmesh.auth import CertificateAuthenticator, Credentials, Identity, SharedSecretAuthenticator
+    from webmesh.authorisation import Policy
     from webmesh.call import Call, current_call
     from webmesh.fault_injection import FaultInjector
     from webmesh.link_states import LinkEvent
@@ -69,6 +71,11 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
 __version__ = VERSION
 
 _HOMES = {
+    "CertificateAuthenticator": "webmesh.auth",
+    "Credentials": "webmesh.auth",
+    "Identity": "webmesh.auth",
+    "SharedSecretAuthenticator": "webmesh.auth",
+    "Policy": "webmesh.authorisation",
     "Call": "webmesh.call",
     "current_call": "webmesh.call",
     "FaultInjector": "webmesh.fault_injection",
@@ -95,10 +102,12 @@ __all__ = [
     "BadPattern",
     "Call",
     "Cancelled",
+    "CertificateAuthenticator",
     "ConfigurationError",
     "ConnectFailed",
     "ConnectionClosed",
     "ConnectionStats",
+    "Credentials",
     "DataLoss",
     "DeadlineExceeded",
     "DecodeError",
@@ -108,6 +117,7 @@ __all__ = [
     "FaultInjector",
     "HandlerFailed",
     "HandshakeRejected",
+    "Identity",
     "InvalidArgument",
     "Limits",
     "LinkEvent",
@@ -122,6 +132,7 @@ __all__ = [
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
+    "Policy",
     "ProtocolError",
     "RemoteError",
     "RemoteProtocolError",
@@ -133,6 +144,7 @@ __all__ = [
     "RoutingError",
     "SerializationError",
     "ServerTLS",
+    "SharedSecretAuthenticator",
     "StandardJsonSerializer",
     "Timeouts",
     "TransportError",

@@ -17,6 +17,7 @@ import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
 
+from webmesh.authorisation import Requirement
 from webmesh.call import IDEMPOTENCY_KEY, NO_HEADERS, CallNext, Middleware
 from webmesh.exceptions import Cancelled, DeadlineExceeded, InvalidArgument, RemoteError, RouteNotFound, Unavailable
 from webmesh.execution import Executor, feed, in_own_greenlet
@@ -55,6 +56,7 @@ class Dispatcher:
         blocking: Whether routes that say nothing run in native threads.
         home: The hub that all of it lives in.
         keyed: Remembers calls with an idempotency key; `None` makes one that has no store.
+        requires: Of routes that say nothing themselves.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Dispatcher:
         observer: Observer,
         blocking: bool,
         keyed: KeyedCalls | None = None,
+        requires: Requirement | None = None,
     ) -> None:
         self._router = router
+        self._requires = requires
         self._match = router.match
         self._middleware = middleware
         self._home = home
@@ -103,7 +107,8 @@ class Dispatcher:
         for route in self._router.routes():
             options = read_options(route.options)
             plan = self._plans[route] = Plan(
-                route, options, self._middleware, blocking=self._blocking, seconds=self._timeouts.request
+                route, options, self._middleware, blocking=self._blocking, seconds=self._timeouts.request,
+                requires=self._requires,
             )
             if not route.names:
                 self._fixed[route.pattern] = plan

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
-from webmesh.exceptions import ConfigurationError
+from webmesh.exceptions import ConfigurationError, RemoteError
+from webmesh.login import Login, refusal_for
 from webmesh.message_serializers import (
     AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer, subprotocol,
 )  # fmt: skip
@@ -17,6 +18,7 @@ from webmesh.protocol.http_head import RefusedHead
 from webmesh.protocol.origins import host_allowed, is_loopback_host, origin_allowed
 from webmesh.protocol.request_target import parse_target
 from webmesh.websocket.http import HttpAnswer, text_answer
+from webmesh.routing import Match
 from webmesh.websocket.upgraded import Acceptance
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Endpoints:
         default: Serializer for clients that offer no subprotocol; the built-in ones are spoken as well.
         compression: Whether permessage-deflate is agreed to.
         allowed_hosts: `None` allows all, as long as `local_names` is `None` too.
+        login: Says who peers are; `None` where nobody asks.
 
     Attributes:
         closing: Nothing is accepted any more.
@@ -84,9 +87,11 @@ class Endpoints:
         compression: bool,
         allowed_hosts: Collection[str] | None,
         allowed_origins: Collection[str] | None,
+        login: Login | None = None,
     ) -> None:
         self.closing = False
         self.local_names: Collection[str] | None = None
+        self._login = login
         self._mount = mount
         self._plain = plain
         self._limits = limits
@@ -109,7 +114,12 @@ class Endpoints:
         if not origin_allowed(request.origin, request.host, self._allowed_origins):
             return Refusal(403, "origin not allowed")
         accepted = self._mesh(request) if request.path == self._mount else self._plain_route(request)
-        if isinstance(accepted, Acceptance) and self._compression:
+        if isinstance(accepted, Refusal):
+            return accepted
+        refusal = self._let_in(accepted, request, address, certificate)
+        if refusal is not None:
+            return refusal
+        if self._compression:
             deflate = negotiate_deflate(request.extensions, limits=self._limits)
             if deflate is not None:
                 accepted.extensions.append(deflate)
@@ -134,6 +144,24 @@ class Endpoints:
         if self._allowed_hosts is None and self.local_names is not None:
             return is_loopback_host(host) or host_allowed(host, self.local_names)
         return host_allowed(host, self._allowed_hosts)
+
+    def _let_in(
+        self, accepted: Acceptance, request: UpgradeRequest, address: str, certificate: dict[str, Any] | None
+    ) -> Refusal | None:
+        """Find out who the peer is, as far as it says so now, and whether it may have that route."""
+        match = None if isinstance(accepted.tag, AbstractMessageSerializer) else cast(Match, accepted.tag)
+        if self._login is not None:
+            known = self._login.at_upgrade(request, address, certificate, at_once=match is not None)
+            if isinstance(known, Refusal):
+                return known
+            accepted.identity = known
+            accepted.request = self._login.without_token(request)
+        if match is not None:
+            try:
+                self._plain.check(match, request, accepted.identity, address, certificate)
+            except RemoteError as error:
+                return refusal_for(error, shown=False)
+        return None
 
     def _mesh(self, request: UpgradeRequest) -> Acceptance | Refusal:
         if not request.subprotocols:

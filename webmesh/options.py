@@ -145,6 +145,15 @@ class Limits:
     informational_responses: int = 10
     """1xx answers that a client skips before the real one."""
 
+    login_size: int = 4 * 1024
+    """Bytes of a message from a peer that has yet to log in. Room for `$hello` with a token. Beyond it: 1009."""
+
+    token_size: int = 8 * 1024
+    """Characters of a token, wherever it stands; a header line holds no more. Longer ones are refused unread."""
+
+    failed_logins: int = 10
+    """Failed logins of one address that cost it no wait. After them each doubles the wait, up to a minute."""
+
     threads: int = 32
     """Native threads for blocking handlers of one server. Threads start when needed."""
 
@@ -180,6 +189,10 @@ class Timeouts:
 
     upgrade: float = 5.0
     """For a server: the whole HTTP head, never extended by progress (slowloris)."""
+
+    login: float = 5.0
+    """For a peer of a server that authenticates: from the upgrade to a `$hello` that logs it in. Beyond it: 4500.
+    And for the authenticator to answer."""
 
     request: float = 30.0
     """A call that names no timeout, on both sides."""

@@ -10,16 +10,20 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable
 from contextvars import Context
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 import gevent
 
+from webmesh.authorisation import Requirement, requirement
+from webmesh.call import Call
 from webmesh.exceptions import ConfigurationError, ConnectionClosed
 from webmesh.routing import Match, Route, Router
 
 if TYPE_CHECKING:
+    from webmesh.auth import Identity
     from webmesh.execution import Executor
+    from webmesh.protocol.handshake import UpgradeRequest
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
 logger = logging.getLogger("webmesh.server")
@@ -45,6 +49,17 @@ class PlainRegistration:
     handler: PlainHandler
     blocking: bool | None
     subprotocols: tuple[str, ...]
+    requires: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """What a policy finds as `call.connection` where it decides on an upgrade: there is no connection yet."""
+
+    identity: Identity | None
+    request: UpgradeRequest
+    address: str
+    peer_certificate: dict[str, Any] | None = field(repr=False)
 
 
 class PlainRoutes:
@@ -54,6 +69,8 @@ class PlainRoutes:
         context: Handlers get copies of it.
         blocking: Whether handlers that say nothing run in native threads.
         seconds: That a handler may take after its connection has ended.
+        requires: Of routes that say nothing themselves.
+        checks: Native threads for functions that decide who may have a connection; `None` takes the handlers'.
 
     Raises:
         ConfigurationError: A handler cannot be called with a connection and its pattern's arguments.
@@ -68,23 +85,32 @@ class PlainRoutes:
         *,
         blocking: bool,
         seconds: float,
+        requires: Requirement | None = None,
+        checks: Executor | None = None,
     ) -> None:
         self.router = Router()
+        self._requires = requires
         self._executor = executor
+        self._checks = checks or executor
         self._context = context
         self._blocking = blocking
         self._seconds = seconds
         for one in registered:
-            self._add(one.pattern, one.handler, one.blocking, one.subprotocols)
+            self._add(one)
         self.router.freeze()
 
-    def _add(self, pattern: str, handler: PlainHandler, blocking: bool | None, subprotocols: tuple[str, ...]) -> None:
+    def _add(self, one: PlainRegistration) -> None:
+        pattern, handler = one.pattern, one.handler
+
         def run(payload: object, path: str, client: WebSocketConnection, /, **arguments: object) -> object:
             return handler(client, **arguments)
 
         run.__wrapped__ = handler  # type: ignore[attr-defined]
         run.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
-        route = self.router.add(pattern, run, blocking=blocking, subprotocols=subprotocols)
+        route = self.router.add(
+            pattern, run, blocking=one.blocking, subprotocols=one.subprotocols,
+            requires=requirement(one.requires, self._requires),
+        )  # fmt: skip
         if any(map(inspect.isgeneratorfunction, (handler, getattr(handler, "__call__", None)))):
             raise ConfigurationError(f"the handler of {route} is a generator, which would not run: send what it yields")
         try:
@@ -97,6 +123,25 @@ class PlainRoutes:
         """Whether this route's handler runs in a thread."""
         blocking = match[0].options["blocking"]
         return self._blocking if blocking is None else bool(blocking)
+
+    def check(
+        self, match: Match, request: UpgradeRequest, identity: Identity | None, address: str, certificate: Any
+    ) -> None:
+        """Return if a peer may have a connection of this route.
+
+        Raises:
+            Unauthenticated, PermissionDenied: It may not; or whatever else a policy of the program's raises.
+        """
+        route, arguments = match
+        requires = cast("Requirement | None", route.options["requires"])
+        if requires is None:
+            return
+        visitor: Any = Visitor(identity, request, address, certificate)
+        call = Call(request.path, None, request.headers, visitor, route=route, arguments=arguments)
+        if requires.by_roles or not self._blocking:
+            requires.check(call)
+        else:  # the program's function, which may block
+            self._checks.run(self._context.copy(), requires.check, call)
 
     def full(self, match: Match) -> bool:
         """Whether no thread is left for one more connection of this route."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+from webmesh.authorisation import Requirement, requirement
 from webmesh.call import CURRENT, Call, CallNext, Middleware, chained
 from webmesh.exceptions import InvalidArgument, Overloaded
 from webmesh.handled_call import HandledCall
@@ -30,11 +31,14 @@ class Plan:
     )  # fmt: skip
 
     def __init__(
-        self, route: Route, options: RouteOptions, middleware: list[Middleware], *, blocking: bool, seconds: float
-    ) -> None:
+        self, route: Route, options: RouteOptions, middleware: list[Middleware], *, blocking: bool, seconds: float,
+        requires: Requirement | None = None,
+    ) -> None:  # fmt: skip
         self.route = route
         self.options = options
-        self.enter = _entrance(route, middleware)
+        # The protocol's own routes have rules of their own.
+        asked = None if route.pattern.startswith("$") else requirement(options.requires, requires)
+        self.enter = _entrance(route, middleware if asked is None else [asked, *middleware])
         self.blocking = blocking if options.blocking is None else options.blocking
         self.isolate = options.isolate and not self.blocking
         self.seconds = seconds if options.timeout is None else options.timeout

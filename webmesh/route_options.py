@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from webmesh.authorisation import requirement
 from webmesh.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from webmesh.call import Call
 
 CANCEL_MODES = ("raise", "flag", "never")
 
@@ -40,10 +44,15 @@ class RouteOptions:
     idempotent: bool = False
     """Running it twice does no harm, so callers may try again. Told to clients by `$routes`."""
 
+    requires: str | Sequence[str] | Callable[[Call], bool] | None = None
+    """Roles, any of which suffices, or a function that is given the call and returns True for yes; checked for each
+    call, before all middleware. An empty list asks for nothing. `None` takes the server's own `requires`."""
+
     isolate: bool = False
     """Runs each call in a greenlet of its own, so that greenlet-locals of legacy code end with it."""
 
     def __post_init__(self) -> None:
+        requirement(self.requires)
         self._check_types()
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigurationError(f"timeout must be above 0 seconds, not {self.timeout!r}")

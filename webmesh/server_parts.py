@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from contextvars import copy_context
 from dataclasses import dataclass, field
 
+from webmesh.authorisation import Requirement
 from webmesh.call import Middleware
 from webmesh.callbacks import Callbacks
 from webmesh.dispatch import Dispatcher
@@ -14,6 +15,7 @@ from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor
 from webmesh.idempotency_store import MEMORY, open_store
 from webmesh.keyed_calls import KeyedCalls
+from webmesh.login import Access, Login, check_login_unneeded
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
@@ -44,6 +46,7 @@ class ServerParts:
 
     Attributes:
         connections: Those that are open now, by id.
+        login: Says who peers are; `None` where nobody asks.
 
     Raises:
         ConfigurationError: What was registered makes no sense.
@@ -67,6 +70,7 @@ class ServerParts:
         timeouts: Timeouts,
         observer: Observer,
         idempotency: str = MEMORY,
+        access: Access = Access(),
     ) -> None:
         blocking = not is_patched()
         self.registered = registered
@@ -82,20 +86,19 @@ class ServerParts:
         self.connections: dict[str, WebSocketConnection] = {}
         self.home = HubThread("webmesh-server")
         self._make_executors()
-        self.callbacks = Callbacks(
-            self.callback_executor, self.context, blocking=blocking, seconds=timeouts.request
-        )
-        self.plain = PlainRoutes(
-            registered.plain, self.websocket_executor, self.context, blocking=blocking, seconds=timeouts.request
-        )
+        self._make_runners(router, access, blocking=blocking)
         self.endpoints = Endpoints(
             mount, self.plain, serializer_type, limits,
             compression=compression, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins,
+            login=self.login,
         )  # fmt: skip
         self.keyed = KeyedCalls(limits, timeouts, observer)
-        self.dispatcher = self._make_dispatcher(router, blocking=blocking)
+        self.dispatcher = self._make_dispatcher(router, blocking=blocking, requires=access.requires)
         self.sessions = Sessions(self.home, limits=limits, timeouts=timeouts, observer=observer)
-        self.pulse = Pulse(self.connections.values(), timeouts, others=(self.sessions,))
+        self.pulse = Pulse(
+            self.connections.values(), timeouts, others=(self.sessions,),
+            guard=None if self.login is None else self.login.look_at,
+        )  # fmt: skip
         self.keyed.store = open_store(  # last, since it must be closed
             idempotency, keys=limits.idempotency_keys, size=limits.idempotency_size, seconds=timeouts.idempotency
         )
@@ -108,10 +111,38 @@ class ServerParts:
         # Never full: a connection waits for one callback at a time.
         self.callback_executor = Executor(limits.threads, limits.connections)
 
-    def _make_dispatcher(self, router: Router, *, blocking: bool) -> Dispatcher:
+    def _make_runners(self, router: Router, access: Access, *, blocking: bool) -> None:
+        self.callbacks = Callbacks(
+            self.callback_executor, self.context, blocking=blocking, seconds=self.timeouts.request
+        )
+        self.plain = PlainRoutes(
+            self.registered.plain, self.websocket_executor, self.context,
+            blocking=blocking, seconds=self.timeouts.request, requires=access.requires, checks=self.callback_executor,
+        )  # fmt: skip
+        self.login = self._login(router, access, blocking=blocking)
+
+    def _make_dispatcher(self, router: Router, *, blocking: bool, requires: Requirement | None) -> Dispatcher:
         dispatcher = Dispatcher(
             router, self.registered.middleware, self.home, self.executor,
             limits=self.limits, timeouts=self.timeouts, observer=self.observer, blocking=blocking, keyed=self.keyed,
+            requires=requires,
         )  # fmt: skip
         dispatcher.freeze()
         return dispatcher
+
+    def _login(self, router: Router, access: Access, *, blocking: bool) -> Login | None:
+        if not access.authenticators:
+            check_login_unneeded([*router.routes(), *self.plain.router.routes()], access)
+            return None
+        return Login(
+            access, self.callback_executor, self.context, blocking=blocking, limits=self.limits,
+            timeouts=self.timeouts, observer=self.observer, welcome=self.welcome,
+        )  # fmt: skip
+
+    def welcome(self, connection: WebSocketConnection) -> None:
+        """Tell the program of a connection that it may use."""
+        self.callbacks.tell(self.registered.opened, connection)
+
+    def is_welcome(self, connection: WebSocketConnection) -> bool:
+        """Whether the program may know of it: there is no login, or it has been through it."""
+        return self.login is None or connection.identity is not None

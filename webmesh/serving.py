@@ -101,6 +101,18 @@ class Serving:
             if self._home_stops:
                 self.home.stop()
 
+    @property
+    def state(self) -> str:
+        """What it is doing, in words."""
+        if self.stopped.done:
+            return "closed"
+        if self.closing:
+            return "closing"
+        if not self.started.done:
+            return "not started"
+        welcome = sum(map(self.parts.is_welcome, tuple(self.parts.connections.values())))
+        return f"at {self.listener.address} connections={welcome}"
+
     def _exit(self) -> None:
         """The process ends and nobody has closed: say goodbye to the peers, as far as that is quick."""
         if not self.home.inherited:
@@ -199,7 +211,10 @@ class Serving:
         parts.connections[connection.id] = connection
         try:
             parts.observer.connection_opened(connection)
-            parts.callbacks.tell(parts.registered.opened, connection)
+            if parts.login is not None:
+                parts.login.begin(connection)
+            if parts.is_welcome(connection):
+                parts.welcome(connection)
             if self._draining is not None:
                 self._draining.admit(connection)
             self._converse(connection, upgraded.decision)
@@ -207,7 +222,9 @@ class Serving:
             with suppress(ConnectionClosed):  # the hub's end, at that of the process
                 connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
             del parts.connections[connection.id]
-            if not self.home.inherited:
+            if parts.login is not None:
+                parts.login.forget(connection)
+            if not self.home.inherited and parts.is_welcome(connection):
                 why = connection.close_reason or ConnectionClosed()
                 parts.callbacks.tell(parts.registered.closed, connection, why)
         return None if connection.close_reason is None else connection.close_reason.code

@@ -12,6 +12,7 @@ from typing import Any
 
 from webmesh.call import current_call
 from webmesh.exceptions import InvalidArgument
+from webmesh.login import Login
 from webmesh.options import Limits, Timeouts
 from webmesh.route_options import read_options
 from webmesh.routing import Route, Router
@@ -37,6 +38,8 @@ class SystemRoutes:
         self._listed: list[dict[str, Any]] | None = None
         self.limits = limits
         self.timeouts = timeouts
+        self.login: Login | None = None
+        """Says who peers are; set when serving begins, `None` where nobody asks."""
 
     def register(self) -> None:
         """Put them into the router; handlers that only compute, so they never need a thread."""
@@ -51,6 +54,7 @@ class SystemRoutes:
         """
         said = _map("$hello", {} if payload is None else payload)
         node = _map("the node of $hello", {} if said.get("node") is None else said["node"])
+        self._log_in(client, said.get("token"))
         sessions = self.sessions
         assert sessions is not None
         asked = None
@@ -65,6 +69,9 @@ class SystemRoutes:
                 answer["streams"] = going
             self._after_answer(client, lambda: session.release(going))
         client.metadata["node"] = node
+        left = None if client.identity is None else client.identity.expires_in()
+        if left is not None:
+            answer["expires_ms"] = max(0, round(left * 1000))
         return answer | {
             "session": session.id,
             "epoch": session.epoch,
@@ -78,6 +85,12 @@ class SystemRoutes:
             },
             "ping_ms": round(self.timeouts.ping_interval * 1000),
         }
+
+    def _log_in(self, client: WebSocketConnection, token: object) -> None:
+        if token is not None and not isinstance(token, str):
+            raise InvalidArgument("the token of $hello must be a text")
+        if self.login is not None and (token is not None or client.identity is None):
+            client.identity = self.login.authenticate(client, token)
 
     def _after_answer(self, client: WebSocketConnection, act: Callable[[], object]) -> None:
         """First comes the answer, then what was kept, then what is live."""

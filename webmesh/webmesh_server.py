@@ -7,16 +7,18 @@ server lives in a thread of its own (in a patched process: in greenlets of the o
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
-from urllib.parse import quote
 
-from webmesh.call import Middleware, check_callable, serving_context
+from webmesh.auth import Authenticator, checked_authenticators
+from webmesh.authorisation import requirement
+from webmesh.call import Call, Middleware, check_callable, serving_context
 from webmesh.endpoints import checked_mount, checked_names
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
 from webmesh.execution import ends_itself
 from webmesh.idempotency_store import MEMORY
+from webmesh.login import KICKED, Access, is_subject, shut_out
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.mounting import as_handler, exposed
 from webmesh.observer import NO_OBSERVER, Observer
@@ -32,8 +34,9 @@ from webmesh.system_routes import SystemRoutes
 from webmesh.version import VERSION
 from webmesh.websocket.doors import EXEMPT, Doors
 from webmesh.websocket.outgoing import Policy, checked_policy
+from webmesh.websocket.target import local_url
 from webmesh.websocket.tls import ServerTLS
-from webmesh.websocket.upgraded import TcpAddress, UnixAddress
+from webmesh.websocket.upgraded import listening_address
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,6 +71,10 @@ class WebMeshServer:
         forwarded_header: The one header that they write: `x-forwarded-for` or `forwarded`.
         proxy_protocol: They begin each connection with a PROXY header instead.
         exempt_addresses: Networks that the limits for one address do not hold for, nor `Limits.accept_rate`.
+        authenticate: Says who a peer is, given its `Credentials`; or several, the first that knows it decides. Then
+            nobody gets in who is not known. `None` lets in all. See docs/SECURITY.md.
+        requires: What routes ask for that do not say so themselves; see `RouteOptions.requires`.
+        token_in_url: Take a token from `?token=` of the URL too, where it ends up in logs and histories.
     """
 
     def __init__(
@@ -93,9 +100,11 @@ class WebMeshServer:
         watchdog: bool = True,
         metrics: bool | Metrics = False,
         metrics_allow: Collection[str] | None = None,
+        authenticate: Authenticator | Sequence[Authenticator] | None = None,
+        requires: str | Sequence[str] | Callable[[Call], bool] | None = None,
+        token_in_url: bool = False,
     ) -> None:
-        self.limits = limits or Limits()
-        self.timeouts = timeouts or Timeouts()
+        self.limits, self.timeouts = limits or Limits(), timeouts or Timeouts()
         self.observer = observer
         self.name = name
         self.tls = None if tls is None else ServerTLS.coerce(tls)
@@ -113,11 +122,10 @@ class WebMeshServer:
             proxy_protocol=proxy_protocol, exempt_addresses=exempt_addresses,
         )  # fmt: skip
         self._oversight = Oversight(metrics, allow=metrics_allow, watchdog=watchdog)
+        self._access = Access(checked_authenticators(authenticate), token_in_url, requirement(requires))
         self._registered = Registered()
         self._serving: Serving | None = None
-        self._system = SystemRoutes(
-            self.router, name, VERSION, limits=self.limits, timeouts=self.timeouts
-        )
+        self._system = SystemRoutes(self.router, name, VERSION, limits=self.limits, timeouts=self.timeouts)
         self._system.register()
 
     # ------------------------------------------------------------- registration
@@ -128,7 +136,8 @@ class WebMeshServer:
         What it returns is the reply; a `RemoteError` that it raises is the answer; a generator is a stream.
 
         Args:
-            options: Those of `RouteOptions`: blocking, timeout, max_in_flight, order, cancel, idempotent, isolate.
+            options: Those of `RouteOptions`: blocking, timeout, max_in_flight, order, cancel, idempotent, isolate,
+                requires.
 
         Raises:
             BadPattern: The path is malformed.
@@ -139,7 +148,12 @@ class WebMeshServer:
         return self.router.on(path, **options)
 
     def websocket(
-        self, path: str, *, blocking: bool | None = None, subprotocols: Collection[str] = ()
+        self,
+        path: str,
+        *,
+        blocking: bool | None = None,
+        subprotocols: Collection[str] = (),
+        requires: str | Sequence[str] | Callable[[Call], bool] | None = None,
     ) -> Callable[[F], F]:
         """Register a handler `(connection, **path_arguments)` for a plain WebSocket at an HTTP path.
 
@@ -148,6 +162,7 @@ class WebMeshServer:
         Args:
             blocking: As in `RouteOptions`; in a thread, one is taken for as long as the connection lasts.
             subprotocols: Those that may be agreed, if the client offers one.
+            requires: As in `RouteOptions`; decided at the upgrade, whose request is all that a function gets to see.
 
         Raises:
             ConfigurationError: The path is the mesh endpoint's, or serving has begun.
@@ -158,7 +173,7 @@ class WebMeshServer:
         spoken = checked_names("subprotocols", subprotocols) or ()
 
         def register(handler: F) -> F:
-            self._registered.plain.append(PlainRegistration(path, handler, blocking, spoken))
+            self._registered.plain.append(PlainRegistration(path, handler, blocking, spoken, requires))
             return handler
 
         return register
@@ -273,9 +288,9 @@ class WebMeshServer:
         """
         if self._serving is not None:
             raise ConfigurationError("listen() was called before: a server serves once, make a new one")
-        address = _address(host, port, unix)
+        address = listening_address(host, port, unix)
         parts = serving_context(self).run(self._parts)
-        self._system.sessions = parts.sessions
+        self._system.sessions, self._system.login = parts.sessions, parts.login
         self._serving = serving = Serving(parts, address, self._oversight)
         serving.start()
         if blocking:
@@ -290,7 +305,7 @@ class WebMeshServer:
             slow_peer=self._slow_peer,
             allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins, doors=self._doors,
             limits=self.limits, timeouts=self.timeouts, observer=self._oversight.observing(self.observer),
-            idempotency=self._idempotency,
+            idempotency=self._idempotency, access=self._access,
         )  # fmt: skip
 
     def await_started(self, timeout: float | None = None) -> None:
@@ -341,13 +356,7 @@ class WebMeshServer:
     @property
     def url(self) -> str:
         """What a client on this machine dials. Only once started."""
-        address = self.address
-        path = "" if self._mount == "/" else quote(self._mount)
-        if address.startswith("unix:"):
-            return f"ws+unix://{quote(address.removeprefix('unix:'), safe='')}{path}"
-        host, _, port = address.rpartition(":")
-        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        return f"{'wss' if self.tls is not None else 'ws'}://{host}:{port}{path}"
+        return local_url(self.address, self._mount, secure=self.tls is not None)
 
     @property
     def _begun(self) -> Serving:
@@ -357,8 +366,28 @@ class WebMeshServer:
 
     @property
     def connections(self) -> tuple[WebSocketConnection, ...]:
-        """The connections that are open now, plain ones included."""
-        return () if self._serving is None else tuple(self._serving.parts.connections.values())
+        """The connections that are open now, plain ones included, but for those that have yet to log in."""
+        if self._serving is None:
+            return ()
+        parts = self._serving.parts
+        return tuple(filter(parts.is_welcome, tuple(parts.connections.values())))
+
+    def kick(self, who: str | Callable[[WebSocketConnection], bool], reason: str = "kicked") -> int:
+        """Close connections with 4503, after which clients do not come back; nothing more that they send is acted on.
+
+        Their tokens live on: an authenticator that should refuse them from now on must know.
+
+        Args:
+            who: The subject of their identity, or a function that says which connections.
+            reason: Told to them; at most 100 bytes.
+
+        Returns:
+            How many there were.
+        """
+        kicked = [one for one in self.connections if (who(one) if callable(who) else is_subject(one, who))]
+        for connection in kicked:
+            self._begun.home.run(shut_out, connection, KICKED, reason)
+        return len(kicked)
 
     def reload_certificates(self) -> None:
         """Read the certificate files again: new connections use them, old ones live on.
@@ -413,23 +442,4 @@ class WebMeshServer:
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
-        return f"<WebMeshServer{name} {self._state}>"
-
-    @property
-    def _state(self) -> str:
-        serving = self._serving
-        if serving is None or not (serving.started.done or serving.closing):
-            return "not started"
-        if serving.stopped.done:
-            return "closed"
-        if serving.closing:
-            return "closing"
-        return f"at {self.address} connections={len(self.connections)}"
-
-
-def _address(host: str, port: int, unix: str | None) -> TcpAddress | UnixAddress:
-    if unix is not None:
-        return UnixAddress(unix)
-    if not isinstance(host, str) or not isinstance(port, int):
-        raise ConfigurationError(f"an address is a text and a whole number, not {host!r} and {port!r}")
-    return TcpAddress(host, port)
+        return f"<WebMeshServer{name} {'not started' if self._serving is None else self._serving.state}>"

@@ -131,6 +131,10 @@ class BoundedDeflate(Extension):
         self._keeps_window = "server_no_context_takeover" not in parameters
         self._agreement = offer
 
+    def limit_messages(self, size: int) -> None:
+        """Bound messages that begin from now on to *size* inflated bytes."""
+        self._limit = size
+
     def take(self) -> str | bytes | None:
         """The inflated message that has just become whole; `None` when it came uncompressed."""
         message, self._message = self._message, None

@@ -179,6 +179,12 @@ class Frames:
                 self.pending = True
         return received
 
+    def limit_messages(self, size: int) -> None:
+        """Bound messages that begin from now on to *size* bytes, inflated, instead of `Limits.message_size`."""
+        self._limit = size
+        if self._deflate is not None:
+            self._deflate.limit_messages(size)
+
     def encode(self, message: str | bytes) -> bytes:
         """One whole message as bytes to send.
 

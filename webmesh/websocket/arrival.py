@@ -298,13 +298,14 @@ class Arrival:
             return None
         return Upgraded(
             sock=self._sock,
-            request=request,
+            request=decision.request or request,
             subprotocol=decision.subprotocol,
             extensions=decision.extensions,
             trailing=handshake.trailing,
             address=self._address,
             peer_certificate=certificate,
             decision=decision.tag,
+            identity=decision.identity,
         )
 
     def _admit(self) -> Refusal | None:

@@ -104,6 +104,7 @@ class Conversation:
         answerer: Who answers the peer's requests.
         turns: Tells how many handlers run; set by whoever reads.
         credit_timeout: Seconds that items wait for credit.
+        serializer: What the messages are written with.
     """
 
     def __init__(
@@ -127,14 +128,14 @@ class Conversation:
         self.turns: Turns[Any] | None = None
         self.credit_timeout = credit_timeout
         self._in_flight = self._places = limits.in_flight  # the second is less by streams in greenlets of their own
-        self._serializer = serializer
+        self.serializer = serializer
         self._wire_type = bytes if serializer.binary else str
         self._serialize = serializer.serialize
-        self._deserialize = serializer.deserialize
+        self._deserialize: Callable[[str | bytes], object] = serializer.deserialize
         self._stream_send = stream.send
         self.answerer = answerer
         self._serve = answerer.serve
-        self._receive = self.session.receive
+        self._receive: Callable[[object], Any] = self.session.receive
         self._observer = observer
 
     # ----------------------------------------------------------------- incoming
@@ -151,13 +152,13 @@ class Conversation:
             return
         kind = type(event)
         if kind is Request or kind is Notification:
-            if kind is Request and event.credit is not None:  # type: ignore[union-attr]
-                if self._serve_apart(event):  # type: ignore[arg-type]
+            if kind is Request and event.credit is not None:
+                if self._serve_apart(event):
                     return
             if self.turns is None or self.turns.in_flight < self._places:
-                self._serve(event, self)  # type: ignore[arg-type]
+                self._serve(event, self)
             else:
-                self._hold(event, len(item))  # type: ignore[arg-type]
+                self._hold(event, len(item))
         else:
             _ACTS[kind](self, event)
 
@@ -193,6 +194,37 @@ class Conversation:
             finally:
                 self._places += 1
 
+    def admit_only(
+        self, admits: Callable[[Any, object], bool], serializer: AbstractMessageSerializer, size: int
+    ) -> None:
+        """Drop what *admits* refuses, until `admit_all`.
+
+        Args:
+            admits: Given the connection and a message.
+            serializer: To read with meanwhile.
+            size: Bytes that a message may have meanwhile.
+        """
+
+        def receive(message: object) -> Any:
+            return self.session.receive(message) if admits(self.connection, message) else _NOT_ADMITTED
+
+        self._receive, self._deserialize = receive, serializer.deserialize
+        self.stream.limit_messages(size)
+
+    def admit_all(self, size: int) -> None:
+        """Read whatever comes, up to *size* bytes a message."""
+        self._receive, self._deserialize = self.session.receive, self.serializer.deserialize
+        self.stream.limit_messages(size)
+
+    def shut_out(self, code: int, reason: str) -> None:
+        """Close, and look at no message that comes before the end; what is being handled goes on."""
+        self._receive, self._deserialize = _not_admitted, _unread
+        self.stream.refuse(code, reason)
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Close once what the running handler answers is on its way."""
+        self.hub.loop.run_callback(self.stream.close, code, reason)
+
     def _hold(self, request: Request | Notification, size: int) -> None:
         if self.session.hold(request, size, time.monotonic()):
             return
@@ -214,9 +246,9 @@ class Conversation:
 
     def _no_message(self, item: object) -> None:
         if isinstance(item, str | bytes):
-            wanted = "binary" if self._serializer.binary else "text"
+            wanted = "binary" if self.serializer.binary else "text"
             self._observer.refused("message", "wrong opcode")
-            self.stream.refuse(1003, f"{self._serializer.name} messages are {wanted}")
+            self.stream.refuse(1003, f"{self.serializer.name} messages are {wanted}")
         else:
             self.stream.control(item)
 
@@ -300,11 +332,6 @@ class Conversation:
         self._stream_send(data)
         return data
 
-    @property
-    def serializer(self) -> AbstractMessageSerializer:
-        """What turns messages into bytes here."""
-        return self._serializer
-
     def after_answer(self, request_id: RequestId, act: Callable[[], object]) -> None:
         """Call *act* in the hub when the answer to this request of the peer's has been taken, before anything that
         comes after it; it must not block. Only while that is awaited is anything looked at for it."""
@@ -320,8 +347,8 @@ class Conversation:
                 self.hub.loop.run_callback(act)  # whoever serializes sends before the hub turns
             if not self._awaited:
                 self._awaited = None
-                self._serialize = self._serializer.serialize
-        return self._serializer.serialize(message)
+                self._serialize = self.serializer.serialize
+        return self.serializer.serialize(message)
 
     def offer(self, message: dict[str, Any], policy: Policy, conflate_key: Hashable) -> bool:
         """Send a message for which a slow peer's queue may have no room; whether it was taken.
@@ -388,6 +415,17 @@ class Conversation:
         for one in answering:
             self._give_up(one)
         return asked, answering
+
+
+_NOT_ADMITTED = Dropped("not admitted")
+
+
+def _not_admitted(message: object) -> Dropped:
+    return _NOT_ADMITTED
+
+
+def _unread(message: object) -> None:
+    return None
 
 
 # One table for all conversations, as in `session`.

@@ -7,7 +7,7 @@ from typing import Any
 
 from webmesh.deadline import Deadline
 from webmesh.exceptions import Cancelled, ConnectionClosed, RequestTimeout
-from webmesh.websocket.hub import Completion
+from webmesh.websocket.hub import Completion, HubThread
 
 
 class Future:
@@ -73,6 +73,12 @@ class Future:
     def expire(self) -> None:
         """The call's time is up: whoever waits gets `RequestTimeout`. Nothing happens when done."""
         self._give_up(RequestTimeout(self.path, self.timeout))
+
+    def expire_later(self, home: HubThread) -> None:
+        """In the hub: expire by itself, although nobody waits."""
+        timer = home.hub.loop.timer(self._deadline.remaining() or 0.0)
+        timer.start(self.expire)
+        self._completion.when_done(lambda: home.post(timer.close))
 
     def _give_up(self, error: BaseException) -> None:
         if self._completion.done:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Any, Protocol
 
 import gevent
 
@@ -34,6 +34,7 @@ class Pulse:
     Args:
         connections: Changes meanwhile; each beat looks at those that are there when it begins.
         others: What has deadlines and is no connection.
+        guard: Looks at each of them too, given the clock's reading.
     """
 
     def __init__(
@@ -42,15 +43,18 @@ class Pulse:
         timeouts: Timeouts,
         *,
         others: Collection[Ticking] = (),
+        guard: Callable[[Any, float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._guard = guard
         self._connections = connections
         self._others = others
         self._clock = clock
         # A quarter of the shortest wait, so that none is overrun by more; a second is fine for the defaults.
         shortest = min(
-            timeouts.ping_interval, timeouts.liveness, timeouts.message, timeouts.write, timeouts.session
-        )
+            timeouts.ping_interval, timeouts.liveness, timeouts.message, timeouts.write, timeouts.session,
+            timeouts.login,
+        )  # fmt: skip
         self.period = min(1.0, shortest / 4)
         """Seconds from one beat to the next."""
         self._greenlet: gevent.Greenlet[[], None] | None = None
@@ -76,5 +80,7 @@ class Pulse:
     def _look_at(self, connection: Ticking, now: float) -> None:
         try:
             connection.tick(now)
+            if self._guard is not None:
+                self._guard(connection, now)
         except Exception as error:  # a supervisor's edge: one connection's fault must not cost the others theirs
             logger.error("connection could not be looked after", exc_info=error, extra={"connection": repr(connection)})

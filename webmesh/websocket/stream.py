@@ -152,6 +152,10 @@ class MessageStream(MessageWriter):
         if self._budget < 0:
             self.refuse(1008, "too many messages")
 
+    def limit_messages(self, size: int) -> None:
+        """Bound messages that begin from now on to *size* bytes."""
+        self._frames.limit_messages(size)
+
     # ---------------------------------------------------------------- deadlines
 
     def _watch(self, now: float) -> None:

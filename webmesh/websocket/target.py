@@ -120,3 +120,13 @@ def _checked_name(host: str, shown: str) -> str:
 def _resource(path: str, query: str) -> str:
     resource = quote(path or "/", safe=_NOT_ESCAPED)
     return f"{resource}?{quote(query, safe=_NOT_ESCAPED)}" if query else resource
+
+
+def local_url(address: str, path: str, *, secure: bool) -> str:
+    """What a client on the same machine dials for a server that listens at *address*, as `upgraded` writes it."""
+    path = "" if path == "/" else quote(path)
+    if address.startswith("unix:"):
+        return f"{_UNIX}://{quote(address.removeprefix('unix:'), safe='')}{path}"
+    host, _, port = address.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    return f"{'wss' if secure else 'ws'}://{host}:{port}{path}"

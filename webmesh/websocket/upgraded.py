@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import gevent.socket
 
+from webmesh.exceptions import ConfigurationError
 from webmesh.options import DEFAULT_PORT
 
 if TYPE_CHECKING:
+    from webmesh.auth import Identity
     from webmesh.protocol.deflate import BoundedDeflate
     from webmesh.protocol.handshake import UpgradeRequest
 
@@ -54,6 +56,10 @@ class Acceptance:
     """More headers for the 101."""
     tag: object = None
     """Whatever the decider wants to find again: becomes `Upgraded.decision`."""
+    identity: Identity | None = None
+    """Who the peer has shown to be."""
+    request: UpgradeRequest | None = None
+    """What programs are to see instead of the request as it came; `None` for that itself."""
 
 
 @dataclass(slots=True)
@@ -77,6 +83,8 @@ class Upgraded:
     """The peer's verified certificate as `ssl.SSLSocket.getpeercert` tells it; `None` without one."""
     decision: object = None
     """`Acceptance.tag`."""
+    identity: Identity | None = None
+    """Who the peer has shown to be in the handshake."""
 
 
 def tune(sock: gevent.socket.socket) -> None:
@@ -104,3 +112,16 @@ def address_text(family: int, address: Any, unix_path: str = "") -> str:
     # A dual-stack socket sees IPv4 peers as ::ffff:10.0.0.2: one peer has one name, however we listen.
     mapped = host.removeprefix("::ffff:")
     return f"{mapped}:{port}" if mapped != host and "." in mapped else f"[{host}]:{port}"
+
+
+def listening_address(host: str, port: int, unix: str | None) -> TcpAddress | UnixAddress:
+    """Where a server is to listen: the Unix socket if there is one, else TCP.
+
+    Raises:
+        ConfigurationError: Host and port are not what an address is made of.
+    """
+    if unix is not None:
+        return UnixAddress(unix)
+    if not isinstance(host, str) or not isinstance(port, int):
+        raise ConfigurationError(f"an address is a text and a whole number, not {host!r} and {port!r}")
+    return TcpAddress(host, port)

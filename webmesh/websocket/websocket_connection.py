@@ -31,6 +31,7 @@ from webmesh.websocket.stream import OPEN, MessageStream
 from webmesh.websocket.turns import Turns
 
 if TYPE_CHECKING:
+    from webmesh.auth import Identity
     from webmesh.message_serializers import AbstractMessageSerializer
     from webmesh.websocket.upgraded import Upgraded
     from webmesh.protocol.handshake import UpgradeRequest
@@ -52,6 +53,7 @@ class WebSocketConnection(PlainConnection):
         request: The upgrade request with its path, headers and query; `None` on the side that dialled.
         subprotocol: What was agreed; `None` on most plain connections.
         peer_certificate: The peer's verified certificate; `None` without one.
+        identity: Who the peer has shown to be, on servers that authenticate; `None` elsewhere, and before it has.
         metadata: A dict for the program's own use, as a login; it stays with the session.
         session: What outlives this connection, once the peer has said `$hello`; `None` on the side that dialled.
         slow_peer: What `notify` does while the peer does not keep up, where it is not told otherwise.
@@ -78,6 +80,7 @@ class WebSocketConnection(PlainConnection):
         self.request: UpgradeRequest | None = upgraded.request
         self.subprotocol = upgraded.subprotocol
         self.peer_certificate = upgraded.peer_certificate
+        self.identity: Identity | None = upgraded.identity
         self.metadata: dict[str, Any] = {}
         self._home = home
         self._limits = limits
@@ -270,7 +273,7 @@ class WebSocketConnection(PlainConnection):
     ) -> Future:
         """Send a request and return at once with a future. Arguments and errors are those of `call`."""
         future = self._send_call(path, payload, timeout, headers)
-        self._home.post(self._expire_later, future, future.timeout)
+        self._home.post(future.expire_later, self._home)
         return future
 
     def notify(
@@ -351,9 +354,7 @@ class WebSocketConnection(PlainConnection):
             raise LocalProtocolError("this is a plain WebSocket connection: use send and receive")
         return self._conversation
 
-    def _send_call(
-        self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None
-    ) -> Future:
+    def _send_call(self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None) -> Future:
         seconds = seconds_for(path, timeout, self._timeouts.request)
         completion: Completion[Any] = Completion(self._home.hub)
         sent = SentCall(self.conversation, self._home, completion)
@@ -368,11 +369,6 @@ class WebSocketConnection(PlainConnection):
             sent.start(path, payload, seconds, extra)
         return future
 
-    def _expire_later(self, future: Future, seconds: float) -> None:
-        timer = self._home.hub.loop.timer(seconds)
-        timer.start(future.expire)
-        future.when_done(lambda _: self._home.post(timer.close))
-
     def _send_message(self, message: dict[str, Any]) -> None:
         conversation = self.conversation
         self._stream.drain()
@@ -380,14 +376,9 @@ class WebSocketConnection(PlainConnection):
         self._stream.flush_soon()
 
     def _open_stream(
-        self,
-        stream: ItemStream,
-        payload: Any,
-        left: float | None,
-        headers: dict[str, str] | None,
-        window: int,
+        self, stream: ItemStream, payload: Any, left: float | None, headers: dict[str, str] | None, window: int,
         announced: bool,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._stream.drain()
         request = self.conversation.ask(
             stream.path, payload, stream, timeout=left, headers=headers, credit=window, stream=announced
