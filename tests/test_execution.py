@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 
 import gevent
 import pytest
 from gevent import monkey
 
+from tests.running import NATIVE_SLEEP, wait_for
 from webmesh.exceptions import Overloaded
 from webmesh.execution import Executor, feed, in_own_greenlet
 
@@ -225,3 +226,30 @@ def test_a_greenlet_of_its_own_hands_back_what_happens_in_it() -> None:
     gevent.sleep(0)
     waiting.kill()
     assert inner[0].dead
+
+
+@pytest.mark.row(83)
+def test_a_holder_has_its_share_of_the_threads() -> None:
+    """What it wants beyond waits, and is counted; one that leaves while it waits gives back all that it had."""
+    executor, running, released = Executor(4, 4, 2), [], []
+
+    def work(name: str) -> None:
+        running.append(name)
+        while not released:
+            NATIVE_SLEEP(0.002)
+
+    mine = [gevent.spawn(executor.run, Context(), work, name, holder="me") for name in "abc"]
+    assert wait_for(lambda: len(running) == 2)
+    other = gevent.spawn(executor.run, Context(), work, "x", holder="other")
+    assert wait_for(lambda: len(running) == 3)
+    assert (4, "x") == (executor.taken, running[-1])
+    ended: list[bool] = []
+    waiting = gevent.spawn(executor.run, Context(), work, "d", holder="me", ended=lambda: ended.append(True))
+    gevent.sleep(0.01)
+    assert 5 == executor.taken
+    waiting.kill()
+    assert (4, [True]) == (executor.taken, ended)
+    released.append(True)
+    gevent.joinall([*mine, other], 10, raise_error=True)
+    assert wait_for(lambda: executor.taken == 0) and "d" not in running
+    executor.close(5)

@@ -88,3 +88,23 @@ def test_killed_waiters_leave_no_lane_locked(kills: list[int], pauses: list[bool
     assert 0 == len(lanes)
     assert sorted(finished) == finished
     assert set(range(6)) - set(kills) <= set(finished)
+
+
+def test_a_wide_lane_holds_as_many_at_once():
+    """The next one comes in when one of them leaves, and nobody overtakes it."""
+    lanes, log = Lanes(2), []
+
+    def work(name: str) -> None:
+        lanes.enter("key")
+        log.append(name)
+
+    workers = [gevent.spawn(work, name) for name in "abcd"]
+    gevent.sleep(0)
+    assert ["a", "b"] == log
+    lanes.leave("key")
+    gevent.joinall(workers, 0.01)
+    assert ["a", "b", "c"] == log
+    for _ in range(3):
+        lanes.leave("key")
+        gevent.sleep(0.001)
+    assert (["a", "b", "c", "d"], 0) == (log, len(lanes))

@@ -248,7 +248,8 @@ class Dispatcher:
             if plan.blocking:
                 # What it holds is given back when the thread is through, not when its caller leaves.
                 ended = held.pop_all().close
-                return self._executor.run(context, self._run_in_thread, enter, call, ended=ended)
+                run, holder = self._executor.run, call.conversation
+                return run(context, self._run_in_thread, enter, call, ended=ended, holder=holder)
             if plan.isolate:
                 return in_own_greenlet(lambda: self._finish(call, context, context.run(enter, call)))
             return self._finish(call, context, context.run(enter, call))

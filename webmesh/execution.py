@@ -8,7 +8,7 @@ runs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextvars import Context
 from typing import Any, TypeVar, cast
 
@@ -19,6 +19,7 @@ from gevent.threadpool import ThreadPool
 
 from webmesh.call import SERVED_BY
 from webmesh.exceptions import Overloaded
+from webmesh.lanes import Lanes
 from webmesh.websocket.hub import HubThread
 
 T = TypeVar("T")
@@ -31,10 +32,12 @@ class Executor:
     Args:
         threads: Functions that may run at once; threads start when they are needed.
         queue: Functions that may wait for a thread.
+        share: Threads that one holder may have; its further functions wait while those of others get theirs.
     """
 
-    def __init__(self, threads: int, queue: int) -> None:
+    def __init__(self, threads: int, queue: int, share: int | None = None) -> None:
         self._threads = threads
+        self._shares = Lanes(share) if share is not None and share < threads else None
         self._capacity = threads + queue
         self._pool: ThreadPool | None = None
         self._taken = 0
@@ -53,7 +56,12 @@ class Executor:
         return self._taken >= self._capacity
 
     def run(
-        self, context: Context, function: Callable[..., T], *args: Any, ended: Callable[[], object] | None = None
+        self,
+        context: Context,
+        function: Callable[..., T],
+        *args: Any,
+        ended: Callable[[], object] | None = None,
+        holder: Hashable = None,
     ) -> T:
         """What *function* returns or raises, run in *context* by one of the threads.
 
@@ -61,6 +69,7 @@ class Executor:
 
         Args:
             ended: Called once, in the hub, when the function has ended or it is sure that it never begins.
+            holder: Whose share of the threads it takes; `None` takes nobody's.
 
         Raises:
             Overloaded: All threads are busy and the queue is full.
@@ -71,8 +80,7 @@ class Executor:
             raise Overloaded(
                 f"{self._threads} threads are busy and {self._capacity - self._threads} calls wait for one, the limit"
             )
-        self._taken += 1
-        job = self._spawn(context, function, args, ended)
+        job = self._begin(context, function, args, None if self._shares is None else holder, ended)
         try:
             succeeded, value = cast(_Outcome, job.get())
         except BaseException:
@@ -82,30 +90,36 @@ class Executor:
             raise value
         return value  # type: ignore[no-any-return]
 
-    def _spawn(
+    def _begin(
         self,
         context: Context,
         function: Callable[..., T],
         args: tuple[Any, ...],
+        holder: Hashable,
         ended: Callable[[], object] | None,
     ) -> AsyncResult[_Outcome]:
-        if self._pool is None:
-            self._pool = ThreadPool(self._threads, hub=get_hub())
-        job: AsyncResult[_Outcome] | None = None
+        """Have it run, when there is a thread; whatever it takes is given back when it has ended, or never begins."""
+        self._taken += 1
+        shared, job = False, None
         try:
+            if holder is not None and self._shares is not None:
+                self._shares.enter(holder)
+                shared = True
+            if self._pool is None:
+                self._pool = ThreadPool(self._threads, hub=get_hub())
             job = self._pool.spawn(_outcome, context, function, args)  # waits while all threads are busy
         finally:
             if job is None:
-                self._taken -= 1
-                if ended is not None:
-                    ended()
-        job.rawlink(self._release)
-        if ended is not None:
-            job.rawlink(lambda _: ended())
+                self._release(holder if shared else None, ended)
+        job.rawlink(lambda _: self._release(holder, ended))
         return job
 
-    def _release(self, _job: object) -> None:
+    def _release(self, holder: Hashable, ended: Callable[[], object] | None) -> None:
         self._taken -= 1
+        if holder is not None and self._shares is not None:
+            self._shares.leave(holder)
+        if ended is not None:
+            ended()
 
     def close(self, timeout: float) -> None:
         """Let the threads go. One that still runs a function ends after it; nobody waits longer than *timeout*."""

@@ -161,6 +161,11 @@ class Limits:
     """Blocking calls that may wait for a thread; with `threads` at its default the 1,001st one gets
     `resource_exhausted` at once."""
 
+    threads_per_connection: int = 16
+    """Of `threads`, those that calls of one connection may hold at once; half of them, so that a peer with slow calls,
+    or with streams that it does not read, leaves the others theirs. Its further calls wait, and count as waiting in
+    `thread_queue`. As many as `threads` or more set no bound."""
+
     websocket_threads: int = 256
     """Native threads for blocking handlers of plain WebSocket routes, each of which lasts as long as its
     connection. With all in use an upgrade is answered with 503 and Retry-After."""

@@ -105,7 +105,7 @@ class ServerParts:
 
     def _make_executors(self) -> None:
         limits = self.limits
-        self.executor = Executor(limits.threads, limits.thread_queue)
+        self.executor = Executor(limits.threads, limits.thread_queue, limits.threads_per_connection)
         # Plain handlers last as long as their connections: among the others they would take all threads.
         self.websocket_executor = Executor(limits.websocket_threads, 0)
         # Never full: a connection waits for one callback at a time.

@@ -108,8 +108,8 @@ def test_sleepers_run_side_by_side() -> None:
     """Thirty handlers that wait for each other all get there."""
     server, barrier = WebMeshServer(), threading.Barrier(30)
     server.on("/")(lambda payload, path, client: barrier.wait(PATIENCE) >= 0)
-    with connected(server) as client:
-        futures = [client.spawn("/", timeout=PATIENCE) for _ in range(30)]
+    with connected(server) as client, WebMeshClient(server.url) as other:
+        futures = [one.spawn("/", timeout=PATIENCE) for one in (client, other) for _ in range(15)]
         assert [True] * 30 == [future.result() for future in futures]
 
 
@@ -156,6 +156,38 @@ def test_the_thousand_and_first_blocking_call_is_refused_at_once() -> None:
         assert list(range(1000)) == [future.result() for future in futures]
         assert "again" == clients[0].call("/block", "again", timeout=PATIENCE)
         assert wait_for(lambda: executor.taken == 0)
+
+
+@pytest.mark.row(67, 83)
+@pytest.mark.parametrize("streams", [True, False], ids=["streams", "calls"])
+def test_one_peer_leaves_threads_to_the_others(streams: bool) -> None:
+    """However many slow calls it makes, and streams that it does not read; its own run one after another."""
+    server = WebMeshServer(limits=Limits(threads=4, threads_per_connection=2))
+
+    def unread(payload: Any, path: str, client: Any) -> Iterator[int]:
+        held.inside.append(1)
+        yield from range(1000)
+
+    with gate() as held:
+        server.on("/block", blocking=True)(unread if streams else held.handler)
+        server.on("/", blocking=True)(lambda payload, path, client: payload)
+        with connected(server) as greedy, WebMeshClient(server.url) as other:
+            taken: list[Any] = []
+            for number in range(10):
+                taken.append(
+                    greedy.stream("/block", credit=1) if streams else greedy.spawn("/block", number, timeout=PATIENCE)
+                )
+            executor = server._begun.parts.executor
+            assert wait_for(lambda: executor.taken == 10 and len(held.inside) == 2)
+            assert list(range(50)) == [other.call("/", number, timeout=PATIENCE) for number in range(50)]
+            assert (10, 2) == (executor.taken, len(held.inside))
+            held.open()
+            if streams:
+                for stream in taken:
+                    stream.close()
+            else:
+                assert list(range(10)) == [future.result() for future in taken]
+            assert wait_for(lambda: executor.taken == 0)
 
 
 @pytest.mark.row(83)
