@@ -42,6 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
         plugins.import_plugin("webmesh.pytest_plugin")
 
 
+@pytest.fixture(autouse=True)
+def unlimited_logs() -> None:
+    """A test that logs much must not leave the next one without its lines."""
+    from webmesh.log_limit import LIMIT
+
+    LIMIT.reset()
+
+
 def pytest_report_header() -> str:
     """Say in the head of every run which mode was tested."""
     return f"process: {'monkey-patched' if PATCHED else 'plain'}"

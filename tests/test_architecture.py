@@ -25,6 +25,7 @@ LAYERS = {
     "webmesh.exceptions": 0,
     "webmesh.options": 0,
     "webmesh.observer": 0,
+    "webmesh.log_limit": 0,
     "webmesh.deadline": 0,
     "webmesh.version": 0,
     # 1 pure core: no gevent, socket, clock or random source

@@ -21,6 +21,7 @@ from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor, ends_itself, stop_home
 from webmesh.link_keeper import Greeter, LinkKeeper, Rounds
 from webmesh.link_states import EVENTS, LinkEvent, LinkStates
+from webmesh.log_limit import limit_logs
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.observer import Observer
 from webmesh.options import Backoff, Limits, Timeouts
@@ -92,6 +93,7 @@ class ClientLink:
         self.keeper = LinkKeeper(rounds, self._made, greeter, series, self.states, seconds=timeouts.connect)
         self._readers: dict[WebSocketConnection, gevent.Greenlet[[WebSocketConnection], None]] = {}
         self._pulse = Pulse(self._readers, timeouts)
+        limit_logs()
         self._watch = Watch(observer, timeouts.hub_hold) if watchdog else None
         self._start_unclaimed, self._close_unclaimed = [True], [True]
         self._started: Completion[None] = Completion()
@@ -183,7 +185,8 @@ class ClientLink:
             with suppress(ConnectionClosed):  # the hub's end, at that of the process
                 connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
             del self._readers[connection]
-            logger.info("connection ended", extra={"url": self._rounds.url, "reason": str(connection.close_reason)})
+            url = self._rounds.url.partition("?")[0]  # a query may hold a secret
+            logger.info("connection ended", extra={"url": url, "reason": str(connection.close_reason)})
             self.keeper.ended(connection)
 
     def _goodbye(self, payload: Any, path: str, client: WebSocketConnection) -> None:

@@ -69,10 +69,11 @@ class LinkStates:
         """Enter a state; never waits and never raises."""
         self.state = event.state
         self._observer.link_changed(event.url, event.state, event.reason)
+        shown = event.url.partition("?")[0]  # a query may hold a secret
         logger.log(
             logging.WARNING if event.state == "gave_up" else logging.INFO if event.state == "lost" else logging.DEBUG,
             "link changed",
-            extra={"url": event.url, "state": event.state, "reason": event.reason, "delay": event.delay},
+            extra={"url": shown, "state": event.state, "reason": event.reason, "delay": event.delay},
         )
         if self.functions and self._callbacks is not None:
             self._events.append(event)

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from webmesh.exceptions import ConfigurationError
+from webmesh.log_limit import limit_logs
 from webmesh.observability.metrics import Metrics
 from webmesh.observer import NO_OBSERVER, Observer, guarded, paired
 from webmesh.protocol.networks import Networks, parse_ip
@@ -44,6 +45,7 @@ class Oversight:
     def __init__(
         self, metrics: bool | Metrics = False, *, allow: Collection[str] | None = None, watchdog: bool = True
     ) -> None:
+        limit_logs()
         self.metrics: Metrics | None = None
         self._networks = Networks("metrics_allow", OPERATORS if allow is None else allow)
         self._by_default = allow is None

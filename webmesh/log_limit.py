@@ -1,0 +1,94 @@
+"""The bound on what WebMesh's loggers write, all servers, clients and connections of the process together.
+
+An attack, or a handler that fails for everybody, must not fill a disk or drown what matters. Decides which records
+pass; what they say is their makers' business. DEBUG is not bounded: who asks for it wants everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+RATE = 100
+"""Lines a second, averaged over a burst of the same size, those of tracebacks included. Records beyond it are
+dropped, and the next one that passes says how many (`suppressed`)."""
+
+REPEAT = 10.0
+"""Seconds in which the same error at the same place is told without its traceback, which was the same."""
+
+PLACES = 256
+"""Places that are remembered for that."""
+
+LOGGERS = ("webmesh.server", "webmesh.client")
+
+
+class LogLimit(logging.Filter):
+    """A filter for loggers; one for all of them. Takes no lock: a count that is off by one does not matter."""
+
+    def __init__(self, rate: int = RATE, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._rate = rate
+        self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything; for tests."""
+        self._tokens = float(self._rate)
+        self._counted_at = self._clock()
+        self._suppressed = 0
+        self._told: dict[tuple[object, ...], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether *record* may be written; it may lose a traceback that was told just now."""
+        if record.levelno <= logging.DEBUG:
+            return True
+        now = self._clock()
+        self._tokens = min(self._rate, self._tokens + (now - self._counted_at) * self._rate)
+        self._counted_at = now
+        if self._tokens < 1:
+            self._suppressed += 1
+            return False
+        self._tokens -= 1 + self._traceback_lines(record, now)
+        if self._suppressed:
+            record.suppressed = self._suppressed + getattr(record, "suppressed", 0)
+            self._suppressed = 0
+        return True
+
+    def _traceback_lines(self, record: logging.LogRecord, now: float) -> int:
+        """How many lines it takes besides its own; drops the traceback when it says nothing new."""
+        if not record.exc_info or record.exc_info[0] is None:
+            return record.stack_info.count("\n") + 1 if record.stack_info else 0
+        kind, _, trace = record.exc_info
+        place, depth = _place(trace)
+        key = (record.msg, kind, *place)
+        if now - self._told.get(key, -REPEAT) < REPEAT:
+            record.exc_info = record.exc_text = None
+            record.error = f"{kind.__name__} as before"
+            return 0
+        if len(self._told) >= PLACES:
+            self._told.clear()
+        self._told[key] = now
+        return 2 * depth + 2
+
+
+def _place(trace: TracebackType | None) -> tuple[tuple[object, ...], int]:
+    """Where an error was raised, and how many frames its traceback has."""
+    place: tuple[object, ...] = ()
+    depth = 0
+    while trace is not None:
+        place = (trace.tb_frame.f_code, trace.tb_lineno)
+        depth += 1
+        trace = trace.tb_next
+    return place, depth
+
+
+LIMIT = LogLimit()
+"""The one of this process."""
+
+
+def limit_logs() -> None:
+    """Bound WebMesh's loggers; whoever makes a server or a client does it. Safe to do again."""
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(LIMIT)
