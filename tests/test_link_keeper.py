@@ -33,6 +33,10 @@ class Connection:
         self.idle = True
 
     @property
+    def requests(self) -> tuple[int, int]:
+        return 1, 0 if self.idle else 1
+
+    @property
     def open(self) -> bool:
         return self.ending is None
 

@@ -50,7 +50,7 @@ from webmesh.exceptions import (
     WebMeshError,
 )
 from webmesh.observer import Observer
-from webmesh.options import Backoff, Limits, Timeouts
+from webmesh.options import Backoff, Limits, RetryBudget, Timeouts
 from webmesh.version import VERSION
 
 if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same names
@@ -139,6 +139,7 @@ __all__ = [
     "ReplyLost",
     "RequestError",
     "RequestTimeout",
+    "RetryBudget",
     "RouteNotFound",
     "Router",
     "RoutingError",

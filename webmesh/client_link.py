@@ -19,6 +19,7 @@ from webmesh.callbacks import Callbacks
 from webmesh.dispatch import Dispatcher
 from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor, ends_itself, stop_home
+from webmesh.known_routes import KnownRoutes
 from webmesh.link_keeper import Greeter, LinkKeeper, Rounds
 from webmesh.link_states import EVENTS, LinkEvent, LinkStates
 from webmesh.log_limit import limit_logs
@@ -49,6 +50,7 @@ class ClientLink:
         router: What the client serves; frozen with the first use.
         backoff: `None` dials only for those who ask.
         greeter: Says hello on each connection.
+        routes: Learns from each connection which routes are idempotent.
 
     Attributes:
         keeper: Has the connection; its attribute may be read from anywhere.
@@ -72,6 +74,7 @@ class ClientLink:
         backoff: Backoff | None = None,
         greeter: Greeter | None = None,
         watchdog: bool = True,
+        routes: KnownRoutes | None = None,
     ) -> None:
         self.closed = False
         self.home = HubThread("webmesh-client")
@@ -90,7 +93,11 @@ class ClientLink:
             limits=limits, timeouts=timeouts, observer=observer, blocking=not is_patched(),
         )  # fmt: skip
         series = None if backoff is None else BackoffSeries(backoff, random.random)
-        self.keeper = LinkKeeper(rounds, self._made, greeter, series, self.states, seconds=timeouts.connect)
+        self._routes = routes or KnownRoutes()
+        self.keeper = LinkKeeper(
+            rounds, self._made, greeter, series, self.states, seconds=timeouts.connect,
+            on_open=(lambda connection: None) if routes is None else routes.opened,
+        )  # fmt: skip
         self._readers: dict[WebSocketConnection, gevent.Greenlet[[WebSocketConnection], None]] = {}
         self._pulse = Pulse(self._readers, timeouts)
         limit_logs()
@@ -225,6 +232,7 @@ class ClientLink:
         """In the hub, once."""
         try:
             self.keeper.stop()
+            self._routes.stop()
             readers = tuple(self._readers.values())
             for connection in tuple(self._readers):
                 connection.close(1000, timeout=0)
@@ -252,6 +260,7 @@ class ClientLink:
             self._dispatcher.stop(0)
             self._pulse.stop()
             self.keeper.leave()
+            self._routes.stop()
             self.states.leave()
 
 

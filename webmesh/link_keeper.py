@@ -75,6 +75,7 @@ class LinkKeeper:
         greeter: `None` says no hello.
         series: `None` dials only for those who ask, once for each.
         seconds: For each attempt that nobody waits for.
+        on_open: Called with each connection that may be used from now on; must not wait.
 
     Attributes:
         connection: The one to be used; open or not, `None` while there is none.
@@ -91,6 +92,7 @@ class LinkKeeper:
         *,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        on_open: Callable[[WebSocketConnection], object] = lambda connection: None,
     ) -> None:
         self.connection: WebSocketConnection | None = None
         self.stopped = False
@@ -101,6 +103,7 @@ class LinkKeeper:
         self._states = states
         self._seconds = seconds
         self._clock = clock
+        self._on_open = on_open
         self._lane = Lanes()
         self._dialler: Any = None
         self._greenlet: gevent.Greenlet[[bool], None] | None = None
@@ -282,6 +285,7 @@ class LinkKeeper:
         self._tell("connected", self._comeback.reason, resumed=resumed)
         self._settled.set()
         self._hurry.set()
+        self._on_open(connection)
 
     def _failed(self, error: Exception) -> None:
         self._error = error
@@ -339,7 +343,7 @@ class LinkKeeper:
     def _retire(self, connection: WebSocketConnection) -> None:
         while connection in self._retiring and connection.open:
             gevent.sleep(RETIRE_INTERVAL)  # first: whoever has just taken it for a call may not have sent it yet
-            if connection.idle:
+            if not connection.requests[1]:
                 connection.close(1000, timeout=0)
 
     def _refuse(self, cause: Exception) -> None:

@@ -287,11 +287,12 @@ class Backoff:
 class RetryBudget:
     """How many calls a client may send again: so few that retries cannot multiply an outage (as gRPC's throttling)."""
 
-    tokens: float = 10.0
-    """Each retry takes one; a call is sent again only while more than half of them are left."""
+    tokens: float = 2050.0
+    """Each failure that may be retried takes one; a call is sent again only while more than half of them are left. That
+    is as many as `Limits.open_requests`: what the loss of one connection may cost at once."""
 
     ratio: float = 0.1
-    """What each call that has succeeded gives back: in the long run at most one call in ten is sent again."""
+    """What each call gives back: in the long run at most one call in ten is sent again."""
 
     def __post_init__(self) -> None:
         _check_positive(self)

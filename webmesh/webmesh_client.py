@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from webmesh.call import CURRENT, NO_HEADERS, Call, CallNext, Middleware, chained, check_callable
+from webmesh.call import IDEMPOTENCY_KEY, NO_HEADERS, Call, CallNext, Middleware, chained, check_callable
+from webmesh.call_attempts import CallAttempts, Terms, call_deadline
 from webmesh.client_link import ClientLink
 from webmesh.deadline import Deadline, finite
-from webmesh.exceptions import ConfigurationError, ConnectionClosed, RequestTimeout
+from webmesh.exceptions import ConfigurationError, ConnectionClosed
+from webmesh.known_routes import KnownRoutes
 from webmesh.link_states import LinkEvent
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.observer import NO_OBSERVER, Observer, guarded
-from webmesh.options import Backoff, Limits, Timeouts
+from webmesh.options import Backoff, Limits, RetryBudget, Timeouts
 from webmesh.protocol.deflate import BoundedDeflate
+from webmesh.retries import RETRIABLE
 from webmesh.route_options import read_options
 from webmesh.routing import Router
+from webmesh.websocket.asking import keyed
 from webmesh.websocket.dial_rounds import DialRounds
 from webmesh.websocket.dialer import dial
 from webmesh.websocket.future import Future
@@ -51,6 +57,7 @@ class WebMeshClient:
         backoff: The delays between attempts to connect, and when to give up.
         reconnect: False dials once for each use that finds no connection, and never in the background.
         fail_fast: True lets what is called while there is no connection fail at once.
+        retries: How many calls may be sent again; `None` for none, ever.
         watchdog: Tell of handlers that hold the hub for longer than `Timeouts.hub_hold`.
         slow_peer: What `notify` does while the server does not keep up; as `WebMeshServer`.
 
@@ -73,6 +80,7 @@ class WebMeshClient:
         backoff: Backoff | None = None,
         reconnect: bool = True,
         fail_fast: bool = False,
+        retries: RetryBudget | None = RetryBudget(),
         watchdog: bool = True,
         slow_peer: Policy = "wait",
     ) -> None:
@@ -87,14 +95,16 @@ class WebMeshClient:
         self._headers = dict(headers or {})
         self._compression = compression
         self._middleware: list[Middleware] = []
-        self._chain: CallNext | None = None
         self._fail_fast = fail_fast
+        watched = guarded(observer)
+        routes = KnownRoutes()
         self._link = ClientLink(
             rounds, serializer_type(self.limits), self.router,
-            service=name, limits=self.limits, timeouts=self.timeouts, observer=guarded(observer),
-            backoff=(backoff or Backoff()) if reconnect else None,
+            service=name, limits=self.limits, timeouts=self.timeouts, observer=watched,
+            backoff=(backoff or Backoff()) if reconnect else None, routes=None if retries is None else routes,
             watchdog=watchdog,
         )  # fmt: skip
+        self._attempts = CallAttempts(self._link, routes, retries, watched)
         self._keeper = self._link.keeper
         self._link.slow_peer = checked_policy(slow_peer)
 
@@ -194,11 +204,17 @@ class WebMeshClient:
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        idempotent: bool | None = None,
+        idempotency_key: str | bool | None = None,
         fail_fast: bool | None = None,
     ) -> Any:
         """Send a request and wait for its reply; waits for the connection first where needed, within the same time.
 
         Args:
+            idempotent: Whether it may run twice, so that it is sent again where its reply is lost or the server has no
+                room; `None`: as the server's route says. docs/CLIENT.md, "Retries".
+            idempotency_key: Sent again too, with the same key, by which the server runs it once. True makes a random
+                key for this call; a text of at most 64 bytes names what is to happen once whoever calls.
             fail_fast: True raises at once when there is no connection; `None` takes what the client was given.
 
         Raises:
@@ -208,55 +224,41 @@ class WebMeshClient:
         Further arguments and errors are those of `WebSocketConnection.call`.
         """
         connection = self._keeper.connection
-        if connection is None or not connection.open:
-            connection, timeout = self._connect_within(path, timeout, fail_fast)
-        if self._middleware:
-            seconds = self.timeouts.request if timeout is None else finite(timeout)
-            if self._chain is None:
-                self._chain = chained(self._middleware, self._call_connection)
-            return self._chain(Call(path, payload, dict(headers or NO_HEADERS), connection, seconds=seconds))
+        if connection is None or not connection.open or self._middleware or idempotency_key is not None:
+            headers = keyed(headers, idempotency_key)
+            return self._call_anew(path, payload, timeout, headers, self._terms(idempotent, headers, fail_fast))
         try:
-            return connection.call(path, payload, timeout=timeout, headers=headers)
-        except ConnectionClosed:
-            # It ended since that look, and nothing was sent: as if it had ended before.
-            connection, timeout = self._connect_within(path, timeout, fail_fast)
-            return connection.call(path, payload, timeout=timeout, headers=headers)
+            future = connection.start_call(path, payload, timeout, headers)
+        except ConnectionClosed:  # it ended since that look, and nothing was sent: as if it had ended before
+            return self._call_anew(path, payload, timeout, headers, self._terms(idempotent, headers, fail_fast))
+        try:
+            return future.result()
+        except RETRIABLE as error:
+            terms = self._terms(idempotent, headers, fail_fast)
+            send = partial(_call_on, path, payload, headers)
+            return self._attempts.run(send, path, future.deadline, terms, connection, error)
 
-    def _connect_within(
-        self, path: str, timeout: float | None, fail_fast: bool | None = None
-    ) -> tuple[WebSocketConnection, float]:
-        """The connection, waited for in the time that a call has; and what is left of it.
-
-        Raises:
-            RequestTimeout: It has none.
-        """
-        seconds = self.timeouts.request if timeout is None else finite(timeout)
-        handled = CURRENT.get()
-        left = Deadline(seconds).tightened(None if handled is None else handled.deadline.remaining())
-        if left.expired:
-            raise RequestTimeout(path, seconds)
+    def _terms(self, idempotent: bool | None, headers: Mapping[str, str] | None, fail_fast: bool | None) -> Terms:
         at_once = self._fail_fast if fail_fast is None else fail_fast
-        connection = self._link.wait(left.remaining() or 0.0, fail_fast=at_once)
-        return connection, left.remaining() or 0.0
+        return Terms(idempotent, at_once, headers is not None and IDEMPOTENCY_KEY in headers)
 
-    def _present(self, path: str, timeout: float | None, fail_fast: bool | None) -> WebSocketConnection:
-        """The connection for what has no deadline by default; waited for as long as for a call."""
-        connection = self._keeper.connection
-        if connection is None or not connection.open:
-            connection, _ = self._connect_within(path, timeout, fail_fast)
-        return connection
+    def _call_anew(
+        self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None, terms: Terms
+    ) -> Any:
+        """`call` where there is no connection, or more to it."""
+        deadline = self._deadline(path, timeout)
+        if not self._middleware:
+            return self._attempts.run(partial(_call_on, path, payload, headers), path, deadline, terms)
 
-    def _call_connection(self, call: Call) -> Any:
-        """The innermost link of the middleware around `call`. A retry after a loss finds a new connection."""
-        left = self._ready(call)
-        return call.connection.call(call.path, call.payload, timeout=left, headers=dict(call.headers) or None)
+        def last(call: Call) -> Any:
+            return self._attempts.run(
+                partial(_send_call, call), call.path, call.deadline, terms, call.connection
+            )
 
-    def _ready(self, call: Call) -> float | None:
-        """Give *call* an open connection; returns the seconds that are left of it, `None` for no end."""
-        left = call.deadline.remaining()
-        if not call.connection.open:
-            call.connection, left = self._connect_within(call.path, left)
-        return left
+        return self._through(last, path, payload, headers, deadline, terms)
+
+    def _deadline(self, path: str, timeout: float | None) -> Deadline:
+        return call_deadline(path, self.timeouts.request if timeout is None else timeout)
 
     def _through(
         self,
@@ -264,12 +266,23 @@ class WebMeshClient:
         path: str,
         payload: Any,
         headers: Mapping[str, str] | None,
-        connection: WebSocketConnection,
-        seconds: float | None,
+        deadline: Deadline,
+        terms: Terms,
+        *,
+        endless: bool = False,
     ) -> Any:
-        """What *last*, inside of all middleware, makes of a call."""
+        """What *last*, inside of all middleware, makes of a call, once there is a connection for it."""
+        connection = self._attempts.connection(path, deadline, terms)
+        seconds = None if endless else deadline.remaining()
         call = Call(path, payload, dict(headers or NO_HEADERS), connection, seconds=seconds)
         return chained(self._middleware, last)(call)
+
+    def _ready(self, call: Call, terms: Terms) -> float | None:
+        """Give *call* an open connection; returns the seconds that are left of it, `None` for no end."""
+        if not call.connection.open:
+            left = call.deadline.remaining()
+            call.connection = self._attempts.connection(call.path, self._deadline(call.path, left), terms)
+        return call.deadline.remaining()
 
     def spawn(
         self,
@@ -278,24 +291,32 @@ class WebMeshClient:
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        idempotent: bool | None = None,
+        idempotency_key: str | bool | None = None,
         fail_fast: bool | None = None,
     ) -> Future:
         """Send a request and return at once with a future; see `WebSocketConnection.spawn`.
 
-        Waits for the connection first where needed, as `call`. Middleware gets the future as the call's result.
+        Waits for the connection first where needed, as `call`, and is sent again as that. Middleware gets the future as
+        the call's result.
         """
+        headers = keyed(headers, idempotency_key)
+        terms = self._terms(idempotent, headers, fail_fast)
         connection = self._keeper.connection
-        if connection is None or not connection.open:
-            connection, timeout = self._connect_within(path, timeout, fail_fast)
-        if not self._middleware:
-            return connection.spawn(path, payload, timeout=timeout, headers=headers)
+        if connection is not None and not self._middleware and not self._attempts.repeatable(path, terms):
+            with suppress(ConnectionClosed):  # then nothing was sent
+                return connection.spawn(path, payload, timeout=timeout, headers=headers)
 
         def last(call: Call) -> Future:
-            left = self._ready(call)
-            return call.connection.spawn(call.path, call.payload, timeout=left, headers=dict(call.headers) or None)
+            left = self._ready(call, terms)
+            extra = dict(call.headers) or None
+            if self._attempts.repeatable(call.path, terms):
+                return self._attempts.spawn(
+                    partial(_send_call, call), call.path, call.deadline, call.seconds, terms, call.connection
+                )
+            return call.connection.spawn(call.path, call.payload, timeout=left, headers=extra)
 
-        seconds = self.timeouts.request if timeout is None else finite(timeout)
-        future: Future = self._through(last, path, payload, headers, connection, seconds)
+        future: Future = self._through(last, path, payload, headers, self._deadline(path, timeout), terms)
         return future
 
     def notify(
@@ -312,18 +333,23 @@ class WebMeshClient:
 
         Waits for the connection first where needed, at most `Timeouts.request`.
         """
-        connection = self._present(path, None, fail_fast)
-        if not self._middleware:
-            return connection.notify(path, payload, headers=headers, conflate_key=conflate_key, slow_peer=slow_peer)
+        connection = self._keeper.connection
+        if connection is not None and not self._middleware:
+            with suppress(ConnectionClosed):  # then nothing was sent
+                return connection.notify(
+                    path, payload, headers=headers, conflate_key=conflate_key, slow_peer=slow_peer
+                )
+        terms = self._terms(None, None, fail_fast)
 
         def last(call: Call) -> bool:
-            self._ready(call)
+            self._ready(call, terms)
             return call.connection.notify(
                 call.path, call.payload, headers=dict(call.headers) or None, conflate_key=conflate_key,
                 slow_peer=slow_peer,
             )  # fmt: skip
 
-        return self._through(last, path, payload, headers, connection, None) is not False
+        deadline = self._deadline(path, None)
+        return self._through(last, path, payload, headers, deadline, terms, endless=True) is not False
 
     def stream(
         self,
@@ -341,20 +367,33 @@ class WebMeshClient:
         Waits for the connection first where needed, at most *timeout*, or `Timeouts.request` where that is `None`.
         Middleware gets the stream as the call's result.
         """
-        connection = self._present(path, timeout, fail_fast)
-        if not self._middleware:
-            return connection.stream(path, payload, items=items, credit=credit, timeout=timeout, headers=headers)
+        connection = self._keeper.connection
+        if connection is not None and not self._middleware:
+            with suppress(ConnectionClosed):  # then nothing was sent
+                return connection.stream(path, payload, items=items, credit=credit, timeout=timeout, headers=headers)
+        terms = self._terms(None, None, fail_fast)
 
         def last(call: Call) -> ItemStream:
-            left = self._ready(call)
+            left = self._ready(call, terms)
             return call.connection.stream(
                 call.path, call.payload, items=items, credit=credit, timeout=left, headers=dict(call.headers) or None
             )
 
-        seconds = None if timeout is None else finite(timeout)
-        stream: ItemStream = self._through(last, path, payload, headers, connection, seconds)
+        deadline = self._deadline(path, timeout)
+        stream: ItemStream = self._through(last, path, payload, headers, deadline, terms, endless=timeout is None)
         return stream
 
     def __repr__(self) -> str:
         state = "closed" if self._link.closed else "connected" if self.connected else "not connected"
         return f"<WebMeshClient {self.url} {state}>"
+
+
+def _call_on(
+    path: str, payload: Any, headers: Mapping[str, str] | None, connection: WebSocketConnection, seconds: float
+) -> Any:
+    return connection.call(path, payload, timeout=seconds, headers=headers)
+
+
+def _send_call(call: Call, connection: WebSocketConnection, seconds: float) -> Any:
+    call.connection = connection  # the middleware around it may look
+    return connection.call(call.path, call.payload, timeout=seconds, headers=dict(call.headers) or None)

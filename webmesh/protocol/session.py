@@ -46,9 +46,10 @@ class OpenRequest:
         waiter: Whatever the layer above gave; the session only hands it back.
         receiver: Counts the items that come back; `None` for a plain call.
         sender: Counts the items that we send; `None` when we announced none.
+        batch: For the layer above: which batch of bytes it left with.
     """
 
-    __slots__ = ("id", "path", "receiver", "sender", "waiter")
+    __slots__ = ("batch", "id", "path", "receiver", "sender", "waiter")
 
     def __init__(
         self, request_id: RequestId, path: str, waiter: Any, receiver: ItemReceiver | None, sender: ItemSender | None
@@ -58,6 +59,7 @@ class OpenRequest:
         self.waiter = waiter
         self.receiver = receiver
         self.sender = sender
+        self.batch = 0
 
     @property
     def resumable(self) -> bool:
@@ -121,6 +123,11 @@ class Session:
         self._held: dict[object, _Held] | None = None  # made when needed: most connections never need it
         self._held_size = 0
         self.received: Received | None = None
+
+    @property
+    def asked(self) -> int:
+        """Requests of ours since the conversation began."""
+        return self._next_id % ACCEPTING_SIDE_IDS
 
     @property
     def open_requests(self) -> int:

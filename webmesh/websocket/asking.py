@@ -5,11 +5,12 @@ Decides what a handler that asks others hands on to them: no more time than it h
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
-from webmesh.call import CALL_CHAIN, CURRENT, Call, service_chain
+from webmesh.call import CALL_CHAIN, CURRENT, IDEMPOTENCY_KEY, Call, service_chain
 from webmesh.deadline import LONGEST, finite
-from webmesh.exceptions import FailedPrecondition, RequestTimeout
+from webmesh.exceptions import ConfigurationError, FailedPrecondition, RequestTimeout
 
 
 def seconds_for(path: str, timeout: float | None, default: float | None) -> float | None:
@@ -45,3 +46,17 @@ def headers_for(headers: Mapping[str, str] | None, service: str | None, longest_
     if chain is not None:
         merged[CALL_CHAIN] = chain
     return merged or None
+
+
+def keyed(headers: Mapping[str, str] | None, key: str | bool | None) -> Mapping[str, str] | None:
+    """*headers* with an idempotency key: the caller's own, or with True a random one. `None` adds none.
+
+    Raises:
+        ConfigurationError: It is none of these.
+    """
+    if key is None:
+        return headers
+    text = os.urandom(16).hex() if key is True else key
+    if not isinstance(text, str) or not 0 < len(text.encode("utf-8", "surrogatepass")) <= 64:
+        raise ConfigurationError("an idempotency key is a text of 1 to 64 bytes, or True for a random one")
+    return {**(headers or {}), IDEMPOTENCY_KEY: text}

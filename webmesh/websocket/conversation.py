@@ -391,6 +391,7 @@ class Conversation:
         request, message = self.session.ask(
             path, data, waiter, timeout_ms=timeout_ms, headers=headers, credit=credit, stream=stream
         )
+        request.batch = self.stream.flushes
         sent = False
         try:
             self.send(message)

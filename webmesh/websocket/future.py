@@ -19,7 +19,7 @@ class Future:
         abandon: Tells the peer that nobody waits; safe to call when the answer has come.
     """
 
-    __slots__ = ("_abandon", "_completion", "_deadline", "path", "timeout")
+    __slots__ = ("_abandon", "_completion", "deadline", "path", "timeout")
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Future:
         self.path = path
         self.timeout = timeout
         self._completion = completion
-        self._deadline = deadline
+        self.deadline = deadline
         self._abandon = abandon
 
     def done(self) -> bool:
@@ -52,7 +52,7 @@ class Future:
             ReplyLost: The connection ended meanwhile.
             RemoteError: The peer answered with an error.
         """
-        left = self._deadline.remaining()
+        left = self.deadline.remaining()
         own = timeout is not None and (left is None or timeout < left)
         try:
             return self._completion.wait(timeout if own else left)

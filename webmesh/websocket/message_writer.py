@@ -34,6 +34,7 @@ class MessageWriter:
 
     Attributes:
         state: `OPEN`, `CLOSING` from our close frame on, or `CLOSED`.
+        flushes: Batches that were handed to the socket or its queue; what was taken since the last one has not been.
         shares_frames: Whether `server_frame(message)` is what is sent here, so that one frame, made once, can be
             offered to many connections.
     """
@@ -42,7 +43,7 @@ class MessageWriter:
     __slots__ = (
         "_after_queue", "_batch", "_clock", "_close_timer", "_encode", "_ending", "_flushing", "_frames", "_hub",
         "_limits", "_observer", "_out", "_out_size", "_queue", "_room", "_send", "_timeouts", "_wire", "_wrote_at",
-        "shares_frames", "state",
+        "flushes", "shares_frames", "state",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,7 @@ class MessageWriter:
     ) -> None:
         self.state = OPEN
         self.shares_frames = False
+        self.flushes = 0
         self._hub = get_hub()
         self._batch = write_batch(self._hub)
         self._limits = limits
@@ -143,7 +145,8 @@ class MessageWriter:
         if frames:
             self._out = []
             self._out_size = 0
-            self._write(frames)
+            if self._write(frames):
+                self.flushes += 1
 
     def end_turn(self) -> None:
         """Let what one turn of the reader produced leave; waits where the peer has not taken enough.
@@ -193,27 +196,28 @@ class MessageWriter:
     def _congested(self) -> bool:
         return self._queue is not None and self._queue.size > 0
 
-    def _write(self, frames: list[bytes]) -> None:
-        """Write whole frames, or queue them behind those that wait."""
+    def _write(self, frames: list[bytes]) -> bool:
+        """Write whole frames, or queue them behind those that wait; false when the socket takes none of them."""
         if self.state is CLOSED:
-            return
+            return False
         queue = self._queue
         if queue is not None and queue.size:
             queue.add(frames)
-            return
+            return True
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         try:
             sent = self._send(data)
         except OSError as error:
             self._broken(error)
-            return
+            return False
         if sent == len(data):
-            return
+            return True
         self._wrote_at = self._clock()
         if queue is None:
             queue = self._queue = Outgoing(self._left_out)
         queue.begin(frames, sent)
         gevent.spawn(self._write_queue, queue)
+        return True
 
     def _left_out(self, policy: Policy) -> None:
         self._observer.refused("outgoing", policy)

@@ -17,7 +17,7 @@ from webmesh.exceptions import ConnectionClosed, LocalProtocolError, ReplyLost
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol import envelope
-from webmesh.websocket.asking import headers_for, seconds_for
+from webmesh.websocket.asking import headers_for, keyed, seconds_for
 from webmesh.websocket.connection_stats import ConnectionStats, connection_stats
 from webmesh.websocket.conversation import Answerer, Conversation
 from webmesh.websocket.future import Future
@@ -144,8 +144,9 @@ class WebSocketConnection(PlainConnection):
         if self._plain is not None:
             self._plain.end(why)
         if self._conversation is not None:
+            drained, flushes = (why.code, why.reason) == DRAINED, self._stream.flushes
             for request in self._conversation.end(why)[0]:
-                started = (why.code, why.reason) != DRAINED
+                started = not drained and request.batch < flushes
                 request.waiter.fail(
                     ReplyLost(request.path, started=started, code=why.code, reason=why.reason, request_id=request.id)
                 )
@@ -185,10 +186,10 @@ class WebSocketConnection(PlainConnection):
         return self._stream.ending
 
     @property
-    def idle(self) -> bool:
-        """Whether nobody waits for an answer here, on either side."""
+    def requests(self) -> tuple[int, int]:
+        """Requests of this side so far, those of the session's earlier connections too; and how many of either side are open now."""
         session = self.conversation.session
-        return not session.open_requests and not session.answering
+        return session.asked, session.open_requests + session.answering
 
     def close(self, code: int = 1000, reason: str = "", *, timeout: float | None = None) -> None:
         """Close with the closing handshake and wait for its end.
@@ -245,12 +246,14 @@ class WebSocketConnection(PlainConnection):
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        idempotency_key: str | bool | None = None,
     ) -> Any:
         """Send a request to the peer and wait for its reply.
 
         Args:
             timeout: Seconds; `None` takes `Timeouts.request`, or what the handler that calls has left, if less.
             headers: Text to text, at most 64 entries, seen by the peer's middleware and handler.
+            idempotency_key: At most 64 bytes: the peer runs what carries the same key once. True makes a random one.
 
         Raises:
             RequestTimeout: No reply in time. The handler may have run: retry only what is idempotent.
@@ -261,7 +264,7 @@ class WebSocketConnection(PlainConnection):
 
         Wire form: docs/PROTOCOL.md, section 2.
         """
-        return self._send_call(path, payload, timeout, headers).result()
+        return self.start_call(path, payload, timeout, keyed(headers, idempotency_key)).result()
 
     def spawn(
         self,
@@ -270,9 +273,10 @@ class WebSocketConnection(PlainConnection):
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        idempotency_key: str | bool | None = None,
     ) -> Future:
         """Send a request and return at once with a future. Arguments and errors are those of `call`."""
-        future = self._send_call(path, payload, timeout, headers)
+        future = self.start_call(path, payload, timeout, keyed(headers, idempotency_key))
         self._home.post(future.expire_later, self._home)
         return future
 
@@ -354,7 +358,8 @@ class WebSocketConnection(PlainConnection):
             raise LocalProtocolError("this is a plain WebSocket connection: use send and receive")
         return self._conversation
 
-    def _send_call(self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None) -> Future:
+    def start_call(self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None) -> Future:
+        """`call` up to the waiting, which is in its future's `result`: nothing else ends it in time."""
         seconds = seconds_for(path, timeout, self._timeouts.request)
         completion: Completion[Any] = Completion(self._home.hub)
         sent = SentCall(self.conversation, self._home, completion)

@@ -1,0 +1,87 @@
+"""What a client learns of the routes of its server, and what it makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.running import PATIENCE, running, wait_for
+from webmesh import known_routes
+from webmesh.known_routes import KnownRoutes
+from webmesh.webmesh_client import WebMeshClient
+from webmesh.webmesh_server import WebMeshServer
+
+
+def knowing(*listing: Any) -> KnownRoutes:
+    routes = KnownRoutes()
+    routes.learn(list(listing))
+    return routes
+
+
+def route(path: str, idempotent: Any = True) -> dict[str, Any]:
+    return {"path": path, "idempotent": idempotent, "signature": "()", "doc": ""}
+
+
+def test_before_it_has_learnt_nothing_is_idempotent() -> None:
+    """Sending twice on a guess could do harm."""
+    assert not KnownRoutes().idempotent("/a")
+
+
+def test_paths_are_matched_as_the_server_does() -> None:
+    """A fixed path wins over a parameter, whichever of them is idempotent."""
+    routes = knowing(route("/a"), route("/b", False), route("/x/<name>"), route("/x/fixed", False), route("/y/<int:n>"))
+    expected = {"/a": True, "/b": False, "/c": False, "/x/1": True, "/x/fixed": False, "/y/1": True, "/y/z": False}
+    assert expected == {path: routes.idempotent(path) for path in expected}
+
+
+def test_a_kind_of_parameter_that_only_the_server_knows() -> None:
+    """Then nothing is known of patterns: which of them wins could not be told. Fixed paths win in any case."""
+    routes = knowing(route("/a"), route("/x/<name>"), route("/x/<hex:n>", False))
+    assert [True, False] == [routes.idempotent(path) for path in ("/a", "/x/1")]
+
+
+@pytest.mark.parametrize("listing", [None, 7, "text", {}, [None, 7, {}, {"path": 7}, {"path": "/a"}, route("/a", 1)]])
+def test_an_answer_that_makes_no_sense_is_no_knowledge(listing: Any) -> None:
+    """And no error."""
+    routes = knowing(route("/a"))
+    routes.learn(listing)
+    assert not routes.idempotent("/a")
+
+
+def test_a_client_learns_from_the_server_that_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the background, once a call was made."""
+    monkeypatch.setattr(known_routes, "LEARN_AFTER", 0.001)
+    server = WebMeshServer()
+    server.on("/a", idempotent=True)(lambda payload, path, client: payload)
+    server.on("/b")(lambda payload, path, client: payload)
+    with running(server):
+        client = WebMeshClient(server.url)
+        client.call("/b", timeout=PATIENCE)
+        knows = client._attempts._routes
+        assert wait_for(lambda: knows.idempotent("/a"))
+        assert not knows.idempotent("/b")
+        client.close()
+
+
+def test_a_connection_that_is_not_used_is_not_asked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server with ten thousand idle clients has better things to do."""
+    monkeypatch.setattr(known_routes, "LEARN_AFTER", 0.001)
+    asked: list[int] = []
+
+    class Connection:
+        open = True
+
+        @property
+        def requests(self) -> tuple[int, int]:
+            asked.append(1)
+            self.open = len(asked) < 3
+            return 7, 0
+
+        def call(self, path: str) -> Any:
+            return called.append(path)
+
+    called: list[str] = []
+    routes = KnownRoutes()
+    routes._learn(Connection(), 7)  # type: ignore[arg-type]
+    assert (3, ["$routes"]) == (len(asked), called)

@@ -1,0 +1,192 @@
+"""A client's call, sent as often as it needs and may.
+
+Decides how the deadline is shared among attempts, and which error is raised when there is no further one. What may be
+sent again, and how much of it, is `retries`'; the connection is `client_link`'s.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+
+import gevent
+
+from webmesh.call import CURRENT
+from webmesh.client_link import ClientLink
+from webmesh.deadline import Deadline, finite
+from webmesh.exceptions import ConnectionClosed, RequestTimeout, TransportError
+from webmesh.known_routes import KnownRoutes
+from webmesh.observer import Observer
+from webmesh.options import RetryBudget
+from webmesh.retries import ATTEMPTS, RETRIABLE, RetryTokens, retry_delay, retry_reason
+from webmesh.websocket.future import Future
+from webmesh.websocket.hub import Completion
+from webmesh.websocket.websocket_connection import WebSocketConnection
+
+Send = Callable[[WebSocketConnection, float], Any]
+"""Sends a call on a connection, with so many seconds left, and waits for its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a caller has said of one call."""
+
+    idempotent: bool | None
+    """`None`: as the route says."""
+    fail_fast: bool
+    keyed: bool = False
+
+
+class CallAttempts:
+    """Sends calls of one client.
+
+    Args:
+        budget: `None` sends nothing twice.
+    """
+
+    def __init__(
+        self, link: ClientLink, routes: KnownRoutes, budget: RetryBudget | None, observer: Observer
+    ) -> None:
+        self._link = link
+        self._routes = routes
+        self._tokens = None if budget is None else RetryTokens(budget)
+        self._observer = observer
+        self._counted = 0
+
+    def run(
+        self,
+        send: Send,
+        path: str,
+        deadline: Deadline,
+        terms: Terms,
+        connection: WebSocketConnection | None = None,
+        error: Exception | None = None,
+    ) -> Any:
+        """What *send* returns, after as many attempts as are needed and allowed.
+
+        Args:
+            connection: The one to begin with; `None` waits for one.
+            error: What the first attempt has ended with, if there was one.
+
+        Raises:
+            RequestTimeout, ConnectFailed, LinkRefused, ConnectionClosed: Nothing could be sent.
+        """
+        attempt = 1
+        while True:
+            if error is not None:
+                self._pause(error, attempt, path, deadline, terms, connection)
+                attempt += 1
+            if connection is None or not connection.open:
+                connection = self._next(path, deadline, terms, error)
+            try:
+                return send(connection, deadline.remaining() or 0.0)
+            except ConnectionClosed:
+                error = None  # it ended since that look, and nothing was sent
+            except RETRIABLE as failure:
+                error = failure
+
+    def connection(self, path: str, deadline: Deadline, terms: Terms) -> WebSocketConnection:
+        """The open connection, as soon as there is one.
+
+        Raises:
+            RequestTimeout, ConnectFailed, LinkRefused, ConnectionClosed: There was none in time, or there will be none.
+        """
+        connection = self._link.keeper.connection
+        if connection is not None and connection.open:
+            return connection
+        if deadline.expired:
+            raise RequestTimeout(path, 0.0)
+        return self._link.wait(deadline.remaining() or 0.0, fail_fast=terms.fail_fast)
+
+    def _next(self, path: str, deadline: Deadline, terms: Terms, error: Exception | None) -> WebSocketConnection:
+        try:
+            return self.connection(path, deadline, terms)
+        except (TransportError, RequestTimeout) as failed:
+            if error is not None:  # what became of the call is the graver news
+                raise error from failed
+            raise
+
+    def _pause(
+        self,
+        error: Exception,
+        attempt: int,
+        path: str,
+        deadline: Deadline,
+        terms: Terms,
+        connection: WebSocketConnection | None,
+    ) -> None:
+        """Wait before the next attempt, or raise *error* if there is to be none."""
+        tokens = self._tokens
+        if tokens is None or attempt >= ATTEMPTS:
+            raise error
+        reason = retry_reason(error, repeatable=self.repeatable(path, terms))
+        if reason is None:
+            raise error
+        self._count(connection, tokens)
+        delay = retry_delay(error, attempt, random.random)
+        left = deadline.remaining()
+        if not tokens.failed() or (left is not None and delay >= left):
+            raise error
+        self._observer.call_retried(path, reason)
+        with suppress(TimeoutError):
+            Completion[None]().wait(delay)  # not gevent's sleep, which would make a hub for a thread that has none
+
+    def repeatable(self, path: str, terms: Terms) -> bool:
+        """Whether a call may be sent again although it may have run."""
+        if terms.idempotent is None:
+            return terms.keyed or self._routes.idempotent(path)
+        return terms.keyed or terms.idempotent
+
+    def _count(self, connection: WebSocketConnection | None, tokens: RetryTokens) -> None:
+        """Give back for the calls made since the last look: counted here, not at each call."""
+        if connection is not None:
+            total = connection.requests[0]
+            tokens.made(total - self._counted if total >= self._counted else total)
+            self._counted = total
+
+    def spawn(
+        self,
+        send: Send,
+        path: str,
+        deadline: Deadline,
+        seconds: float | None,
+        terms: Terms,
+        connection: WebSocketConnection,
+    ) -> Future:
+        """`run` in a greenlet of the client's hub, with a future for its result."""
+        home = self._link.home
+        completion: Completion[Any] = Completion(home.hub)
+        job = gevent.Greenlet(copy_context().run, self._fulfil, completion, (send, path, deadline, terms, connection))
+        future = Future(path, completion, deadline, seconds, lambda: home.post(_kill, job))
+        home.post(job.start)
+        home.post(future.expire_later, home)
+        return future
+
+    def _fulfil(self, completion: Completion[Any], call: tuple[Any, ...]) -> None:
+        try:
+            completion.succeed(self.run(*call))
+        except gevent.GreenletExit:
+            raise  # by the future, which has its result
+        except BaseException as error:  # whoever waits must see it
+            completion.fail(error)
+
+
+def _kill(job: gevent.Greenlet[..., None]) -> None:
+    job.kill(block=False)
+
+
+def call_deadline(path: str, seconds: float) -> Deadline:
+    """The end of a call of so many seconds that is made now; not after that of the call that is being handled here.
+
+    Raises:
+        RequestTimeout: It has come.
+    """
+    handled = CURRENT.get()
+    deadline = Deadline(finite(seconds)).tightened(None if handled is None else handled.deadline.remaining())
+    if deadline.expired:
+        raise RequestTimeout(path, seconds)
+    return deadline

@@ -1,0 +1,91 @@
+"""Which routes of the server are idempotent, as far as a client has learnt.
+
+Decides when `$routes` is asked, and what its answer means for a path. What follows from that is `retries`'.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+from typing import Any
+
+import gevent
+
+from webmesh.exceptions import WebMeshError
+from webmesh.routing import Router
+from webmesh.websocket.websocket_connection import WebSocketConnection
+
+LEARN_AFTER = 1.0
+"""Seconds from the connection, and up to as long again at random, until the server is asked: thousands of clients that
+come back together have more urgent questions. A connection that is not used is not asked on."""
+
+
+class KnownRoutes:
+    """What one client knows of its server's routes; may be asked from anywhere.
+
+    A new connection may lead to another version of the server, so it is learnt anew there; until then the old
+    knowledge counts.
+    """
+
+    def __init__(self) -> None:
+        self._fixed: frozenset[str] = frozenset()
+        self._router: Router | None = None
+        self._learning: gevent.Greenlet[[WebSocketConnection, int], None] | None = None
+        self._refused = False
+
+    def idempotent(self, path: str) -> bool:
+        """Whether calls of *path* are known to do no harm when they run twice."""
+        if path in self._fixed:
+            return True
+        found = self._router.match(path) if self._router is not None else None
+        return found is not None and found[0].options["idempotent"] is True
+
+    # ------------------------------------------------------------------ learning
+
+    def opened(self, connection: WebSocketConnection) -> None:
+        """In the hub: there is a connection on which to ask, later."""
+        self.stop()
+        if not self._refused:
+            self._learning = gevent.spawn_later(
+                LEARN_AFTER * (1 + random.random()), self._learn, connection, connection.requests[0]
+            )
+
+    def stop(self) -> None:
+        """In the hub: do not ask."""
+        learning, self._learning = self._learning, None
+        if learning is not None:
+            learning.kill(block=False)
+
+    def _learn(self, connection: WebSocketConnection, before: int) -> None:
+        while connection.open and connection.requests[0] <= before:
+            gevent.sleep(LEARN_AFTER)
+        # An answer that is too large ends the connection: that must not happen on every new one.
+        self._refused = True
+        with suppress(WebMeshError):
+            self.learn(connection.call("$routes"))
+            self._refused = False
+
+    def learn(self, listing: Any) -> None:
+        """Take over the answer to `$routes`; one that makes no sense means that nothing is known."""
+        routes = [one for one in listing if isinstance(one, dict)] if isinstance(listing, list) else []
+        flags = {path: one.get("idempotent") is True for one in routes if isinstance(path := one.get("path"), str)}
+        # A path without parameters wins over every pattern, so these count whatever else there is.
+        self._fixed = frozenset(path for path, idempotent in flags.items() if idempotent and "<" not in path)
+        self._router = _router_of(flags)
+
+
+def _router_of(flags: dict[str, bool]) -> Router | None:
+    """Matches as the server does; `None` where it cannot, as with kinds of parameters that only the server knows."""
+    if not any(idempotent and "<" in path for path, idempotent in flags.items()):
+        return None
+    router = Router()
+    try:
+        for path, idempotent in flags.items():
+            router.add(path, _never_called, idempotent=idempotent)
+    except WebMeshError:
+        return None
+    return router
+
+
+def _never_called(payload: object, path: str, client: object, **arguments: object) -> None:
+    raise AssertionError("routes of the server are only matched here")
