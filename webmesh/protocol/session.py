@@ -125,11 +125,6 @@ class Session:
         self.received: Received | None = None
 
     @property
-    def asked(self) -> int:
-        """Requests of ours since the conversation began."""
-        return self._next_id % ACCEPTING_SIDE_IDS
-
-    @property
     def open_requests(self) -> int:
         """Requests of ours that await an answer."""
         return len(self._asked)

@@ -17,6 +17,7 @@ from webmesh.exceptions import ConnectionClosed, LocalProtocolError, ReplyLost
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol import envelope
+from webmesh.protocol.session import ACCEPTING_SIDE_IDS
 from webmesh.websocket.asking import headers_for, keyed, seconds_for
 from webmesh.websocket.connection_stats import ConnectionStats, connection_stats
 from webmesh.websocket.conversation import Answerer, Conversation
@@ -187,9 +188,9 @@ class WebSocketConnection(PlainConnection):
 
     @property
     def requests(self) -> tuple[int, int]:
-        """Requests of this side so far, those of the session's earlier connections too; and how many of either side are open now."""
+        """Requests of this side so far, on the session's earlier connections too; and those of either side now open."""
         session = self.conversation.session
-        return session.asked, session.open_requests + session.answering
+        return session.next_id % ACCEPTING_SIDE_IDS, session.open_requests + session.answering
 
     def close(self, code: int = 1000, reason: str = "", *, timeout: float | None = None) -> None:
         """Close with the closing handshake and wait for its end.
