@@ -13,7 +13,8 @@ from webmesh.execution import Executor
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
 from webmesh.options import Limits
 from webmesh.plain_routes import PlainRegistration, PlainRoutes
-from webmesh.protocol.handshake import Refusal, UpgradeRequest
+from webmesh.protocol.handshake import HttpRequest, Refusal, UpgradeRequest
+from webmesh.websocket.http import text_answer
 from webmesh.websocket.upgraded import Acceptance
 
 
@@ -256,3 +257,47 @@ def test_what_is_no_list_of_texts_is_refused(names: Any) -> None:
     """The text says which option it was."""
     with pytest.raises(ConfigurationError, match="things must be a list of texts"):
         checked_names("things", names)
+
+
+# ------------------------------------------------------------------------- hosts
+
+
+def page_status(ends: Endpoints, host: str) -> int:
+    request = HttpRequest("GET", "/livez", "", {"host": host})
+    return ends.page(lambda request: text_answer(200, "alive"))(request).status
+
+
+@pytest.mark.row(9)
+def test_pages_are_for_allowed_hosts_too() -> None:
+    """What a page shows is not for a web page that has brought a name of its own."""
+    ends = endpoints(allowed_hosts=("example.com",))
+    assert (200, 403) == (page_status(ends, "example.com:4269"), page_status(ends, "evil.example"))
+
+
+@pytest.mark.row(9)
+@pytest.mark.parametrize(
+    ("host", "allowed"), [("localhost:1", True), ("[::1]", True), ("box", True), ("evil.example", False)]
+)
+def test_a_local_server_goes_by_the_names_of_the_loopback(host: str, allowed: bool) -> None:
+    """And by the one that it listens at; unless the program lists others."""
+    ends = endpoints()
+    assert 200 == page_status(ends, host)
+    ends.local_names = ("box",)
+    assert (200 if allowed else 403) == page_status(ends, host)
+
+    listed = endpoints(allowed_hosts=("evil.example",))
+    listed.local_names = ("box",)
+    assert (403 if allowed else 200) == page_status(listed, host)
+
+
+def test_all_hosts_are_allowed_in_so_many_words() -> None:
+    """No list is not the same as a list of everything."""
+    assert endpoints(allowed_hosts=("a", "*")).any_host
+    assert not endpoints().any_host and not endpoints(allowed_hosts=("a",)).any_host
+
+
+@pytest.mark.row(10)
+def test_a_server_with_tls_takes_no_page_without_for_its_own() -> None:
+    """Whoever is on the way can write one."""
+    assert 403 == refused(endpoints(secure=True), "/", host="example.com", origin="http://example.com")
+    accepted(endpoints(secure=True), "/", host="example.com", origin="https://example.com")

@@ -68,6 +68,7 @@ class Endpoints:
         mount: Path of the mesh endpoint.
         default: Serializer for clients that offer no subprotocol; the built-in ones are spoken as well.
         compression: Whether permessage-deflate is agreed to.
+        secure: Whether the server speaks TLS itself.
         allowed_hosts: `None` allows all, as long as `local_names` is `None` too.
         login: Says who peers are; `None` where nobody asks.
 
@@ -88,6 +89,7 @@ class Endpoints:
         allowed_hosts: Collection[str] | None,
         allowed_origins: Collection[str] | None,
         login: Login | None = None,
+        secure: bool = False,
     ) -> None:
         self.closing = False
         self.local_names: Collection[str] | None = None
@@ -102,6 +104,7 @@ class Endpoints:
         self._compression = compression
         self._allowed_hosts = allowed_hosts
         self._allowed_origins = allowed_origins
+        self._secure = secure
 
     def decide(
         self, request: UpgradeRequest, address: str, certificate: dict[str, Any] | None
@@ -111,7 +114,7 @@ class Endpoints:
             return _CLOSING
         if not self._host_allowed(request.host):
             return _FOREIGN_HOST
-        if not origin_allowed(request.origin, request.host, self._allowed_origins):
+        if not origin_allowed(request.origin, request.host, self._allowed_origins, secure=self._secure):
             return Refusal(403, "origin not allowed")
         accepted = self._mesh(request) if request.path == self._mount else self._plain_route(request)
         if isinstance(accepted, Refusal):

@@ -88,7 +88,7 @@ class ServerParts:
         self._make_executors()
         self._make_runners(router, access, blocking=blocking)
         self.endpoints = Endpoints(
-            mount, self.plain, serializer_type, limits,
+            mount, self.plain, serializer_type, limits, secure=tls is not None,
             compression=compression, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins,
             login=self.login,
         )  # fmt: skip

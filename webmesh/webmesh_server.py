@@ -26,6 +26,7 @@ from webmesh.observability.metrics import Metrics
 from webmesh.options import DEFAULT_PORT, Limits, Timeouts
 from webmesh.oversight import Oversight
 from webmesh.plain_routes import PlainRegistration
+from webmesh.protocol.origins import checked_hosts, checked_origins
 from webmesh.route_options import read_options
 from webmesh.routing import Route, Router
 from webmesh.server_parts import Registered, ServerParts
@@ -114,8 +115,8 @@ class WebMeshServer:
         self._mount = checked_mount(mount)
         self._compression = compression
         self._slow_peer = checked_policy(slow_peer)
-        self._allowed_hosts = checked_names("allowed_hosts", allowed_hosts)
-        self._allowed_origins = checked_names("allowed_origins", allowed_origins)
+        self._allowed_hosts = checked_hosts(checked_names("allowed_hosts", allowed_hosts))
+        self._allowed_origins = checked_origins(checked_names("allowed_origins", allowed_origins))
         self._idempotency = idempotency
         self._doors = Doors(
             trusted_proxies, forwarded_hops=forwarded_hops, forwarded_header=forwarded_header,

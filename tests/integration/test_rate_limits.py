@@ -15,11 +15,13 @@ from tests.integration.strangers import (
     CLOSE, UPGRADE, answer, connect, dial, json_server, retry_after, status, upgrade, who,
 )  # fmt: skip
 from tests.running import running, wait_for
+from tests.websocket.loopback import Authority
 from webmesh.exceptions import HandshakeRejected
 from webmesh.options import Limits, Timeouts
 from webmesh.testing import RecordingObserver
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
+from webmesh.websocket.tls import ServerTLS
 
 RUDE, HONEST = "127.0.0.2", "127.0.0.3"
 GARBAGE = b"\x01\x02\x03\x04"
@@ -27,11 +29,13 @@ NOWHERE = upgrade(path="/none")
 
 
 @contextmanager
-def served(*, ban: float = 60.0, **limits: int) -> Iterator[tuple[WebMeshServer, RecordingObserver]]:
+def served(
+    *, ban: float = 60.0, patience: float = 5.0, **limits: int
+) -> Iterator[tuple[WebMeshServer, RecordingObserver]]:
     """A server that counts the addresses of this machine as if they were strangers'."""
     observer = RecordingObserver()
     server = json_server(
-        observer=observer, exempt_addresses=[], limits=Limits(**limits), timeouts=Timeouts(ban=ban, upgrade=1.0)
+        observer=observer, exempt_addresses=[], limits=Limits(**limits), timeouts=Timeouts(ban=ban, upgrade=patience)
     )
     with running(server):
         yield server, observer
@@ -122,12 +126,11 @@ def test_who_fails_again_and_again_is_banned_for_a_while(caplog: pytest.LogCaptu
     with served(address_failures=3) as (server, observer), connect(server, RUDE) as early:
         assert [400] * 4 == [status(answer(server, RUDE, GARBAGE)) for _ in range(4)]
         assert wait_for(lambda: observer.named("refused"))
-        lines = len(caplog.records)
 
         assert [b""] * 5 == [answer(server, RUDE) for _ in range(5)]
         assert [("address", "address banned")] == observer.named("refused")
         assert 5 == refusals(observer).count((0, "address banned"))
-        assert lines == len(caplog.records)
+        assert ["handshake refused"] * 4 + ["refused"] == [record.message for record in caplog.records]
         assert who(early).startswith(RUDE)
         connect(server, HONEST).close()
 
@@ -232,3 +235,44 @@ def test_to_answer_every_host_on_the_loopback_takes_a_word(caplog: pytest.LogCap
     assert ["any web page can reach this server"] == [record.message for record in caplog.records]
     with running(json_server(), host="0.0.0.0") as server:
         assert 200 == status(answer(server, sent=page))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One for all: making its key is slow."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.mark.row(62, 77)
+@pytest.mark.parametrize(
+    ("sent", "banned"), [(GARBAGE * 5, True), (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", False), (b"", False)]
+)
+def test_what_is_no_tls_is_a_failure_unless_a_browser_may_have_sent_it(
+    authority: Authority, sent: bytes, banned: bool
+) -> None:
+    """A banned address is closed before TLS, which costs more than all the rest."""
+    observer = RecordingObserver()
+    tls = ServerTLS(authority.issue("localhost"))
+    limits = Limits(address_failures=2)
+    with running(json_server(observer=observer, exempt_addresses=[], limits=limits, tls=tls)) as server:
+        for _ in range(3):
+            with dial(server, RUDE) as sock:
+                sock.sendall(sent)
+                sock.shutdown(1)
+                while sock.recv(1000):
+                    pass
+        assert wait_for(lambda: len(observer.named("handshake_refused")) == 3)
+        assert banned == wait_for(lambda: observer.named("refused"), 10 if banned else 0)
+        answer(server, RUDE, GARBAGE * 5)
+        assert wait_for(lambda: len(refusals(observer)) == 4)
+        assert banned == ((0, "address banned") in refusals(observer))
+
+
+@pytest.mark.row(1)
+def test_who_never_finishes_its_request_fails_and_who_never_begins_does_not() -> None:
+    """Browsers open connections that they may need; half a request is no browser's."""
+    with served(address_failures=1, patience=0.1) as (server, observer):
+        for sent in (b"", b"", b"GET /", b"GET /"):
+            assert [] == observer.named("refused")
+            assert b"" == answer(server, RUDE, sent)
+        assert wait_for(lambda: observer.named("refused"))

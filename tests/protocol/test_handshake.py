@@ -540,3 +540,14 @@ def test_any_value_of_a_header_that_matters_has_an_outcome(name: str, value: byt
     data = upgrade(name.encode() + b": " + value, without=() if repeated else [name])
 
     check_reads_do_not_matter(data, [len(data) // 2], Limits())
+
+
+def test_a_handshake_has_begun_until_its_request_is_whole() -> None:
+    """With the first byte; not any more once it is understood or refused."""
+    for end in (b"\r\n", b"\0"):
+        handshake = ServerHandshake(Limits())
+        assert not handshake.begun
+        handshake.receive(upgrade()[:-2])
+        assert handshake.begun
+        handshake.receive(end)
+        assert not handshake.begun

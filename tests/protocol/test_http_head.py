@@ -320,3 +320,33 @@ def test_reads_do_not_change_the_verdict_on_an_answer(data: bytes, ends: list[in
 def test_any_bytes_get_a_verdict(data: bytes, ends: list[int]) -> None:
     """Whatever a stranger sends is awaited further or refused; neither depends on the reads."""
     assert read(RequestHead(SMALL), [data] if data else []) == read(RequestHead(SMALL), pieces(data, ends))
+
+
+LINE = "GET / HTTP/1.1"
+
+
+@pytest.mark.row(77)
+@pytest.mark.parametrize(
+    ("data", "offence"),
+    [
+        (b"\x01\x02", True), (b"SSH-2.0-x\r\n", True), (b"GET / HTTP/1.1\n", True), (head(LINE, "a: b", " c"), True),
+        (head(LINE, "a : b"), True), (b"GET / HTTP/1.1\r\na: \0", True), (b"\x16\x03\x01", False), (b"\x15", False),
+        (b"POST / HTTP/1.1\r\n", False), (b"GET / HTTP/1.0\r\n", False), (b"GET /" + b"x" * 10_000, False),
+        (head(LINE, "a: " + "b" * 10_000), False),
+    ],
+)  # fmt: skip
+def test_what_no_browser_can_be_made_to_send_is_an_offence(data: bytes, offence: bool) -> None:
+    """Counted against its address; what a link on any page brings about, or too many cookies, is not."""
+    refused = request(data)
+    assert isinstance(refused, Refusal)
+    assert offence == refused.offence
+
+
+def test_a_head_has_begun_until_it_is_whole() -> None:
+    """A peer that said nothing is told from one that does not finish."""
+    reader = RequestHead(Limits())
+    assert not reader.begun
+    reader.receive(b"GET")
+    assert reader.begun
+    reader.receive(b" / HTTP/1.1\r\n\r\nrest")
+    assert not reader.begun

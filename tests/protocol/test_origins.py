@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webmesh.protocol.origins import host_allowed, is_loopback_host, origin_allowed
+from webmesh.exceptions import ConfigurationError
+from webmesh.protocol.origins import checked_hosts, checked_origins, host_allowed, is_loopback_host, origin_allowed
 
 LISTED = ["https://app.example.com", "http://dev.example.com:8080", "app://desktop", "https://[2001:db8::1]"]
 
@@ -184,3 +185,57 @@ def test_the_loopback_goes_by_many_names(host: str) -> None:
 def test_look_alikes_of_the_loopback_are_strangers(host: str) -> None:
     """A name that begins or ends like it, other spellings of its address, and the address of all interfaces."""
     assert not is_loopback_host(host)
+
+
+@pytest.mark.row(10)
+def test_a_page_without_tls_is_not_of_a_server_with_it() -> None:
+    """Whoever is on the way can write such a page, and would have its users' cookies; it can be listed all the same."""
+    page = "http://shop.example"
+
+    assert not origin_allowed(page, "shop.example", None, secure=True)
+    assert origin_allowed("https://shop.example", "shop.example", None, secure=True)
+    assert origin_allowed(page, "shop.example", [page], secure=True)
+
+
+@pytest.mark.row(10)
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://xn--caf-dma.example", True), ("https://caf\u00e9.example", False), ("https://cafe.example", False),
+        ("HTTPS://XN--CAF-DMA.EXAMPLE", True), ("https://xn--caf-dma.example.", True),
+        ("https://xn--caf-dma.example:443", True), ("https://xn--caf-dma.example:444", False),
+        ("https://[2001:DB8::1]", True), ("https://[2001:db8::1]:8443", False), ("https://2001:db8::1", False),
+        ("https://192.0.2.7", False), ("null", False), ("", False), ("https://", False),
+    ],
+)  # fmt: skip
+def test_names_in_other_scripts_ports_and_addresses(origin: str, allowed: bool) -> None:
+    """Compared as browsers write them; letters that look alike are other letters."""
+    assert allowed == origin_allowed(origin, "other.example", ["https://xn--caf-dma.example", "https://[2001:db8::1]"])
+
+
+@pytest.mark.parametrize("entries", [None, (), ("*",), ("shop.example", "a.b:80", "[::1]:1", "192.0.2.7", "SHOP.a.")])
+def test_a_list_of_hosts_that_can_match_is_taken(entries: tuple[str, ...] | None) -> None:
+    """As it was given."""
+    assert entries is checked_hosts(entries)
+
+
+@pytest.mark.parametrize("entry", ["https://a.example", "a.example/", "caf\u00e9.example", "::1", "*.a.example", ""])
+def test_a_host_that_matches_nothing_is_refused(entry: str) -> None:
+    """Else it would be found out by the users that it locks out."""
+    with pytest.raises(ConfigurationError, match="allowed_hosts"):
+        checked_hosts(("shop.example", entry))
+
+
+@pytest.mark.parametrize("entries", [None, (), ("*", "null"), ("https://a.example", "app://x", "http://[::1]:80")])
+def test_a_list_of_origins_that_can_match_is_taken(entries: tuple[str, ...] | None) -> None:
+    """As it was given."""
+    assert entries is checked_origins(entries)
+
+
+@pytest.mark.parametrize(
+    "entry", ["a.example", "https://a.example/", "https://*.a.example", "https://caf\u00e9.example", "file://", ""]
+)
+def test_an_origin_that_matches_nothing_is_refused(entry: str) -> None:
+    """A scheme is missing, or there is a path; browsers send neither."""
+    with pytest.raises(ConfigurationError, match="allowed_origins"):
+        checked_origins(("https://a.example", entry))

@@ -9,13 +9,45 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from webmesh.exceptions import ConfigurationError
 from webmesh.protocol.networks import parse_ip
 
 HOST = r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 """Pattern of a Host header that is accepted: a name, an IPv4 or a bracketed IPv6 address, and perhaps a port."""
 
 _ORIGIN = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://({HOST})")
+_HOST = re.compile(HOST)
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def checked_hosts(entries: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """*entries* for `host_allowed`, once each of them can be equal to a Host header.
+
+    Raises:
+        ConfigurationError: One cannot, as an address of a page or a name in another script than browsers send it in.
+    """
+    for entry in entries or ():
+        if entry != "*" and not _HOST.fullmatch(entry):
+            raise ConfigurationError(
+                "allowed_hosts must list names as 'shop.example', 'shop.example:8443' or '[2001:db8::1]',"
+                f" not {entry!r}"
+            )
+    return entries
+
+
+def checked_origins(entries: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """*entries* for `origin_allowed`, once each of them can be equal to an Origin header.
+
+    Raises:
+        ConfigurationError: One cannot, as a name without its scheme, or with a path behind it.
+    """
+    for entry in entries or ():
+        if entry not in ("*", "null") and _parse_origin(entry) is None:
+            raise ConfigurationError(
+                f"allowed_origins must list scheme and host as browsers write them, 'https://shop.example' or"
+                f" 'http://localhost:8000', not {entry!r}"
+            )
+    return entries
 
 
 def host_allowed(host: str, allowed: Collection[str] | None) -> bool:
@@ -46,7 +78,9 @@ def is_loopback_host(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def origin_allowed(origin: str | None, host: str, allowed: Collection[str] | None) -> bool:
+def origin_allowed(
+    origin: str | None, host: str, allowed: Collection[str] | None, *, secure: bool = False
+) -> bool:
     """Whether a page of *origin* may open a WebSocket here; browsers alone leave that to the server.
 
     A missing Origin is allowed, as it is no browser's; so is the origin that the Host header names.
@@ -54,6 +88,8 @@ def origin_allowed(origin: str | None, host: str, allowed: Collection[str] | Non
     Args:
         allowed: Origins as browsers write them, `https://app.example.com:8443`: scheme, host and port must all be
             equal. `"null"` allows that word, `"*"` everything; `None` adds nothing.
+        secure: The server speaks TLS itself: a page that came without it, and so from anybody on the way, is not its
+            own though it has the same host.
     """
     if origin is None:
         return True
@@ -67,7 +103,8 @@ def origin_allowed(origin: str | None, host: str, allowed: Collection[str] | Non
         return False
     scheme, name, port = parsed
     host_name, host_port = _split_port(host.lower())
-    if scheme in _DEFAULT_PORTS and name == host_name and port == (host_port or _DEFAULT_PORTS[scheme]):
+    own = ("https",) if secure else _DEFAULT_PORTS
+    if scheme in own and name == host_name and port == (host_port or _DEFAULT_PORTS[scheme]):
         return True
     return any(parsed == _parse_origin(entry) for entry in listed)
 
