@@ -14,8 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import gevent.socket
 
-from webmesh import ReplyLost, Timeouts, WebMeshClient, WebMeshError, WebMeshServer
+from webmesh import (
+    Limits, ReplyLost, Timeouts, WebMeshClient, WebMeshError, WebMeshServer, WebSocketConnection,
+)  # fmt: skip
+from webmesh.protocol.frames import Frames
 from webmesh.testing import RecordingObserver
 
 QUICK = Timeouts(ping_interval=0.4, stalled=0.3, liveness=2.5, write=20.0, close=0.5)
@@ -115,9 +119,35 @@ def narrow() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def deaf() -> dict[str, Any]:
+    """The link is cut while a plain route's handler does not read what its peer has sent."""
+    server = WebMeshServer(timeouts=QUICK)
+    told: list[Any] = []
+
+    @server.websocket("/deaf", blocking=False)
+    def handle(connection: WebSocketConnection) -> None:
+        why = connection.wait_closed(15)
+        told.append([why.code, why.reason, len(list(connection))])
+
+    server.listen(port=0)
+    server.await_started()
+    peer = gevent.socket.create_connection(("127.0.0.1", server.port))
+    peer.sendall(
+        b"GET /deaf HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    peer.recv(4096)
+    frames = Frames(client=True, limits=Limits())
+    peer.sendall(b"".join(frames.encode("x") for _ in range(200)))
+    gevent.sleep(0.3)
+    cut()
+    until(lambda: told, 15)
+    return {"told": told}
+
+
 if __name__ == "__main__":
     subprocess.run(["ip", "link", "set", "lo", "mtu", "1500", "up"], check=True)
     try:
-        print(json.dumps({"partition": partition, "narrow": narrow}[sys.argv[1]](), default=repr))
+        print(json.dumps({"partition": partition, "narrow": narrow, "deaf": deaf}[sys.argv[1]](), default=repr))
     except WebMeshError as error:
         print(json.dumps({"error": repr(error)}))

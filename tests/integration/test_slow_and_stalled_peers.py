@@ -173,6 +173,15 @@ def test_a_cut_link_is_found_by_both_sides():
     }  # fmt: skip
 
 
+@pytest.mark.row(68)
+def test_a_dead_machine_is_noticed_by_who_does_not_read():
+    """The system gives up on our pings there; what had come before is not lost with the link."""
+    [[code, reason, messages]] = alone("deaf")["told"]
+
+    assert (1006, 200) == (code, messages)
+    assert reason.startswith("the peer's machine does not answer: ")
+
+
 @pytest.mark.row(79)
 def test_a_narrow_link_is_kept_alive():
     """Pings do not wait behind the messages, and bytes that arrive are life."""

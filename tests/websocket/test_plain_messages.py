@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -9,6 +10,8 @@ import pytest
 
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError
 from webmesh.options import Limits
+from webmesh.testing import FakeClock
+from webmesh.websocket import plain_messages
 from webmesh.websocket.hub import HubThread
 from webmesh.websocket.plain_messages import PlainMessages
 from webmesh.websocket.stream import OPEN
@@ -22,6 +25,14 @@ class Script:
         self.batches = list(batches)
         self.controlled: list[Any] = []
         self.sent: list[Any] = []
+        self.asked = 0
+        self.gone = False
+
+    def ask(self) -> None:
+        self.asked += 1
+
+    def peer_has_ended(self) -> bool:
+        return self.gone
 
     def read(self) -> list[Any] | None:
         return self.batches.pop(0) if self.batches else None
@@ -118,3 +129,55 @@ def test_anything_else_cannot_be_sent(message: Any):
     """Serializing is the program's business here."""
     with Setting() as setting, pytest.raises(LocalProtocolError, match="str or bytes"):
         setting.messages.send(message)
+
+
+@pytest.mark.row(66, 68)
+def test_a_peer_that_ends_while_reading_pauses_is_noticed():
+    """Then what it had sent is read to its end, beyond the bound, and so is the end; until then it is pinged."""
+    with Setting(["a", "b", "c"], ["d"], bound=2) as setting:
+        messages, run = setting.messages, setting.home.run
+        run(messages.tick, 0.0, 20.0)
+        assert 0 == setting.stream.asked  # nobody has paused
+        reader = run(gevent.spawn, messages.read)
+        run(gevent.sleep, 0.01)
+        for now in (1000.0, 1001.0, 1019.0, 1020.0):
+            run(messages.tick, now, 20.0)
+        assert 2 == setting.stream.asked
+        assert not reader.ready()
+
+        setting.stream.gone = True
+        run(messages.tick, 1021.0, 20.0)
+        run(gevent.joinall, [reader], 5)
+        assert reader.ready()
+        assert ["a", "b", "c", "d"] == [messages.receive(1) for _ in range(4)]
+        run(messages.tick, 1050.0, 20.0)
+        assert 2 == setting.stream.asked
+
+
+@pytest.mark.row(82)
+def test_a_handler_that_is_quick_with_each_of_many_messages_gives_way(monkeypatch: pytest.MonkeyPatch):
+    """After ten milliseconds of them others are served, in the middle of what one read brought."""
+    clock = FakeClock()
+    monkeypatch.setattr(plain_messages, "time", SimpleNamespace(monotonic=clock))
+    with Setting([str(number) for number in range(40)]) as setting:
+        taken: list[str] = []
+        seen: list[int] = []
+
+        def handle() -> None:
+            setting.messages.own()
+            for _ in range(40):
+                taken.append(setting.messages.receive(None))
+                clock.advance(0.002)
+
+        def watch() -> None:
+            while len(taken) < 40:
+                seen.append(len(taken))
+                gevent.sleep(0)
+
+        def both() -> None:
+            gevent.joinall([gevent.spawn(handle), gevent.spawn(watch)], 10, raise_error=True)
+
+        setting.home.run(both)
+
+    assert [str(number) for number in range(40)] == taken
+    assert 5 <= len({count for count in seen if 0 < count < 40})
