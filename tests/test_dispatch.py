@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -663,6 +664,34 @@ def test_more_than_may_wait_is_refused_at_once():
         set_in_hub(release)
         assert 0 == futures[0].result()
         assert 1 == futures[1].result()
+
+
+@pytest.mark.row(51, 85)
+def test_large_requests_wait_for_each_other():
+    """So many bytes of one peer's are in handlers' hands at once; small ones go on, and each is served in the end."""
+    release = Event()
+    begun: list[int] = []
+
+    def handler(payload: Any, path: str, client: Any) -> int:
+        begun.append(len(payload))
+        release.wait(10)
+        return len(payload)
+
+    router = Router()
+    router.add("/", handler, blocking=False)
+    noise = os.urandom(150_000)
+    limits = Limits(in_flight_size=350_000, waiting_size=310_000)
+    with connection_pair(server=router, limits=limits) as (client, _):
+        futures = [client.spawn("/", noise, timeout=20) for _ in range(4)]
+        small = client.spawn("/", b"small", timeout=20)
+        late = client.spawn("/", noise, timeout=20)
+        with pytest.raises(Overloaded):
+            late.result()
+        assert wait_for(lambda: 3 == len(begun))
+        assert [5, 150_000, 150_000] == sorted(begun)
+        set_in_hub(release)
+
+        assert [150_000] * 4 + [5] == [future.result() for future in (*futures, small)]
 
 
 @pytest.mark.row(70)

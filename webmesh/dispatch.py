@@ -49,7 +49,7 @@ _CLOSING = Unavailable("this node is closing", retry_after=1.0)
 
 
 class Dispatcher:
-    """Answers the requests of all connections of one server or client; see `conversation.Answerer`.
+    """Answers the requests of all connections of one server or client; see `roles.Answerer`.
 
     Args:
         router: The routes; frozen with the first connection.

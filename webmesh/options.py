@@ -68,6 +68,10 @@ class Limits:
     waiting_size: int = 8 * 1024 * 1024
     """Bytes of requests of one connection that wait for room to be handled."""
 
+    in_flight_size: int = 64 * 1024 * 1024
+    """Bytes of requests of 64 KiB and more that handlers of one connection have in hand at once; small ones are bounded
+    by `in_flight` alone. Further large ones wait as those do that find no handler free. One alone always has room."""
+
     open_requests: int = 1024
     """Requests of ours, streams included, that may await their answer on one connection; the next
     one raises `Overloaded` at once."""

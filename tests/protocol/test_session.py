@@ -15,7 +15,7 @@ from webmesh.protocol.envelope import Notification, Request, TopicMessage
 from webmesh.protocol.events import (
     Answered, CancelArrived, CreditArrived, Dropped, Failed, ItemArrived, ItemsEnded, Refused,
 )  # fmt: skip
-from webmesh.protocol.session import ACCEPTING_SIDE_IDS, Answering, Session
+from webmesh.protocol.session import ACCEPTING_SIDE_IDS, LARGE, Answering, Session
 from webmesh.testing import memory_pair
 
 LIMITS = Limits(open_requests=4, invalid_messages=3, stream_credit=4)
@@ -300,9 +300,9 @@ def test_requests_without_room_wait_in_order():
     assert session.hold(first, 10, 50.0)
     assert session.hold(second, 10, 50.0)
 
-    assert first is session.next_held(50.25)
+    assert (first, 10) == session.next_held(50.25)
     assert 750 == first.timeout_ms
-    assert second is session.next_held(60.0)
+    assert (second, 10) == session.next_held(60.0)
     assert second.timeout_ms is None
     assert session.next_held(60.0) is None
 
@@ -313,7 +313,7 @@ def test_time_that_ran_out_while_waiting_is_none():
     late = request(session, 1, timeout_ms=1000)
     session.hold(late, 10, 50.0)
 
-    assert late is session.next_held(70.0)
+    assert (late, 10) == session.next_held(70.0)
     assert 0 == late.timeout_ms
 
 
@@ -338,6 +338,27 @@ def test_room_is_counted_back_as_they_leave():
         session.receive({"id": 2, "cancel": True})
 
     assert session.hold(request(session, 3), LIMITS.waiting_size, 0.0)
+
+
+@pytest.mark.row(51)
+def test_large_requests_in_hand_are_bounded_by_their_bytes():
+    """Small ones are not counted; one that is larger than all together may be finds room when it is alone."""
+    session = Session(Limits(in_flight_size=2 * LARGE + 10), dialled=False)
+    assert session.occupy(LARGE) and session.occupy(LARGE + 10)
+    assert session.occupy(LARGE - 1) and session.occupy(1)
+    assert not session.occupy(LARGE)
+    first = request(session, 1)
+    assert session.hold(first, LARGE, 0.0)
+    assert session.next_held(0.0) is None
+
+    session.release(1)
+    assert session.next_held(0.0) is None
+    session.release(LARGE)
+    assert (first, LARGE) == session.next_held(0.0)
+    assert not session.occupy(LARGE)
+    session.release(LARGE + 10)
+    session.release(LARGE)
+    assert session.occupy(100 * LARGE)
 
 
 @pytest.mark.row(73)

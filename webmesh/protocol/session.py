@@ -36,6 +36,10 @@ could not be told apart (docs/PROTOCOL.md section 2). Foreign clients count from
 """
 
 
+LARGE = 64 * 1024
+"""Bytes of a request from which its own size counts, and not only that it is one: 256 handlers with the largest
+messages would hold 256 MiB of one peer's."""
+
 _Held: TypeAlias = tuple[Request | Notification, int, float]
 
 
@@ -112,7 +116,9 @@ class Session:
         received: Counts what the peer keeps for us; `None` where no session was agreed.
     """
 
-    __slots__ = ("_answering", "_asked", "_held", "_held_size", "_invalid", "_limits", "_next_id", "received")
+    __slots__ = (
+        "_answering", "_asked", "_held", "_held_size", "_in_hand", "_invalid", "_limits", "_next_id", "received",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits, *, dialled: bool) -> None:
         self._limits = limits
@@ -122,6 +128,7 @@ class Session:
         self._answering: dict[RequestId, Answering] = {}
         self._held: dict[object, _Held] | None = None  # made when needed: most connections never need it
         self._held_size = 0
+        self._in_hand = 0
         self.received: Received | None = None
 
     @property
@@ -244,15 +251,39 @@ class Session:
         self._held_size += size
         return True
 
-    def next_held(self, now: float) -> Request | Notification | None:
-        """The request that has waited longest, with what is left of its time; `None` when none waits."""
+    def occupy(self, size: int) -> bool:
+        """Count a request that begins to be handled, if it is a large one; `release` ends that.
+
+        Returns:
+            False when large ones have too many bytes in hand already: it has to wait. Alone it always finds room.
+        """
+        if size < LARGE:
+            return True
+        if self._in_hand and self._in_hand + size > self._limits.in_flight_size:
+            return False
+        self._in_hand += size
+        return True
+
+    def release(self, size: int) -> None:
+        """A request that `occupy` or `next_held` gave room was handled."""
+        if size >= LARGE:
+            self._in_hand -= size
+
+    def next_held(self, now: float) -> tuple[Request | Notification, int] | None:
+        """The request that has waited longest, with what is left of its time, and its size.
+
+        It is counted as in hand, until `release`. `None` when none waits, or it is too large for what is in hand.
+        """
         if not self._held:
             return None
-        request, size, since = self._held.pop(next(iter(self._held)))
+        key, (request, size, since) = next(iter(self._held.items()))
+        if not self.occupy(size):
+            return None
+        del self._held[key]
         self._held_size -= size
         if isinstance(request, Request) and request.timeout_ms is not None:
             request.timeout_ms = max(0.0, request.timeout_ms - (now - since) * 1000)
-        return request
+        return request, size
 
     # ---------------------------------------------------------------- messages
 

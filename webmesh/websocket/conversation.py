@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import getcurrent
 from gevent.hub import get_hub
 
 from webmesh.exceptions import (
-    ConnectionClosed, DecodeError, InvalidArgument, MessageTooBig, Overloaded, RemoteError, RouteNotFound,
+    ConnectionClosed, DecodeError, InvalidArgument, MessageTooBig, Overloaded, RouteNotFound,
 )  # fmt: skip
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
@@ -24,71 +24,15 @@ from webmesh.protocol.envelope import Notification, Request, TopicMessage
 from webmesh.protocol.events import (
     Answered, CancelArrived, CreditArrived, Dropped, Failed, ItemArrived, ItemsEnded, PositionLost, Refused,
 )  # fmt: skip
-from webmesh.protocol.session import Answering, OpenRequest, RequestId, Session
+from webmesh.protocol.session import LARGE, Answering, OpenRequest, RequestId, Session
+from webmesh.websocket.roles import Answerer, Keeper, Waiter
+from webmesh.websocket.turns import HOLD
 
 if TYPE_CHECKING:
     from webmesh.message_serializers import AbstractMessageSerializer
     from webmesh.websocket.outgoing import Policy
     from webmesh.websocket.stream import MessageStream
     from webmesh.websocket.turns import Turns
-
-
-class Waiter(Protocol):
-    """Who waits for the answer to a request of ours."""
-
-    def succeed(self, value: Any) -> None:
-        """The reply."""
-
-    def fail(self, error: BaseException) -> None:
-        """The error that came instead of it."""
-
-
-class ItemWaiter(Waiter, Protocol):
-    """Who waits for a stream's items too."""
-
-    def put(self, item: Any) -> None:
-        """The next item."""
-
-    def credited(self) -> None:
-        """The peer takes more items of ours."""
-
-
-class Answerer(Protocol):
-    """Answers requests of the peer. *owner* is what it gave to `Conversation.begin`."""
-
-    def serve(self, request: Request | Notification, conversation: Conversation, greenlet: Any = None) -> None:
-        """Answer; may switch, after which other messages are read.
-
-        Args:
-            greenlet: The running one, where it is not the one that reads: then nobody will call `switched`.
-        """
-
-    def switched(self, conversation: Conversation, greenlet: Any) -> None:
-        """In the hub: what `serve` runs in *greenlet* has switched for the first time."""
-
-    def cancel(self, owner: Any) -> None:
-        """The peer no longer wants the answer, or has gone."""
-
-    def item(self, owner: Any, item: Any) -> None:
-        """The asking side has sent an item."""
-
-    def end_items(self, owner: Any, error: RemoteError | None) -> None:
-        """The asking side's items are over, or broken."""
-
-    def credited(self, owner: Any) -> None:
-        """The asking side takes more items."""
-
-
-class Keeper(Protocol):
-    """A session: keeps what a lost connection leaves open, for the next one."""
-
-    def keep(
-        self, conversation: Conversation, why: ConnectionClosed, asked: list[OpenRequest], answering: list[Answering]
-    ) -> tuple[list[OpenRequest], list[Answering]]:
-        """The connection has ended; returns what ends with it."""
-
-    def enter(self, answering: Answering) -> bool:
-        """The peer asks for a stream; whether it is kept when the connection is lost."""
 
 
 class Conversation:
@@ -155,10 +99,10 @@ class Conversation:
             if kind is Request and event.credit is not None:
                 if self._serve_apart(event):
                     return
-            if self.turns is None or self.turns.in_flight < self._places:
+            if len(item) < LARGE and (self.turns is None or self.turns.in_flight < self._places):
                 self._serve(event, self)
             else:
-                self._hold(event, len(item))
+                self._find_room(event, len(item))
         else:
             _ACTS[kind](self, event)
 
@@ -225,7 +169,15 @@ class Conversation:
         """Close once what the running handler answers is on its way."""
         self.hub.loop.run_callback(self.stream.close, code, reason)
 
-    def _hold(self, request: Request | Notification, size: int) -> None:
+    def _find_room(self, request: Request | Notification, size: int) -> None:
+        """Handle a large request, or keep one that finds no room yet, or refuse it."""
+        has_place = self.turns is None or self.turns.in_flight < self._places
+        if has_place and self.session.occupy(size):
+            try:
+                self._serve(request, self)
+            finally:
+                self.session.release(size)
+            return
         if self.session.hold(request, size, time.monotonic()):
             return
         self._observer.refused("request", Overloaded.code)
@@ -235,9 +187,19 @@ class Conversation:
 
     def serve_waiting(self) -> None:
         """Handle what waits for room, one after another, in the greenlet whose handler has just made some."""
-        while (request := self.session.next_held(time.monotonic())) is not None:
-            self._serve(request, self, getcurrent())
+        now = time.monotonic()
+        until = now + HOLD
+        while (held := self.session.next_held(now)) is not None:
+            request, size = held
+            try:
+                self._serve(request, self, getcurrent())
+            finally:
+                self.session.release(size)
             self.stream.end_turn()
+            now = time.monotonic()
+            if now > until:
+                gevent.sleep(0)  # others want the hub, too
+                until = now + HOLD
 
     def switched(self, greenlet: Any) -> None:
         """In the hub: handling the current message in *greenlet* has switched."""

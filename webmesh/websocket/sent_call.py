@@ -11,8 +11,9 @@ import gevent
 from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH, ItemStream
 
 if TYPE_CHECKING:
-    from webmesh.websocket.conversation import Conversation, Waiter
+    from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.hub import HubThread
+    from webmesh.websocket.roles import Waiter
 
 
 class SentCall:

@@ -20,13 +20,14 @@ from webmesh.protocol import envelope
 from webmesh.protocol.session import ACCEPTING_SIDE_IDS
 from webmesh.websocket.asking import headers_for, keyed, seconds_for
 from webmesh.websocket.connection_stats import ConnectionStats, connection_stats
-from webmesh.websocket.conversation import Answerer, Conversation
+from webmesh.websocket.conversation import Conversation
 from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.outgoing import Policy, checked_policy
 from webmesh.websocket.plain_connection import PlainConnection
 from webmesh.websocket.plain_messages import PlainMessages
+from webmesh.websocket.roles import Answerer
 from webmesh.websocket.sent_call import SentCall, send_in_background
 from webmesh.websocket.stream import OPEN, MessageStream
 from webmesh.websocket.turns import Turns
