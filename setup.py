@@ -23,6 +23,12 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
+    "jwt": [
+        "PyJWT[crypto]>=2.12.0",  # closes CVE-2026-32597: tokens with unknown critical headers were taken
+    ],
+    "tickets": [
+        "itsdangerous>=2.2.0",  # the oldest that the whole suite was tried with; signs with several keys
+    ],
     "metrics": [
         "prometheus_client>=0.21",  # the first whose choose_encoder takes escaping from the Accept header
     ],

@@ -52,6 +52,8 @@ LAYERS = {
     "webmesh.auth": 3,
     "webmesh.authorisation": 3,
     "webmesh.login": 3,
+    "webmesh.tickets": 3,
+    "webmesh.tokens": 3,
     "webmesh.route_options": 3,
     "webmesh.execution": 3,
     "webmesh.fault_injection": 3,
@@ -99,7 +101,7 @@ LAYERS = {
 """Module, or package with all that is in it → layer. Imports go to the same layer or below."""
 
 PARSERS = {"wsproto", "h11", "msgpack", "ujson"}
-SERVICES = {"gevent", "prometheus_client"}
+SERVICES = {"gevent", "prometheus_client", "jwt", "itsdangerous"}
 THIRD_PARTY = {0: set(), 1: PARSERS, 2: PARSERS | {"gevent"}, 3: SERVICES, 4: {"gevent"}, 6: {"gevent", "pytest"}}
 """Layer → packages from outside the standard library that it may import."""
 
