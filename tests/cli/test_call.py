@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.running import running
 from webmesh.cli.call import STATUSES, Printer, main
 from webmesh.exceptions import (
     ConfigurationError,
@@ -22,6 +23,7 @@ from webmesh.exceptions import (
     ReplyLost,
     RequestTimeout,
 )
+from webmesh.webmesh_server import WebMeshServer
 
 URL = "ws://127.0.0.1:1"
 
@@ -45,6 +47,56 @@ def notes() -> Output:
 @pytest.fixture
 def printer(out, notes) -> Printer:
     return Printer(out, notes)
+
+
+class TestTokens:
+    """The token of `--token-env` and `--token-file`."""
+
+    @pytest.fixture
+    def server(self):
+        """Knows one token."""
+        server = WebMeshServer(authenticate=lambda credentials: {"t-ann": "ann"}.get(credentials.token or ""))
+        server.on("/who")(lambda payload, path, client: client.identity.subject)
+        with running(server):
+            yield server
+
+    def test_the_token_comes_from_a_variable_or_a_file(self, server, monkeypatch, tmp_path, capsys):
+        """Blank space around it, as an editor leaves it, does not count."""
+        monkeypatch.setenv("SHOP_TOKEN", "t-ann")
+        (tmp_path / "token").write_text("  t-ann\n")
+
+        assert 0 == main([server.url, "/who", "--token-env", "SHOP_TOKEN"])
+        assert 0 == main([server.url, "/who", "--token-file", str(tmp_path / "token")])
+
+        assert '"ann"\n"ann"\n' == capsys.readouterr().out
+
+    @pytest.mark.row(58)
+    def test_a_token_that_is_refused_is_not_shown(self, server, monkeypatch, capsys):
+        """The status is that of no connection."""
+        monkeypatch.setenv("SHOP_TOKEN", "hush")
+
+        assert 3 == main([server.url, "/who", "--token-env", "SHOP_TOKEN"])
+
+        assert "401" in (said := capsys.readouterr().err)
+        assert "hush" not in said
+
+    @pytest.mark.row(58)
+    @pytest.mark.parametrize("text", ["", "\n", "hush hush", "hush\r\nX: y", "h\u00fcsh", "hush\x00"])
+    def test_what_is_no_token_is_a_wrong_use(self, tmp_path, capsys, text):
+        """And is not quoted: a part of it may be one."""
+        (tmp_path / "token").write_text(text, encoding="utf-8", newline="")
+
+        assert 2 == main([URL, "/who", "--token-file", str(tmp_path / "token")])
+        assert 2 == main([URL, "/who", "--token-file", str(tmp_path / "none")])
+        assert 2 == main([URL, "/who", "--token-env", "NO_SUCH_VARIABLE"])
+
+        assert "h\u00fc" not in (said := capsys.readouterr().err) and "hush" not in said
+
+    def test_a_token_has_one_source(self, capsys):
+        """Nor can it stand on the command line itself, where everybody sees it."""
+        for wrong in (["--token-env", "A", "--token-file", "b"], ["--token", "t"]):
+            with pytest.raises(SystemExit):
+                main([URL, "/who", *wrong])
 
 
 class TestPrinter:

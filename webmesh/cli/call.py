@@ -87,6 +87,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--header", action="append", type=_header, default=[], metavar="K=V", dest="headers", help="of the request"
     )
+    tokens = parser.add_mutually_exclusive_group()  # never itself: everybody on the machine sees command lines
+    tokens.add_argument("--token-env", metavar="NAME", help="log in with the token in this environment variable")
+    tokens.add_argument("--token-file", metavar="PATH", type=Path, help="log in with the token in this file")
     parser.add_argument("--serializer", default="msgpack", metavar="msgpack|json|module:Class", help="default: msgpack")
     parser.add_argument("--insecure", action="store_true", help="accept any certificate of the server: for tests only")
     return parser
@@ -102,12 +105,35 @@ def _call(options: argparse.Namespace, payload: object) -> int:
         options.url,
         serializer_type=load_serializer(options.serializer, Path.cwd()),
         tls=client_context(insecure_skip_verify=True) if options.insecure else None,
+        headers=_login(options),
         reconnect=False,
     )
     with client:
         client.connect(deadline.remaining())
         _print_answer(client, options, payload, deadline)
     return ANSWERED
+
+
+def _login(options: argparse.Namespace) -> dict[str, str]:
+    """The header of the upgrade that logs in; none where no token was asked for.
+
+    Raises:
+        ConfigurationError: There is no token where it should be, or it is none. It is not quoted.
+    """
+    if options.token_env is not None:
+        where, token = f"the variable {options.token_env}", os.environ.get(options.token_env, "")
+    elif options.token_file is not None:
+        where = str(options.token_file)
+        try:
+            token = options.token_file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"cannot read the token: {getattr(error, 'strerror', None) or error}") from None
+    else:
+        return {}
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigurationError(f"there is no token in {where}: one is a line of ASCII without spaces")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _print_answer(client: WebMeshClient, options: argparse.Namespace, payload: object, deadline: Deadline) -> None:
