@@ -70,7 +70,8 @@ def test_the_table_is_bounded() -> None:
         ("[2001:db8:1:2:3:4:5:6]:80", "2001:db8:1:2::"),
         ("unix:/run/shop.sock", None),
         ("pair", "pair"),
-        ("host.example:80", "host.example"),
+        ("192.0.2.1", "192.0.2.1"),  # a proxy may tell no port
+        ("[2001:db8:1:2:7::1]", "2001:db8:1:2::"),
     ],
 )
 def test_what_counts_as_one_peer(address: str, network: str | None) -> None:

@@ -6,7 +6,9 @@ Decides how long. Knows no connection; time is handed in. Row 54 of docs/THREATS
 from __future__ import annotations
 
 from collections import OrderedDict
-from ipaddress import IPv6Address, ip_address
+
+from webmesh.protocol.forwarded import parse_node
+from webmesh.protocol.networks import subscriber
 
 LONGEST_WAIT = 60.0
 """Seconds that one failure can cost: enough against guessing, and a user who mistyped comes back."""
@@ -64,9 +66,5 @@ def network_of(address: str) -> str | None:
     all the same to us."""
     if address.startswith("unix:"):
         return None
-    host = address.rpartition(":")[0].strip("[]") or address
-    try:
-        ip = ip_address(host)
-    except ValueError:
-        return host
-    return str(IPv6Address(int(ip) >> 64 << 64)) if ip.version == 6 else str(ip)
+    peer = parse_node(address)
+    return address if peer is None else str(subscriber(peer.address))
