@@ -30,7 +30,7 @@ EXTRAS_REQUIRE = {
         "itsdangerous>=2.2.0",  # the oldest that the whole suite was tried with; signs with several keys
     ],
     "metrics": [
-        "prometheus_client>=0.21",  # the first whose choose_encoder takes escaping from the Accept header
+        "prometheus_client>=0.21",  # the oldest that the tests of the pages were tried with
     ],
     "examples": [
         "airportsdata>=20260905",  # the airports that examples/airports serves; numbers on the pages are of this date

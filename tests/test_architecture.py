@@ -72,6 +72,7 @@ LAYERS = {
     "webmesh.system_routes": 3,
     "webmesh.endpoints": 3,
     "webmesh.observability.metrics": 3,
+    "webmesh.status_page": 3,
     "webmesh.observability.exposition": 3,
     # 4 endpoints: composition
     "webmesh.oversight": 4,

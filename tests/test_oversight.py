@@ -76,6 +76,15 @@ def test_a_server_shows_what_it_has_counted() -> None:
         assert {"ok": 1} == client.call("$stats", timeout=PATIENCE)["routes"]["/ok/<int:id>"]["codes"]
 
 
+def test_a_browser_gets_a_page_for_people() -> None:
+    """By what it accepts; programs get JSON."""
+    with running(counting()) as server:
+        status, content_type, body = get(server, "/status", "accept: text/html,application/xhtml+xml,*/*;q=0.8\r\n")
+        assert (200, "text/html; charset=utf-8") == (status, content_type)
+        assert b"<h1>WebMesh status</h1>" in body
+        assert "application/json" == get(server, "/status", "accept: */*\r\n")[1]
+
+
 def test_without_metrics_there_are_no_pages() -> None:
     """Nor is anything counted."""
     with connected(WebMeshServer()) as client, running(server := WebMeshServer()):

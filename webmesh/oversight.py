@@ -15,6 +15,7 @@ from webmesh.observability.metrics import Metrics
 from webmesh.observer import NO_OBSERVER, Observer, guarded, paired
 from webmesh.protocol.networks import Networks, parse_ip
 from webmesh.routing import Router
+from webmesh.status_page import POLICY, status_page
 from webmesh.watchdog import Watch
 from webmesh.websocket.doors import bare
 from webmesh.websocket.http import HttpAnswer, Page, text_answer
@@ -129,8 +130,12 @@ class Oversight:
 
     def _status_page(self, request: HttpRequest) -> HttpAnswer:
         assert self.metrics is not None
-        body = json.dumps(self.metrics.snapshot()).encode()
-        return HttpAnswer(200, (("content-type", "application/json"), *_UNKEPT), body)
+        snapshot = self.metrics.snapshot()
+        if "text/html" not in request.headers.get("accept", ""):
+            body = json.dumps(snapshot).encode()
+            return HttpAnswer(200, (("content-type", "application/json"), *_UNKEPT), body)
+        headers = (("content-type", "text/html; charset=utf-8"), ("content-security-policy", POLICY), *_UNKEPT)
+        return HttpAnswer(200, headers, status_page("WebMesh status", snapshot))
 
 
 _UNKEPT = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
