@@ -102,7 +102,8 @@ class Conversation:
             if len(item) < LARGE and (self.turns is None or self.turns.in_flight < self._places):
                 self._serve(event, self)
             else:
-                self._find_room(event, len(item))
+                size, item = len(item), None  # a large one would be held twice: as bytes and decoded
+                self._find_room(event, size)
         else:
             _ACTS[kind](self, event)
 
