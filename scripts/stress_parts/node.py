@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent
 
-from webmesh import Limits, Timeouts, WebMeshServer
+from webmesh import ConnectionClosed, Limits, Timeouts, WebMeshServer
 
 options = json.loads(os.environ.get("WEBMESH_STRESS", "{}"))
 server = WebMeshServer(
@@ -41,6 +41,14 @@ def after(payload: Any, path: str, client: Any) -> Any:
     return payload["token"]
 
 
+@server.on("/recorded")
+def recorded(payload: Any, path: str, client: Any) -> Any:
+    """Write the payload's `token` into the ledger, and return it after so many `seconds`."""
+    os.write(ledger, f"{payload['token']}\n".encode())
+    gevent.sleep(payload["seconds"])
+    return payload["token"]
+
+
 @server.on("/work")
 def work(payload: Any, path: str, client: Any) -> Any:
     """Write the key into the ledger, in one system call that a killed process has made or not; then its echo."""
@@ -51,24 +59,30 @@ def work(payload: Any, path: str, client: Any) -> Any:
 
 @server.on("/publish")
 def publish(payload: Any, path: str, client: Any) -> dict[str, int]:
-    """Notify every other connection `count` times with `size` bytes, each in a greenlet of its own."""
-    body = b"m" * payload["size"]
+    """Notify all others of `size` bytes, `rounds` times; then those that are stuck `stuck` times more."""
+    body = os.urandom(payload["size"])  # so that nothing makes it small
     peers = [one for one in server.connections if one is not client and one.is_mesh]
-    jobs = [gevent.spawn(_publish_to, peer, body, payload["count"]) for peer in peers]
-    gevent.joinall(jobs)
+    for _ in range(payload["rounds"]):
+        _notify(peers, body)
+    for _ in range(payload["stuck"]):
+        peers = [one for one in peers if one.open and one.request.query == "stuck"]
+        if not peers:
+            break
+        _notify(peers, body)
+        gevent.sleep(0.005)
     return published
 
 
-def _publish_to(peer: Any, body: bytes, count: int) -> None:
-    for number in range(count):
+def _notify(peers: list[Any], body: bytes) -> None:
+    for number, peer in enumerate(peers):
         try:
             peer.notify("/news", body)
-        except Exception:  # it was too slow, and is told so by the close code
+        except ConnectionClosed:  # it was too slow, and is told so by the close code
             published["refused"] += 1
-            return
+            continue
         published["messages"] += 1
         published["bytes"] += len(body)
-        if number % 4 == 3:
+        if number % 16 == 15:
             gevent.sleep(0)
 
 

@@ -145,7 +145,7 @@ class Node:
             answer = msgpack.unpackb(inflated(body))
             if answer.get("id") == 1:
                 if "error" in answer:
-                    raise LoadFailed(f"{path}: {answer['error']}")
+                    raise LoadFailed(f"{path}: {answer['error']}; the node said: {self._said()[-1500:]}")
                 return answer["data"]
 
     def hang_up(self) -> None:

@@ -71,6 +71,21 @@ def test_nothing_stays_behind_of_connections_that_come_and_go() -> None:
     assert 2 == quick("cycles").count("| none more | pass |")
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.row(66)
+def test_who_does_not_read_is_told_and_nobody_else_misses_anything() -> None:
+    """Ten of many peers stop reading while all are notified: they get 4008, the others every byte."""
+    assert "| 4008, all 10 | pass |" in quick("slow")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.row(57, 69, 70, 74)
+def test_kills_lose_no_acknowledged_call_and_run_none_twice() -> None:
+    """Callers, the server and the link are cut off under load; the ledger and the journals agree."""
+    table = quick("kills")
+    assert "| 0 acknowledged calls lost | 0 | pass |" in table and "run twice | 0 | pass |" in table
+
+
 def test_an_unknown_scenario_is_refused_with_the_known_ones() -> None:
     """A misspelt name must not end in an empty table."""
     with pytest.raises(SystemExit, match=", ".join(SCENARIOS)):
