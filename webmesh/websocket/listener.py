@@ -185,6 +185,9 @@ class _Server(StreamServer):
     to accept one client, tell it to come back, and taken again.
     """
 
+    max_accept = 16
+    """Connections that are accepted before the hub serves others: gevent's 100 handshakes in a row take 30 ms."""
+
     def __init__(
         self, binding: Binding, pool: Pool, handle: Callable[[socket, Any], None], reception: Reception
     ) -> None:
