@@ -118,6 +118,20 @@ def test_a_hold_is_told_once() -> None:
             assert wait_for(lambda number=number: number == len(held(observer)))
 
 
+@pytest.mark.row(81)
+def test_peers_are_not_taken_for_lost_since_nobody_listened() -> None:
+    """A hold longer than `Timeouts.liveness` costs the others their time, not their connections."""
+    times = Timeouts(ping_interval=0.1, liveness=0.3)
+    with holding(lambda seconds: NATIVE_SLEEP(1.0), timeouts=times) as (observer, client):
+        with WebMeshClient(client.url, watchdog=False) as other:
+            connection = other.connect()
+            other.call("/quick", timeout=PATIENCE)
+            client.call("/hold/a", timeout=PATIENCE)
+            other.call("/quick", timeout=PATIENCE)
+            assert wait_for(lambda: held(observer))
+            assert connection is other.connect()
+
+
 def test_a_hold_that_does_not_end_is_told_while_it_lasts(monkeypatch: Any) -> None:
     """It may never end, so nobody else could tell."""
     monkeypatch.setattr(watchdog, "LONG", 0.2)
