@@ -172,6 +172,12 @@ class Sessions:
         """The peer leaves on purpose: nothing is kept for it."""
         self._end(session, "goodbye")
 
+    def expel(self, subject: str) -> None:
+        """End the sessions of *subject* that are away: it cannot go on with them."""
+        for session in tuple(self._away):
+            if _subject(session.identity) == subject:
+                self._end(session, "kicked")
+
     def _end(self, session: ServerSession, reason: str) -> None:
         self._sessions.pop(session.id, None)
         self._away.pop(session, None)

@@ -388,6 +388,8 @@ class WebMeshServer:
         kicked = [one for one in self.connections if (who(one) if callable(who) else is_subject(one, who))]
         for connection in kicked:
             self._begun.home.run(shut_out, connection, KICKED, reason)
+        if not callable(who):
+            self._begun.home.run(self._begun.parts.sessions.expel, who)
         return len(kicked)
 
     def reload_certificates(self) -> None:
