@@ -135,7 +135,8 @@ def test_a_token_is_told_and_made_anew_each_time() -> None:
 
     server = Server({})
     with connection_pair(server=server.router) as (client, _):
-        session = ClientSession({}, token, executor=executor)
+        session = ClientSession({}, token)
+        session.executor = executor
         greet(session, client)
         greet(session, client)
         client._home.run(executor.close, 1)

@@ -124,7 +124,7 @@ def test_a_message_of_5_kib_before_a_login_ends_it(compression: str | None) -> N
 def test_a_bomb_before_a_login_is_not_inflated() -> None:
     """The serializer's own compression is held to the same 4 KiB."""
     server = WebMeshServer(authenticate=by_table)
-    with running(server), WebMeshClient(server.url) as client:
+    with running(server), WebMeshClient(server.url, session=False) as client:
         with pytest.raises(ReplyLost, match="1009"):
             client.call("$hello", {"token": "t-ann", "x": "0" * 100_000}, timeout=PATIENCE)
 
@@ -134,7 +134,7 @@ def test_after_the_login_all_is_as_without_one() -> None:
     """Large messages too, whichever the serializer."""
     server = WebMeshServer(authenticate=by_table)
     server.on("/size")(lambda payload, path, client: len(payload))
-    with running(server), WebMeshClient(server.url) as client:
+    with running(server), WebMeshClient(server.url, session=False) as client:
         client.call("$hello", {"token": "t-ann"}, timeout=PATIENCE)
 
         assert 500_000 == client.call("/size", "0" * 500_000, timeout=PATIENCE)
@@ -182,7 +182,7 @@ def test_a_token_must_be_a_text() -> None:
 @pytest.mark.row(54)
 def test_a_crash_lets_nobody_in(caplog: pytest.LogCaptureFixture) -> None:
     """The peer gets an incident's number; the log has it too, and the place, but no text that may quote the token."""
-    with running(guarded_server()) as server, WebMeshClient(server.url) as client:
+    with running(guarded_server()) as server, WebMeshClient(server.url, session=False) as client:
         connection = client.connect()
         with caplog.at_level(logging.DEBUG), pytest.raises(HandlerFailed) as failed:
             connection.call("$hello", {"token": "boom"}, timeout=PATIENCE)
@@ -230,7 +230,7 @@ def test_an_authenticator_may_say_that_it_cannot_tell_now() -> None:
 
 def test_a_header_decides_at_the_upgrade() -> None:
     """So such a client may call at once, without `$hello`."""
-    with connected(guarded_server(), headers={"Authorization": "bearer  t-ann"}) as client:
+    with connected(guarded_server(), session=False, headers={"Authorization": "bearer  t-ann"}) as client:
         assert "ann" == client.call("/who", timeout=PATIENCE)
 
 
@@ -256,10 +256,10 @@ def test_a_header_of_another_scheme_is_the_authenticators_to_read() -> None:
         return "ann" if credentials.headers.get("authorization") == "Basic YW5uOnB3" else None
 
     with running(guarded_server(basic)) as server:
-        with WebMeshClient(server.url, headers={"Authorization": "Basic YW5uOnB3"}) as client:
+        with WebMeshClient(server.url, session=False, headers={"Authorization": "Basic YW5uOnB3"}) as client:
             assert "ann" == client.call("/who", timeout=PATIENCE)
         with pytest.raises(HandshakeRejected, match="401"):
-            WebMeshClient(server.url, headers={"Authorization": "Basic eHg6eHg="}).connect()
+            WebMeshClient(server.url, session=False, headers={"Authorization": "Basic eHg6eHg="}).connect()
 
 
 def test_a_cookie_may_log_in() -> None:
@@ -269,9 +269,9 @@ def test_a_cookie_may_log_in() -> None:
         return "ann" if credentials.headers.get("cookie") == "sid=1" else TOKENS.get(credentials.token or "")
 
     with running(guarded_server(session)) as server:
-        with WebMeshClient(server.url, headers={"Cookie": "sid=1"}) as client:
+        with WebMeshClient(server.url, session=False, headers={"Cookie": "sid=1"}) as client:
             assert "ann" == client.call("/who", timeout=PATIENCE)
-        with WebMeshClient(server.url, headers={"Cookie": "sid=2"}) as other:
+        with WebMeshClient(server.url, session=False, headers={"Cookie": "sid=2"}) as other:
             other.call("$hello", {"token": "t-eve"}, timeout=PATIENCE)
             assert "eve" == other.call("/who", timeout=PATIENCE)
 
@@ -305,10 +305,10 @@ def test_whoever_guesses_has_to_wait() -> None:
     with running(guarded_server(counting, limits=Limits(failed_logins=2))) as server:
         for token in ("wrong", "no"):
             with pytest.raises(HandshakeRejected, match="401"):
-                WebMeshClient(server.url, headers={"Authorization": f"Bearer {token}"}).connect()
+                WebMeshClient(server.url, session=False, headers={"Authorization": f"Bearer {token}"}).connect()
         with pytest.raises(HandshakeRejected, match="429") as refused:
-            WebMeshClient(server.url, headers={"Authorization": "Bearer t-ann"}).connect()
-        with WebMeshClient(server.url) as client, pytest.raises(Overloaded) as overloaded:
+            WebMeshClient(server.url, session=False, headers={"Authorization": "Bearer t-ann"}).connect()
+        with WebMeshClient(server.url, session=False) as client, pytest.raises(Overloaded) as overloaded:
             client.call("$hello", {"token": "t-ann"}, timeout=PATIENCE)
 
     assert ["wrong", "no"] == asked
@@ -323,7 +323,7 @@ def test_an_identity_that_has_expired_is_none() -> None:
     def late(credentials: Credentials) -> Identity:
         return Identity("ann", expires_at=time.time() - 1)
 
-    with connected(guarded_server(late)) as client, pytest.raises(Unauthenticated, match="expired"):
+    with connected(guarded_server(late), session=False) as client, pytest.raises(Unauthenticated, match="expired"):
         client.call("$hello", {"token": "x"}, timeout=PATIENCE)
 
 
@@ -337,7 +337,7 @@ def test_a_token_that_is_too_long_is_not_looked_at(size: int) -> None:
         asked.append(len(credentials.token or ""))
         return "ann"
 
-    with connected(guarded_server(counting), headers={"Authorization": "Bearer x"}) as client:
+    with connected(guarded_server(counting), session=False, headers={"Authorization": "Bearer x"}) as client:
         with pytest.raises(Unauthenticated, match="too long"):
             client.call("$hello", {"token": "x" * size}, timeout=PATIENCE)
         assert "ann" == client.call("/who", timeout=PATIENCE)
@@ -367,7 +367,7 @@ def test_a_login_is_renewed_while_connected() -> None:
     observer = RecordingObserver()
     server = guarded_server(renewing, timeouts=SHORT, observer=observer)
     server.on("/roles")(lambda payload, path, client: sorted(client.identity.roles))
-    with running(server), WebMeshClient(server.url) as client:
+    with running(server), WebMeshClient(server.url, session=False) as client:
         first = client.call("$hello", {"token": "first"}, timeout=PATIENCE)
         assert ["first"] == client.call("/roles", timeout=PATIENCE)
         second = client.call("$hello", {"token": "second"}, timeout=PATIENCE)
@@ -381,7 +381,7 @@ def test_a_login_is_renewed_while_connected() -> None:
 @pytest.mark.row(56)
 def test_a_renewal_that_fails_changes_nothing() -> None:
     """The login counts until its own end."""
-    with connected(guarded_server(), headers={"Authorization": "Bearer t-ann"}) as client:
+    with connected(guarded_server(), session=False, headers={"Authorization": "Bearer t-ann"}) as client:
         with pytest.raises(Unauthenticated):
             client.call("$hello", {"token": "wrong"}, timeout=PATIENCE)
         assert "ann" == client.call("/who", timeout=PATIENCE)
@@ -389,7 +389,7 @@ def test_a_renewal_that_fails_changes_nothing() -> None:
 
 def test_a_connection_does_not_change_hands() -> None:
     """What was begun as one subject is not gone on with as another."""
-    with connected(guarded_server(), headers={"Authorization": "Bearer t-ann"}) as client:
+    with connected(guarded_server(), session=False, headers={"Authorization": "Bearer t-ann"}) as client:
         connection = client.connect()
         with pytest.raises(PermissionDenied, match="another subject"):
             connection.call("$hello", {"token": "t-eve"}, timeout=PATIENCE)
@@ -487,7 +487,7 @@ def test_no_token_is_ever_logged(token: str, caplog: pytest.LogCaptureFixture) -
                     pass
             except InvalidStatus as error:
                 texts.append(f"{error.response.headers} {error.response.body!r}")
-        with WebMeshClient(server.url) as client:
+        with WebMeshClient(server.url, session=False) as client:
             try:
                 client.call("$hello", {"token": token}, timeout=PATIENCE)
             except (Unauthenticated, HandlerFailed) as error:
@@ -520,6 +520,6 @@ def test_without_authenticators_nobody_is_asked() -> None:
     """A token in `$hello` is ignored, as ever."""
     server = WebMeshServer()
     server.on("/who")(lambda payload, path, client: client.identity)
-    with connected(server, headers={"Authorization": "Bearer x"}) as client:
+    with connected(server, session=False, headers={"Authorization": "Bearer x"}) as client:
         client.call("$hello", {"token": "x"}, timeout=PATIENCE)
         assert client.call("/who", timeout=PATIENCE) is None

@@ -44,7 +44,7 @@ def end(serving: Serving, seconds: float = 0.0) -> None:
 
 
 def client_of(serving: Serving) -> WebMeshClient:
-    return WebMeshClient(f"ws://{serving.listener.address}")
+    return WebMeshClient(f"ws://{serving.listener.address}", session=False)
 
 
 def ask(serving: Serving, request: str) -> str:

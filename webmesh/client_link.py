@@ -16,11 +16,12 @@ import gevent
 
 from webmesh.call import serving_context
 from webmesh.callbacks import Callbacks
+from webmesh.client_session import ClientSession
 from webmesh.dispatch import Dispatcher
 from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor, ends_itself, stop_home
 from webmesh.known_routes import KnownRoutes
-from webmesh.link_keeper import Greeter, LinkKeeper, Rounds
+from webmesh.link_keeper import LinkKeeper, Rounds
 from webmesh.link_states import EVENTS, LinkEvent, LinkStates
 from webmesh.log_limit import limit_logs
 from webmesh.message_serializers import AbstractMessageSerializer
@@ -49,10 +50,11 @@ class ClientLink:
         rounds: Dials; in the hub.
         router: What the client serves; frozen with the first use.
         backoff: `None` dials only for those who ask.
-        greeter: Says hello on each connection.
+        session: Says hello on each connection; `None` says none.
         routes: Learns from each connection which routes are idempotent.
 
     Attributes:
+        executor: Native threads for handlers, and for what may block as they do.
         keeper: Has the connection; its attribute may be read from anywhere.
         states: What the program is told.
         closed: Whether its end has begun.
@@ -72,7 +74,7 @@ class ClientLink:
         timeouts: Timeouts,
         observer: Observer,
         backoff: Backoff | None = None,
-        greeter: Greeter | None = None,
+        session: ClientSession | None = None,
         watchdog: bool = True,
         routes: KnownRoutes | None = None,
     ) -> None:
@@ -85,17 +87,20 @@ class ClientLink:
         self._limits = limits
         self._timeouts = timeouts
         self._observer = observer
-        self._executor = Executor(limits.threads, limits.thread_queue)
+        self.executor = Executor(limits.threads, limits.thread_queue)
+        self._session = session
+        if session is not None and not is_patched():
+            session.executor = self.executor
         self._callback_executor = Executor(1, EVENTS)
         router.add("$goodbye", self._goodbye, reserved=True, blocking=False)
         self._dispatcher = Dispatcher(
-            router, [], self.home, self._executor,
+            router, [], self.home, self.executor,
             limits=limits, timeouts=timeouts, observer=observer, blocking=not is_patched(),
         )  # fmt: skip
         series = None if backoff is None else BackoffSeries(backoff, random.random)
         self._routes = routes or KnownRoutes()
         self.keeper = LinkKeeper(
-            rounds, self._made, greeter, series, self.states, seconds=timeouts.connect,
+            rounds, self._made, session, series, self.states, seconds=timeouts.connect,
             on_open=(lambda connection: None) if routes is None else routes.opened,
         )  # fmt: skip
         self._readers: dict[WebSocketConnection, gevent.Greenlet[[WebSocketConnection], None]] = {}
@@ -233,8 +238,12 @@ class ClientLink:
         try:
             self.keeper.stop()
             self._routes.stop()
+            if self._session is not None:
+                self._session.ended(ConnectionClosed(1000, "the client was closed"))
             readers = tuple(self._readers.values())
             for connection in tuple(self._readers):
+                if self._session is not None:
+                    self._session.leave(connection)
                 connection.close(1000, timeout=0)
             gevent.joinall(readers, self._timeouts.close)
             gevent.killall(readers, block=False)
@@ -242,12 +251,12 @@ class ClientLink:
             self._pulse.stop()
             self.states.change(LinkEvent(state="closed", reason="closed by the program", url=self._rounds.url))
             self.states.finish(self._timeouts.close)
-            for executor in (self._executor, self._callback_executor):
+            for executor in (self.executor, self._callback_executor):
                 executor.close(self._timeouts.close)
         finally:
             if self._watch is not None:
                 self._watch.stop()
-            self._home_stops = stop_home(self.home, self._executor, self._callback_executor)
+            self._home_stops = stop_home(self.home, self.executor, self._callback_executor)
             atexit.unregister(self._exit)
             self._stopped.succeed(None)
 
@@ -261,6 +270,8 @@ class ClientLink:
             self._pulse.stop()
             self.keeper.leave()
             self._routes.stop()
+            if self._session is not None:
+                self._session.forsake()
             self.states.leave()
 
 

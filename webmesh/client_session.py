@@ -70,6 +70,8 @@ class ClientSession:
     Args:
         node: Who this client says it is: `id`, `name`, `version`.
         token: To log in with; `None` for none.
+
+    Attributes:
         executor: Where a callable token runs; `None` in a patched process, where it may run in the hub.
     """
 
@@ -78,13 +80,11 @@ class ClientSession:
         node: dict[str, Any],
         token: TokenSource | None = None,
         observer: Observer = NO_OBSERVER,
-        *,
-        executor: Executor | None = None,
     ) -> None:
+        self.executor: Executor | None = None
         self._node = node
         self._token = token
         self._observer = observer
-        self._executor = executor
         self._id = ""
         self._epoch = ""
         self._seconds = SESSION_SECONDS
@@ -147,11 +147,7 @@ class ClientSession:
         return greeting
 
     def _ask_token(self, seconds: float) -> str:
-        token = self._token
-        if not callable(token):
-            return token or ""
-        with gevent.Timeout(seconds, RequestTimeout("$hello", seconds)):
-            return token() if self._executor is None else self._executor.run(Context(), token)
+        return "" if self._token is None else made_token(self._token, self.executor, seconds)
 
     def _resume(self) -> dict[str, Any]:
         asked: dict[str, Any] = {"session": self._id, "epoch": self._epoch, "received": self._received.count}
@@ -252,6 +248,11 @@ class ClientSession:
         if connection.open and connection.conversation is self._conversation:
             connection.conversation.say(envelope.notification("$goodbye"))
 
+    def forsake(self) -> None:
+        """In a forked child: the session is the parent's, and no timer of it runs on here."""
+        self._stop_renewal()
+        self._stop_waiting()
+
     def ended(self, error: Exception) -> None:
         """In the hub: no connection follows, unless the program asks for one. What was kept fails."""
         self._id = ""
@@ -271,7 +272,20 @@ class ClientSession:
 
     def _fail(self, requests: list[OpenRequest], why: ConnectionClosed) -> None:
         for one in requests:
+            self._observer.refused("stream", "not resumed")
             one.waiter.fail(ReplyLost(one.path, started=True, code=why.code, reason=why.reason, request_id=one.id))
+
+
+def made_token(token: TokenSource, executor: Executor | None, seconds: float) -> str:
+    """The token to log in with now; in the hub.
+
+    Raises:
+        RequestTimeout: It was not made within *seconds*.
+    """
+    if not callable(token):
+        return token
+    with gevent.Timeout(seconds, RequestTimeout("$hello", seconds)):
+        return token() if executor is None else executor.run(Context(), token)
 
 
 class _Hello:

@@ -106,8 +106,10 @@ class Dispatcher:
         self._context = copy_context()
         for route in self._router.routes():
             options = read_options(route.options)
+            # The protocol's own paths are no calls of the program's, and say nothing to its middleware.
+            middleware = [] if route.pattern.startswith("$") else self._middleware
             plan = self._plans[route] = Plan(
-                route, options, self._middleware, blocking=self._blocking, seconds=self._timeouts.request,
+                route, options, middleware, blocking=self._blocking, seconds=self._timeouts.request,
                 requires=self._requires,
             )
             if not route.names:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from webmesh.call import current_call
-from webmesh.exceptions import InvalidArgument
+from webmesh.exceptions import Cancelled, InvalidArgument
 from webmesh.login import Login
 from webmesh.options import Limits, Timeouts
 from webmesh.route_options import read_options
@@ -55,6 +55,8 @@ class SystemRoutes:
         said = _map("$hello", {} if payload is None else payload)
         node = _map("the node of $hello", {} if said.get("node") is None else said["node"])
         self._log_in(client, said.get("token"))
+        if not client.open:  # it has ended while its login was looked at
+            raise Cancelled("the connection has ended")
         sessions = self.sessions
         assert sessions is not None
         asked = None

@@ -7,6 +7,7 @@ docs/CLIENT.md.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from webmesh.call import IDEMPOTENCY_KEY, NO_HEADERS, Call, CallNext, Middleware, chained, check_callable
 from webmesh.call_attempts import CallAttempts, Terms, call_deadline
 from webmesh.client_link import ClientLink
+from webmesh.client_session import ClientSession, TokenSource, made_token
 from webmesh.deadline import Deadline, finite
 from webmesh.exceptions import ConfigurationError, ConnectionClosed
 from webmesh.known_routes import KnownRoutes
@@ -24,10 +26,12 @@ from webmesh.link_states import LinkEvent
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.observer import NO_OBSERVER, Observer, guarded
 from webmesh.options import Backoff, Limits, RetryBudget, Timeouts
+from webmesh.processes import is_patched
 from webmesh.protocol.deflate import BoundedDeflate
 from webmesh.retries import RETRIABLE
 from webmesh.route_options import read_options
 from webmesh.routing import Router
+from webmesh.version import VERSION
 from webmesh.websocket.asking import keyed
 from webmesh.websocket.dial_rounds import DialRounds
 from webmesh.websocket.dialer import dial
@@ -60,6 +64,9 @@ class WebMeshClient:
         retries: How many calls may be sent again; `None` for none, ever.
         watchdog: Tell of handlers that hold the hub for longer than `Timeouts.hub_hold`.
         slow_peer: What `notify` does while the server does not keep up; as `WebMeshServer`.
+        token: To log in with, or a function that makes one, called for each login and each renewal.
+        session: False says no `$hello`: streams end with their connection then, what the server keeps is lost with it,
+            and a token goes into the upgrade's header `Authorization: Bearer`.
 
     Raises:
         ConfigurationError: The URL or the serializer cannot be used.
@@ -83,6 +90,8 @@ class WebMeshClient:
         retries: RetryBudget | None = RetryBudget(),
         watchdog: bool = True,
         slow_peer: Policy = "wait",
+        token: TokenSource | None = None,
+        session: bool = True,
     ) -> None:
         urls = [url] if isinstance(url, str) or not isinstance(url, Sequence) else list(url)
         rounds = DialRounds(urls, self._dial)  # a wrong URL is the caller's mistake, so it is told here
@@ -98,11 +107,13 @@ class WebMeshClient:
         self._fail_fast = fail_fast
         watched = guarded(observer)
         routes = KnownRoutes()
+        self._bearer = None if session else token
+        node = {"id": os.urandom(8).hex(), "name": name or "", "version": VERSION}
         self._link = ClientLink(
             rounds, serializer_type(self.limits), self.router,
             service=name, limits=self.limits, timeouts=self.timeouts, observer=watched,
             backoff=(backoff or Backoff()) if reconnect else None, routes=None if retries is None else routes,
-            watchdog=watchdog,
+            watchdog=watchdog, session=ClientSession(node, token, watched) if session else None,
         )  # fmt: skip
         self._attempts = CallAttempts(self._link, routes, retries, watched)
         self._keeper = self._link.keeper
@@ -146,9 +157,13 @@ class WebMeshClient:
         return self._link.connect(self.timeouts.connect if timeout is None else finite(timeout))
 
     def _dial(self, url: str, *, seconds: float, first: str, last: str) -> Upgraded:
+        headers = self._headers
+        if self._bearer is not None:
+            token = made_token(self._bearer, None if is_patched() else self._link.executor, seconds)
+            headers = headers | {"Authorization": f"Bearer {token}"}
         return dial(
             url, timeout=seconds, limits=self.limits, subprotocols=(self._subprotocol,),
-            headers=self._headers.items(), tls=self._tls, first=first, last=last,
+            headers=headers.items(), tls=self._tls, first=first, last=last,
             extensions=[BoundedDeflate(self.limits)] if self._compression else (),
         )  # fmt: skip
 

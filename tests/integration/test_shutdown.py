@@ -62,7 +62,7 @@ def test_a_handler_closes_its_server(blocking: bool | None) -> None:
 
     server.listen(port=0)
     server.await_started()
-    with WebMeshClient(server.url) as client:
+    with WebMeshClient(server.url, session=False) as client:
         assert "closing" == client.call("/close", timeout=PATIENCE)
         assert 4001 == client.connect().wait_closed(PATIENCE).code if client.connected else True
         assert wait_for(lambda: stopped(server))
@@ -94,7 +94,7 @@ def test_other_code_of_the_program_closes_it(where: str, blocking: bool | None) 
         server.middleware(closes)
     server.listen(port=0)
     server.await_started()
-    with WebMeshClient(server.url) as client:
+    with WebMeshClient(server.url, session=False) as client:
         if where == "plain handler":
             with connect(f"{server.url}/plain") as peer, pytest.raises(PeerClosed):
                 peer.recv(PATIENCE)
@@ -116,7 +116,7 @@ def test_a_callback_closes_it(event: str) -> None:
     getattr(server, event)(lambda *args: server.close())
     server.listen(port=0)
     server.await_started()
-    client = WebMeshClient(server.url)
+    client = WebMeshClient(server.url, session=False)
     connection = client.connect()
     if event == "on_disconnect":
         connection.close()
@@ -132,7 +132,7 @@ def test_a_handler_of_one_server_closes_another() -> None:
     """That is no end of its own, so it waits for it as anybody does."""
     first, second = WebMeshServer(), WebMeshServer()
     first.on("/")(lambda payload, path, client: (second.close(), stopped(second))[1])
-    with connected(second) as other, connected(first) as client:
+    with connected(second, session=False) as other, connected(first, session=False) as client:
         assert other.connected
         assert client.call("/", timeout=PATIENCE) is True
 
@@ -153,7 +153,7 @@ def test_calls_in_progress_are_answered_and_no_others() -> None:
         return payload
 
     with running(server), native_threads(1) as spawn:
-        client, newcomer = WebMeshClient(server.url), WebMeshClient(server.url)
+        client, newcomer = WebMeshClient(server.url, session=False), WebMeshClient(server.url, session=False)
         futures = [client.spawn("/slow", number, timeout=PATIENCE) for number in range(50)]
         for _ in futures:
             assert entered.acquire(timeout=PATIENCE)
@@ -188,7 +188,7 @@ def test_every_call_under_load_is_answered_or_refused() -> None:
             number += 1
 
     with running(server), native_threads(4) as spawn:
-        clients = [WebMeshClient(server.url, fail_fast=True) for _ in range(4)]
+        clients = [WebMeshClient(server.url, fail_fast=True, session=False) for _ in range(4)]
         asking = [spawn(ask_on, client) for client in clients]
         assert wait_for(lambda: len(answered) > 200)
         server.close()
@@ -216,7 +216,7 @@ def test_a_handler_that_is_stuck_does_not_hold_up_the_end(cancel: str, blocking:
         while not release.is_set():
             NATIVE_SLEEP(0.005) if blocking else gevent.sleep(0.005)
 
-    with connected(server) as client:
+    with connected(server, session=False) as client:
         future = client.spawn("/stuck", timeout=PATIENCE)
         client.notify("/stuck")
         assert wait_for(entered.is_set)
@@ -279,7 +279,7 @@ def test_silent_newcomers_do_not_hold_up_the_end() -> None:
 def test_the_address_is_free_again() -> None:
     """At once, for the next process."""
     first = WebMeshServer()
-    with connected(first) as client:
+    with connected(first, session=False) as client:
         client.call("$info", timeout=PATIENCE)
         port = first.port
         first.close()
@@ -346,7 +346,7 @@ def test_a_signal_handler_closes_the_server(before: tuple[str, ...], times: int,
     """As programs do: it runs in the middle of anything. The call in progress is answered, the process ends with 0."""
     install = "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, stop)"
     with serving_process(before, install, tmp_path) as (process, url):
-        client, entered = WebMeshClient(url), threading.Event()
+        client, entered = WebMeshClient(url, session=False), threading.Event()
         client.on("/entered")(lambda payload, path, connection: entered.set())
         future = client.spawn("/slow", timeout=PATIENCE)
         assert wait_for(entered.is_set)
@@ -364,7 +364,7 @@ def test_a_signal_handler_closes_the_server(before: tuple[str, ...], times: int,
 def test_an_interrupt_ends_serve_forever(before: tuple[str, ...], tmp_path: Any) -> None:
     """Ctrl-C without any handler: the server has closed when the exception reaches the program."""
     with serving_process(before, "", tmp_path) as (process, url):
-        with WebMeshClient(url) as client:
+        with WebMeshClient(url, session=False) as client:
             client.call("$info", timeout=PATIENCE)
             process.send_signal(signal.SIGINT)
             assert 4001 == client.connect().wait_closed(PATIENCE).code if client.connected else True
@@ -409,7 +409,7 @@ def test_a_signal_handler_may_interrupt_any_greenlet_of_ours() -> None:
     try:
         server.listen(port=0)
         server.await_started()
-        client = WebMeshClient(server.url)
+        client = WebMeshClient(server.url, session=False)
         connection = client.connect()
         assert wait_for(lambda: server.connections)
         # The observer is told of the end in the greenlet that reads.
@@ -446,7 +446,7 @@ def slow(payload, path, client):
 
 server.listen(port=0)
 server.await_started()
-client = WebMeshClient(server.url)
+client = WebMeshClient(server.url, session=False)
 entered = threading.Event()
 client.on("/entered")(lambda payload, path, connection: entered.set())
 parent = os.getpid()
@@ -474,14 +474,14 @@ if child == 0:
     own.on("/")(lambda payload, path, client: "own")
     own.listen(port=0)
     own.await_started()
-    with WebMeshClient(own.url) as mine:
+    with WebMeshClient(own.url, session=False) as mine:
         print("child own", mine.call("/", timeout=10), flush=True)
     own.close()
     os._exit(0)
 
 answers = {{client.call("/", number, timeout=10) for number in range(200)}}
 for _ in range(20):
-    with WebMeshClient(server.url) as other:
+    with WebMeshClient(server.url, session=False) as other:
         answers.add(other.call("/", 0, timeout=10))
 _, status = os.waitpid(child, 0)
 under_way.result(10)
@@ -542,7 +542,7 @@ def test_a_forked_child_does_not_keep_the_port(mode: str) -> None:
 def test_a_closed_server_and_client_can_be_left_to_a_child() -> None:
     """Nothing of theirs is there any more."""
     server = WebMeshServer()
-    with connected(server) as client:
+    with connected(server, session=False) as client:
         client.call("$info", timeout=PATIENCE)
     with pytest.raises(ConnectionClosed):
         client.call("$info")
