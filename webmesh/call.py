@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context, ContextVar, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from webmesh.deadline import Deadline
 from webmesh.exceptions import ConfigurationError, WebMeshError
@@ -24,6 +24,19 @@ CALL_CHAIN = "call-chain"
 """Reserved header: names of the services that a call has passed through (docs/PROTOCOL.md section 2)."""
 IDEMPOTENCY_KEY = "idempotency-key"
 """Reserved header: calls that bear the same one run once (docs/PROTOCOL.md section 2)."""
+
+INNER_CALLS = 16
+"""Calls made for another one that are noted before those that have ended are looked for."""
+
+
+class Interruptible(Protocol):
+    """A call on its way to another node."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    def cancel(self) -> None:
+        """End it; nothing where it has."""
 
 
 class Call:
@@ -42,8 +55,8 @@ class Call:
     """
 
     __slots__ = (
-        "_deadline", "arguments", "cancelled", "connection", "headers", "items", "path", "payload", "request_id",
-        "route", "seconds",
+        "_deadline", "_inner", "arguments", "cancelled", "connection", "headers", "items", "path", "payload",
+        "request_id", "route", "seconds",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +82,7 @@ class Call:
         self.items: Iterator[Any] = NO_ITEMS
         self.cancelled = False
         self._deadline: Deadline | None = None
+        self._inner: list[Interruptible] | tuple[()] | None = None
 
     @property
     def deadline(self) -> Deadline:
@@ -85,6 +99,22 @@ class Call:
         self.cancelled = True
         if self._deadline is not None:
             self._deadline.cancelled = True
+
+    def follow(self, inner: Interruptible) -> None:
+        """Let a call that a thread makes for this one end with it, since nothing can be thrown into the thread."""
+        if self._inner is None:
+            self._inner = []
+        if isinstance(self._inner, list):
+            if len(self._inner) >= INNER_CALLS:
+                self._inner[:] = [one for one in self._inner if not one.done()]
+            self._inner.append(inner)
+        if self._inner == ():  # interrupted, perhaps just now
+            inner.cancel()
+
+    def interrupt(self) -> list[Interruptible]:
+        """What `follow` was given and has not ended, to be cancelled; from now on it cancels by itself."""
+        inner, self._inner = self._inner, ()
+        return [one for one in inner or () if not one.done()]
 
     def __repr__(self) -> str:
         return f"<Call {self.path} id={self.request_id!r}>"

@@ -251,10 +251,15 @@ class Dispatcher:
                 # What it holds is given back when the thread is through, not when its caller leaves.
                 ended = held.pop_all().close
                 run, holder = self._executor.run, call.conversation
-                return run(context, self._run_in_thread, enter, call, ended=ended, holder=holder)
+                return run(
+                    context, self._run_in_thread, enter, call, ended=ended, late=self._late, holder=holder
+                )
             if plan.isolate:
                 return in_own_greenlet(lambda: self._finish(call, context, context.run(enter, call)))
             return self._finish(call, context, context.run(enter, call))
+
+    def _late(self) -> None:
+        self._observer.refused("result", "late")
 
     def _finish(self, call: HandledCall, context: Context, result: Any) -> Any:
         """A result as it is, or what a stream ends with."""

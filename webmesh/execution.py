@@ -61,6 +61,7 @@ class Executor:
         function: Callable[..., T],
         *args: Any,
         ended: Callable[[], object] | None = None,
+        late: Callable[[], object] | None = None,
         holder: Hashable = None,
     ) -> T:
         """What *function* returns or raises, run in *context* by one of the threads.
@@ -69,6 +70,7 @@ class Executor:
 
         Args:
             ended: Called once, in the hub, when the function has ended or it is sure that it never begins.
+            late: Called, in the hub, when the function ends after its caller has left.
             holder: Whose share of the threads it takes; `None` takes nobody's.
 
         Raises:
@@ -85,6 +87,8 @@ class Executor:
             succeeded, value = cast(_Outcome, job.get())
         except BaseException:
             self.abandoned += 1
+            if late is not None:
+                job.rawlink(lambda _: late())
             raise
         if not succeeded:
             raise value

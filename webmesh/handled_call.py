@@ -56,6 +56,7 @@ class HandledCall(Call):
         self.items = NO_ITEMS
         self.cancelled = False
         self._deadline = None
+        self._inner = None
         self.request = request
         self.conversation = conversation
         self.bounded = bounded
@@ -68,9 +69,10 @@ class HandledCall(Call):
 
     @property
     def streams(self) -> bool:
-        """Whether it is a stream, in either direction."""
-        request = self.request
-        return self.seconds is None or (type(request) is Request and (request.stream or request.credit is not None))
+        """Whether it answers with a stream, as far as can be seen: one that takes items may do anything with them."""
+        if self.answering is None or self.answering.receiver is not None:
+            return False
+        return self.seconds is None or self.answering.sender.seq > 0
 
     @property
     def wanted(self) -> bool:
@@ -130,17 +132,25 @@ class HandledCall(Call):
             self.cancel()
         if mode == "raise":
             self._throw(Cancelled("the asking side has given up"))
+            self._cancel_inner()
         self.credited()
 
     def forsake(self) -> None:
         """In the hub: it was answered with an error; whatever still runs for it is to end."""
         self.cancel()
+        self._cancel_inner()
         self.credited()
 
     def fail_items(self, error: RemoteError) -> None:
         """It ends with *error*: a handler that still reads items must not take it for their end."""
         if isinstance(self.items, Inbox):
             self.items.fail(error)
+
+    def _cancel_inner(self) -> None:
+        if self._inner:
+            for inner in self.interrupt():
+                inner.cancel()
+        self._inner = ()
 
     def _expire(self) -> None:
         self.expiry = gevent.Timeout(self.seconds)

@@ -32,6 +32,7 @@ class FakeServer:
     connections = (object(), object())
     limits = Limits(threads=5)
     timeouts = Timeouts(drain=3.0, start=2.0)
+    drained: bool | None = True
 
     def __init__(self, *, tls: object = None, **failures: Exception) -> None:
         self.tls = tls
@@ -144,6 +145,15 @@ class TestSteps:
         lines = terminal.lines()
         assert "  url     ws://127.0.0.1:4269" in lines
         assert lines[-1].endswith("INFO webmesh.serve: draining signal=SIGTERM connections=2")
+
+    @pytest.mark.parametrize(("drained", "status"), [(True, 0), (None, 0), (False, 3)])
+    def test_the_status_tells_whether_calls_were_cut_off(self, terminal, drained, status):
+        """And so does a line, for people."""
+        server = FakeServer()
+        server.drained = drained
+
+        assert status == terminal.serve(server)
+        assert (drained is False) is any("cut off" in line for line in terminal.lines())
 
     def test_the_mode_is_told(self, terminal):
         """Whether handlers run in greenlets or in threads decides what they may do."""

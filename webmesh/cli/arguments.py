@@ -65,9 +65,9 @@ def _serve_parser(prog: str) -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog=prog,
         description="Serve a WebMeshServer.",
-        epilog="SIGTERM and SIGINT stop accepting, finish the calls in progress and exit with status 0; a second one "
-        "ends at once (143 or 130). SIGHUP reads the certificate again where there is one, else acts as SIGTERM. "
-        "Exit status 2: the server could not be started.",
+        epilog="SIGTERM and SIGINT stop accepting, finish the calls in progress and exit with status 0, or 3 if "
+        "some had to be cut off; a second one ends at once (143 or 130). SIGHUP reads the certificate again where "
+        "there is one, else acts as SIGTERM. Exit status 2: the server could not be started.",
     )
     parser.add_argument(
         "target",

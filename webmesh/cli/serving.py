@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from webmesh.cli.stopping import StopSignals
     from webmesh.webmesh_server import WebMeshServer
 
-STOPPED, NOT_STARTED = 0, 2
+STOPPED, NOT_STARTED, CUT_OFF = 0, 2, 3
 
 PRIVILEGED_PORTS = 1024
 """Ports below need a right of their own on Unix systems."""
@@ -83,7 +83,7 @@ def _serve(
         _listen(loaded.server, options)
         announcer.serving(_banner(loaded))
         _run(loaded.server, signals)
-    return STOPPED
+    return CUT_OFF if loaded.server.drained is False else STOPPED
 
 
 def _run(server: WebMeshServer, signals: StopSignals) -> None:
@@ -94,6 +94,8 @@ def _run(server: WebMeshServer, signals: StopSignals) -> None:
         number = signals.wait()
     logger.info("draining", extra={"signal": number.name, "connections": len(server.connections)})
     server.close(server.timeouts.drain)
+    if server.drained is False:
+        logger.warning("calls were cut off: they had not ended in time", extra={"drain": server.timeouts.drain})
 
 
 def _reload_certificates(server: WebMeshServer) -> None:

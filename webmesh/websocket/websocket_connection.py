@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import getcurrent
 
+from webmesh.call import CURRENT
 from webmesh.deadline import Deadline
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError, ReplyLost
 from webmesh.observer import Observer
@@ -369,6 +370,9 @@ class WebSocketConnection(PlainConnection):
         extra = headers_for(headers, self._service, self._limits.call_chain)
         if not self._home.inside():
             self._home.post(sent.start_or_fail, path, payload, seconds, extra)
+            call = CURRENT.get()
+            if call is not None:
+                call.follow(future)
         elif getcurrent() is self._home.hub:
             sent.start(path, payload, seconds, extra)
         else:
