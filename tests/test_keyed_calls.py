@@ -49,9 +49,10 @@ def served(handler: Callable[..., Any], observer: Any = None, **options: Any) ->
 
 
 def ask(client: Any, payload: Any = None, headers: Any = KEY, path: str = "/", timeout: float = PATIENCE) -> Any:
-    """The answer, or the error that came instead."""
+    """The answer, or the error that came instead; by the connection, as a client sends keyed calls again by itself."""
+    link = client.connect() if isinstance(client, WebMeshClient) else client
     try:
-        return client.call(path, payload, headers=headers, timeout=timeout)
+        return link.call(path, payload, headers=headers, timeout=timeout)
     except (RemoteError, RequestTimeout) as error:
         return error
 
