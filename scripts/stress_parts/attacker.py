@@ -129,8 +129,10 @@ def _ended(sock: socket.socket, incoming: bytes, codes: Counter[str]) -> None:
 def close_code(tail: bytes) -> str:
     """The code of the close frame that *tail* ends with, `none` if it ends with something else."""
     for start in range(len(tail) - 2, -1, -1):
+        code, reason = int.from_bytes(tail[start + 2 : start + 4], "big"), tail[start + 4 :]
         if tail[start] == 0x88 and start + 2 + tail[start + 1] == len(tail):
-            return str(int.from_bytes(tail[start + 2 : start + 4], "big"))
+            if 1000 <= code < 5000 and reason.decode("latin-1").isprintable() and reason.isascii():
+                return str(code)  # else it was the payload of another frame that looked like one
     return "none"
 
 

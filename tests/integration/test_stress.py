@@ -106,8 +106,9 @@ def test_percentiles_of_few_and_of_none() -> None:
     assert (0.0, 1.0, 3.0) == (percentile([], 0.99), percentile([1.0, 2.0, 3.0], 0.0), percentile([3.0, 1.0], 0.99))
 
 
-@pytest.mark.parametrize("tail", [b"\x88\x02\x03\xf0", b"abc\x88\x07\x03\xf0\x88full"])
+@pytest.mark.parametrize("tail", [b"\x88\x02\x03\xf0", b"abc\x88\x88\x06\x03\xf0full"])
 def test_a_close_code_is_read_from_the_last_frame(tail: bytes) -> None:
     """Whatever came before it."""
     assert "1008" == close_code(tail)
     assert "none" == close_code(tail + b"x")
+    assert "none" == close_code(tail + b"\x88\x02\xff\xff"), "no such code: that was something else"
