@@ -25,6 +25,9 @@ UNSENT = ReplyLost("/", started=False)
     (Overloaded(), True, "resource_exhausted"),
     (Overloaded(), False, None),
     (Unavailable(retryable=False), True, None),
+    (Unavailable(details={"started": False}), False, "not started"),
+    (Unavailable(details={"started": True}), False, None),
+    (HandlerFailed(details={"started": False}), True, None),
     (Aborted(), True, None),
     (HandlerFailed(), True, None),
     (DeadlineExceeded(), True, None),
@@ -37,15 +40,15 @@ def test_what_is_sent_again(error: Exception, repeatable: bool, reason: str | No
 def test_delays_grow_and_are_random() -> None:
     """Full jitter below 0.1, 0.2, 0.4 … s."""
     almost = math.nextafter(1.0, 0.0)
-    assert [0.1, 0.2, 0.4, 0.8] == [round(retry_delay(LOST, attempt, lambda: almost), 3) for attempt in range(1, 5)]
-    assert LONGEST_DELAY == pytest.approx(retry_delay(LOST, 100, lambda: almost))
-    assert 0 == retry_delay(LOST, 3, lambda: 0.0)
+    assert [0.1, 0.2, 0.4, 0.8] == [round(retry_delay(None, attempt, lambda: almost), 3) for attempt in range(1, 5)]
+    assert LONGEST_DELAY == pytest.approx(retry_delay(None, 100, lambda: almost))
+    assert 0 == retry_delay(None, 3, lambda: 0.0)
 
 
 @pytest.mark.parametrize("number", [0.0, 0.999])
 def test_a_delay_that_was_asked_for_is_kept(number: float) -> None:
     """And only a little more."""
-    delay = retry_delay(Overloaded(retry_after=3.0), 1, lambda: number)
+    delay = retry_delay(3.0, 1, lambda: number)
     assert 3.0 <= delay <= 3.6
 
 

@@ -127,7 +127,8 @@ class CallAttempts:
         if reason is None:
             raise error
         self._count(connection, tokens)
-        delay = retry_delay(error, attempt, random.random)
+        moved = self._link.keeper.connection is not connection  # so the next attempt is no concern of who refused this
+        delay = retry_delay(None if moved else getattr(error, "retry_after", None), attempt, random.random)
         left = deadline.remaining()
         if not tokens.failed() or (left is not None and delay >= left):
             raise error
@@ -160,9 +161,16 @@ class CallAttempts:
         """`run` in a greenlet of the client's hub, with a future for its result."""
         home = self._link.home
         completion: Completion[Any] = Completion(home.hub)
-        job = gevent.Greenlet(copy_context().run, self._fulfil, completion, (send, path, deadline, terms, connection))
-        future = Future(path, completion, deadline, seconds, lambda: home.post(_kill, job))
-        home.post(job.start)
+        context, jobs = copy_context(), []
+
+        def start() -> None:  # there, since a greenlet belongs to the hub in which it is made
+            jobs.append(gevent.spawn(context.run, self._fulfil, completion, (send, path, deadline, terms, connection)))
+
+        def kill() -> None:
+            gevent.killall(jobs, block=False)
+
+        future = Future(path, completion, deadline, seconds, lambda: home.post(kill))
+        home.post(start)
         home.post(future.expire_later, home)
         return future
 
@@ -173,10 +181,6 @@ class CallAttempts:
             raise  # by the future, which has its result
         except BaseException as error:  # whoever waits must see it
             completion.fail(error)
-
-
-def _kill(job: gevent.Greenlet[..., None]) -> None:
-    job.kill(block=False)
 
 
 def call_deadline(path: str, seconds: float) -> Deadline:

@@ -19,7 +19,9 @@ from gevent.hub import get_hub
 
 from webmesh.authorisation import Requirement
 from webmesh.call import IDEMPOTENCY_KEY, NO_HEADERS, CallNext, Middleware
-from webmesh.exceptions import Cancelled, DeadlineExceeded, InvalidArgument, RemoteError, RouteNotFound, Unavailable
+from webmesh.exceptions import (
+    NOT_STARTED, Cancelled, DeadlineExceeded, InvalidArgument, RemoteError, RouteNotFound, Unavailable,
+)  # fmt: skip
 from webmesh.execution import Executor, feed, in_own_greenlet
 from webmesh.failures import Failures
 from webmesh.handled_call import HandledCall
@@ -46,6 +48,8 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple}
 
 _CLOSING = Unavailable("this node is closing", retry_after=1.0)
 """For whoever may go elsewhere at once, or come back when another process listens here."""
+_CLOSED = Unavailable(_CLOSING.message, retry_after=_CLOSING.retry_after, details=NOT_STARTED)
+"""For what comes after that."""
 
 
 class Dispatcher:
@@ -214,7 +218,7 @@ class Dispatcher:
         """The plan and path arguments for a path that is no fixed one; `None` when it has been refused."""
         if self._draining and (self._told_all or conversation.connection in self._told):
             if request.path != "$goodbye":
-                self._failures.refuse(request, conversation, _CLOSING)
+                self._failures.refuse(request, conversation, _CLOSED)
                 return None
         try:
             match = self._match(request.path)

@@ -379,6 +379,10 @@ class RegistryUnavailable(DiscoveryError):
     """The registry cannot be reached."""
 
 
+NOT_STARTED: Mapping[str, Any] = {"started": False}
+"""`details` of an error that no handler has seen the request of, so that any request may be sent again
+(docs/PROTOCOL.md section 3)."""
+
 REMOTE_ERRORS: Mapping[str, type[RemoteError]] = {
     cls.code: cls
     for cls in (

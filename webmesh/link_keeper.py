@@ -164,7 +164,7 @@ class LinkKeeper:
                 self._check()
                 self._keep_up()
                 if fail_fast or not self._settled.wait(deadline.remaining()):
-                    now = "there is no connection now" if fail_fast else f"no connection within {seconds:g} s"
+                    now = "there is no connection now" if fail_fast else f"no connection within {seconds:.3g} s"
                     raise self._not_there(now)
             return connection
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from webmesh.exceptions import Overloaded, RemoteError, ReplyLost, Unavailable
+from webmesh.exceptions import NOT_STARTED, Overloaded, ReplyLost, Unavailable
 from webmesh.options import RetryBudget
 
 ATTEMPTS = 5
@@ -56,18 +56,20 @@ def retry_reason(error: Exception, *, repeatable: bool) -> str | None:
         if not error.started:
             return "not sent"  # it surely never reached a handler, so any call may
         return "reply lost" if repeatable else None
-    if isinstance(error, Unavailable | Overloaded) and repeatable and error.retryable:
-        return error.code
+    if isinstance(error, Unavailable | Overloaded) and error.retryable:
+        if error.details == NOT_STARTED:
+            return "not started"
+        return error.code if repeatable else None
     return None
 
 
-def retry_delay(error: Exception, attempt: int, random: Callable[[], float]) -> float:
+def retry_delay(asked: float | None, attempt: int, random: Callable[[], float]) -> float:
     """Seconds until the next attempt.
 
     Args:
+        asked: Seconds that the one who is asked again wants at least.
         attempt: The one that has failed, from 1.
         random: A number from 0 to below 1.
     """
     jitter: float = random() * min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (attempt - 1))
-    asked = error.retry_after if isinstance(error, RemoteError) else None
     return jitter if asked is None else asked + random() * max(jitter, 0.2 * asked)

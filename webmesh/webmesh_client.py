@@ -248,10 +248,11 @@ class WebMeshClient:
             return self._call_anew(path, payload, timeout, headers, self._terms(idempotent, headers, fail_fast))
         try:
             return future.result()
-        except RETRIABLE as error:
+        except (ConnectionClosed, *RETRIABLE) as error:
+            failed = None if isinstance(error, ConnectionClosed) else error  # in a thread that is told only here
             terms = self._terms(idempotent, headers, fail_fast)
             send = partial(_call_on, path, payload, headers)
-            return self._attempts.run(send, path, future.deadline, terms, connection, error)
+            return self._attempts.run(send, path, future.deadline, terms, connection, failed)
 
     def _terms(self, idempotent: bool | None, headers: Mapping[str, str] | None, fail_fast: bool | None) -> Terms:
         at_once = self._fail_fast if fail_fast is None else fail_fast
