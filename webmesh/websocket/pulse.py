@@ -52,8 +52,8 @@ class Pulse:
         self._clock = clock
         # A quarter of the shortest wait, so that none is overrun by more; a second is fine for the defaults.
         shortest = min(
-            timeouts.ping_interval, timeouts.liveness, timeouts.message, timeouts.write, timeouts.session,
-            timeouts.login,
+            timeouts.ping_interval, timeouts.stalled, timeouts.liveness, timeouts.message, timeouts.write,
+            timeouts.session, timeouts.login,
         )  # fmt: skip
         self.period = min(1.0, shortest / 4)
         """Seconds from one beat to the next."""
