@@ -51,6 +51,24 @@ URLS = (
     b"ws://127.0.0.1:4269/a?b=c", b"wss://[::1]/", b"ws://[fe80::1%25eth0]:80", b"ws+unix://%2Frun%2Fa.sock/b?c",
     b"ws+unix:///run/a.sock?b", "ws://bücher.example/ä%20".encode(), b"ws://a.example.:99999/", b"http://user:pw@h/#f",
 )  # fmt: skip
+_V2 = b"\r\n\r\n\x00\r\nQUIT\n"
+PROXY_HEADERS = tuple(
+    b"\x03" + header
+    for header in (
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 51724 4269\r\nGET / HTTP/1.1\r\n",
+        b"PROXY TCP6 2001:db8::7 fd00::1 51724 4269\r\n",
+        b"PROXY UNKNOWN\r\n",
+        b"PROXY  \r\n",
+        _V2 + b"\x21\x11\x00\x0c" + bytes(range(12)) + b"GET",
+        _V2 + b"\x21\x21\x00\x2b" + bytes(range(43)),
+        _V2 + b"\x20\x00\x00\x00",
+        _V2 + b"\x21\x31\xff\xff" + bytes(216),
+    )
+)
+FORWARDED = (
+    b"192.0.2.7", b"192.0.2.7, 10.0.0.2:80, [fd00::1]:4269", b"unknown", b"for=192.0.2.7;proto=https;by=10.0.0.1",
+    b'for="[2001:db8::7]:51724", for=10.1.2.3', b'for="_hidden";for=x, for="a,b"', b"::ffff:192.0.2.7",
+)  # fmt: skip
 CONVERSATIONS = (
     bytes((0, 0, 0, 0, 1, 0, 1, 0)),
     bytes((0, 0, 2, 0, 1, 0, 0, 15, 3, 0, 0, 5, 9, 6, 0, 0, 7, 0, 1, 0)),

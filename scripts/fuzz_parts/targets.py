@@ -7,9 +7,9 @@ again, an answer reaches nobody but who asked. `scripts/fuzz` runs them under at
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from fuzz_parts import seeds
@@ -22,9 +22,12 @@ from webmesh.options import Limits
 from webmesh.protocol import envelope, events
 from webmesh.protocol.client_handshake import Accepted, ClientHandshake
 from webmesh.protocol.deflate import BoundedDeflate, negotiate_deflate
+from webmesh.protocol.forwarded import HEADERS, TrustedProxies
 from webmesh.protocol.frames import CloseReceived, Frames, Incoming, PingReceived
 from webmesh.protocol.handshake import Refusal, ServerHandshake, UpgradeRequest, choose_subprotocol
+from webmesh.protocol.networks import Networks
 from webmesh.protocol.origins import host_allowed, origin_allowed
+from webmesh.protocol.proxy_protocol import ProxyHeader
 from webmesh.protocol.session import Session
 from webmesh.websocket.target import parse_url
 
@@ -107,6 +110,41 @@ def urls(data: bytes) -> None:
         ClientHandshake(host=target.authority, target=target.resource, limits=LIMITS)
     except ConfigurationError:
         pass
+
+
+# ------------------------------------------------------------------------ proxies
+
+
+def proxy_header(data: bytes) -> None:
+    """A PROXY header is read, or refused with `RemoteProtocolError`."""
+    cuts, stream = data[:1], data[1:]
+    whole = _told(stream, 0)
+    pieces = _told(stream, cuts[0] if cuts else 1)
+    assert whole == pieces, f"the outcome depends on how the header was cut: {whole} {pieces}"
+
+
+def _told(stream: bytes, cuts: int) -> object:
+    header, counted = ProxyHeader(), 0
+    try:
+        for piece in cut(stream, cuts):
+            if piece and not header.done:
+                counted += header.feed(piece)
+        if not header.done:
+            header.feed(b"")
+            raise AssertionError("a header that ends half-way is none")
+    except RemoteProtocolError:
+        return None
+    return header.client, counted
+
+
+def forwarded(data: bytes) -> None:
+    """Whatever a proxy tells is a hop, or nobody; what is not listed is never believed."""
+    value = data.decode("latin-1")
+    for name in HEADERS:
+        proxies = TrustedProxies(Networks("trusted_proxies", ["10.0.0.0/8", "fd00::/8"]), hops=3, header=name)
+        hop = proxies.client(ip_address("10.0.0.1"), {name: value})
+        assert hop is None or str(hop).isprintable()
+        assert proxies.client(ip_address("192.0.2.1"), {name: value}) is None
 
 
 # ------------------------------------------------------------------------- frames
@@ -309,9 +347,7 @@ def targets() -> dict[str, Target]:
         Target("msgpack", msgpack_message, seeds.msgpack_messages()),
         Target("json", json_message, seeds.json_messages()),
         Target("conversation", conversation, seeds.CONVERSATIONS),
+        Target("proxy-header", proxy_header, seeds.PROXY_HEADERS),
+        Target("forwarded", forwarded, seeds.FORWARDED),
     ]
-    if importlib.util.find_spec("webmesh.protocol.forwarded"):
-        from fuzz_parts import proxy_targets
-
-        listed += [Target(*each) for each in proxy_targets.TARGETS]
     return {target.name: target for target in listed}
