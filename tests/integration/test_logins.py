@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.running import PATIENCE, running, wait_for
 from tests.websocket.loopback import Authority
 from webmesh.auth import CertificateAuthenticator, Identity, SharedSecretAuthenticator
-from webmesh.exceptions import HandshakeRejected, PermissionDenied, ReplyLost, TransportError, Unauthenticated
+from webmesh.exceptions import HandshakeRejected, LinkRefused, PermissionDenied, TransportError, Unauthenticated
 from webmesh.message_serializers import StandardJsonSerializer
 from webmesh.options import Timeouts
 from webmesh.testing import RecordingObserver
@@ -206,8 +206,8 @@ def test_several_ways_in_stand_side_by_side(tmp_path: Path) -> None:
                 found.append(client.call("/who", timeout=PATIENCE))
                 if context is mine:
                     assert "welcome" == client.call("/boss", timeout=PATIENCE)
-        with WebMeshClient(server.url, tls=others, reconnect=False) as stranger, pytest.raises(ReplyLost):
-            stranger.call("/who", timeout=PATIENCE)
+        with pytest.raises(LinkRefused):
+            WebMeshClient(server.url, tls=others).connect()
     assert ["ann", "till", "cart"] == found
 
 
@@ -221,6 +221,38 @@ def test_no_certificate_gets_no_further_than_tls(tmp_path: Path) -> None:
         headers = {"Authorization": f"Bearer {token()}"}
         with WebMeshClient(server.url, tls=context, headers=headers, reconnect=False) as client:
             client.call("/who", timeout=PATIENCE)
+
+
+@pytest.mark.row(56)
+@pytest.mark.parametrize("session", [True, False], ids=["by $hello", "by header"])
+def test_a_client_logs_in_by_its_token(session: bool) -> None:
+    """And is told for good when it is refused; the token stands in no text."""
+    with running(shop()) as server:
+        with WebMeshClient(server.url, token=token, session=session) as client:
+            assert "ann" == client.call("/who", timeout=PATIENCE)
+        stranger = WebMeshClient(server.url, token="hush", session=session)
+        with pytest.raises((LinkRefused, HandshakeRejected)) as refused:
+            stranger.connect()
+        assert "gave_up" == stranger.state
+        assert "hush" not in f"{refused.value!r} {refused.value.__cause__!r} {stranger!r}"
+        stranger.close()
+
+
+@pytest.mark.row(56)
+def test_a_client_renews_its_login_by_itself() -> None:
+    """With a function for a token it stays connected past the end of the first one."""
+    made: list[float] = []
+
+    def fresh() -> str:
+        made.append(time.time() + 1.0)
+        return token(seconds=1.0)
+
+    with running(shop(timeouts=Timeouts(login=0.4))) as server, WebMeshClient(server.url, token=fresh) as client:
+        connection = client.connect()
+        assert wait_for(lambda: time.time() > made[0] + 0.5)
+        assert "ann" == client.call("/who", timeout=PATIENCE)
+        assert connection.open and connection is client.connect()
+        assert len(made) >= 2
 
 
 def test_errors_tell_a_login_from_a_right() -> None:
