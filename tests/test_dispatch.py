@@ -760,3 +760,28 @@ def native_sleep(seconds: float) -> None:
     from gevent import monkey
 
     monkey.get_original("time", "sleep")(seconds)
+
+
+@pytest.mark.row(95)
+@pytest.mark.parametrize("options", [{}, {"max_in_flight": 1}, {"order": "peer"}, {"isolate": True}])
+@pytest.mark.parametrize("headers", [None, {"idempotency-key": "k"}])
+def test_a_handler_that_is_killed_at_any_switch_leaves_nothing_behind(options: Any, headers: Any):
+    """No lane, place or open request is held, and the next call is answered, wherever the kill comes."""
+
+    def handler(payload: int, path: str, client: Any) -> str:
+        for switch in range(5):
+            if switch == payload:
+                gevent.get_hub().loop.run_callback(gevent.getcurrent().throw, gevent.GreenletExit)
+            gevent.sleep(0)
+        return "done"
+
+    for killed_at in range(5):
+        router = Router()
+        router.add("/", handler, blocking=False, **options)
+        with connection_pair(server=router) as (client, accepted):
+            with pytest.raises(HandlerFailed):
+                client.call("/", killed_at, headers=headers, timeout=10)
+            assert "done" == client.call("/", 5, timeout=10)
+            dispatcher: Any = accepted.conversation.answerer
+            held = [accepted.conversation.session.answering, len(dispatcher._lanes), len(dispatcher._switched)]
+            assert ([0, 0, 0], 0) == (held, dispatcher._fixed["/"].in_flight)

@@ -82,7 +82,7 @@ def test_a_server_that_is_killed_between_start_and_answer_runs_no_call_twice(
     """What was recorded is answered; of what had begun it is said that nobody knows, and no more."""
     with serving(tmp_path, before, die) as (client, process):
         with pytest.raises(ReplyLost):
-            client.call("/pay", "7", headers=KEY, timeout=PATIENCE)
+            client.connect().call("/pay", "7", headers=KEY, timeout=PATIENCE)
         assert -9 == process.wait(PATIENCE)
 
     with serving(tmp_path, before, "") as (client, process):
