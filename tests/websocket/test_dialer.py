@@ -222,6 +222,45 @@ def test_a_dead_address_does_not_use_up_the_time_of_the_next(dead, monkeypatch):
 
 
 @pytest.mark.row(78)
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_an_address_that_worked_or_went_has_its_place(order, monkeypatch):
+    """What worked last time is asked first, what has just gone last; so one is asked that the system would not."""
+    with listening() as one, listening() as other:
+        monkeypatch.setattr(dialer, "getaddrinfo", resolver(("127.0.0.1", one.port), ("127.0.0.1", other.port)))
+        place = {"first": other.address} if order == "first" else {"last": one.address}
+        upgraded = dialled("ws://shop.test/", **place)
+        upgraded.sock.close()
+
+    assert other.address == upgraded.address
+
+
+@pytest.mark.row(76, 78)
+def test_a_server_that_is_busy_is_left_for_the_next_address(monkeypatch):
+    """A 503 is one machine's answer; a 401 is the service's. Where all are busy, the first one's delay is told."""
+    busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: 7\r\n\r\n"
+    refusing = b"HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n"
+    with raw_server(answering(busy)) as a, raw_server(answering(refusing)) as b, listening() as listener:
+        busy_port, refusing_port = (int(url.rpartition(":")[2].strip("/")) for url in (a, b))
+        where = {"up": listener.port, "busy": busy_port, "refusing": refusing_port}
+
+        def dial_all(*names: str) -> Upgraded:
+            found = resolver(*(("127.0.0.1", where[name]) for name in names))
+            monkeypatch.setattr(dialer, "getaddrinfo", found)
+            return dialled("ws://shop.test/")
+
+        upgraded = dial_all("busy", "up")
+        upgraded.sock.close()
+        with pytest.raises(HandshakeRejected) as all_busy:
+            dial_all("busy", "busy")
+        with pytest.raises(HandshakeRejected) as refused:
+            dial_all("refusing", "up")
+
+    assert listener.address == upgraded.address
+    assert (503, 7.0) == (all_busy.value.status, all_busy.value.retry_after)
+    assert 401 == refused.value.status
+
+
+@pytest.mark.row(78)
 def test_all_addresses_fail_within_one_deadline(monkeypatch):
     """However many there are; the exception names each that was tried, and how many there was no time for."""
     monkeypatch.setattr(dialer, "LEAST_SHARE", 0.1)

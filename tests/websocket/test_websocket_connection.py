@@ -10,6 +10,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from tests.running import wait_for
 from webmesh.call import CALL_CHAIN, current_call
 from webmesh.exceptions import (
     Cancelled, ConfigurationError, ConnectionClosed, EncodeError, FailedPrecondition, InvalidArgument,
@@ -357,3 +358,46 @@ def test_a_policy_that_does_not_exist_is_refused():
         for policy in ("wait", "close", "drop_oldest"):
             with pytest.raises(ConnectionClosed):
                 client.notify("/tell", slow_peer=policy, conflate_key=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.row(71)
+def test_a_request_that_never_left_is_told_from_one_that_may_have_run():
+    """What was asked in the turn in which the connection ended is surely not sent; what was flushed before may be."""
+    router = Router()
+    entered = threading.Event()
+    router.add("/", lambda payload, path, client: (entered.set(), gevent.sleep(60)), blocking=False)
+    with connection_pair(server=router) as (client, _):
+        sent = client.spawn("/", timeout=60)
+        assert wait_for(entered.is_set)
+
+        def ask_and_end() -> Any:
+            unsent = client.start_call("/", None, 60, None)
+            client.abort()
+            return unsent
+
+        unsent = client._home.run(ask_and_end)
+        lost = []
+        for future in (sent, unsent):
+            with pytest.raises(ReplyLost) as caught:
+                future.result()
+            lost.append(caught.value.started)
+    assert [True, False] == lost
+
+
+@pytest.mark.parametrize("key", ["", "x" * 65, "\u00e4" * 33, 7, b"x", False])
+def test_a_key_that_is_none_is_refused(key: Any):
+    """Before anything is sent; a server would refuse it later."""
+    with connection_pair() as (client, _), pytest.raises(ConfigurationError, match="idempotency key"):
+        client.call("/", idempotency_key=key)
+
+
+def test_a_key_goes_as_a_header():
+    """The caller's own, or a random one, beside the other headers."""
+    router, seen = Router(), []
+    router.add("/", lambda payload, path, client: seen.append(dict(current_call().headers)), blocking=False)
+    with connection_pair(server=router) as (client, _):
+        client.call("/", headers={"a": "b"}, idempotency_key="mine")
+        client.spawn("/", idempotency_key=True).result()
+        client.call("/", 1, idempotency_key=True)
+    assert {"a": "b", "idempotency-key": "mine"} == seen[0]
+    assert 3 == len({headers["idempotency-key"] for headers in seen})
