@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 import time
+from collections import deque
 
 from stress_parts.processes import Node, Worker
 from stress_parts.results import Result, milliseconds, percentile
@@ -16,42 +17,43 @@ GRACE = 1.0
 """Seconds after the deadline in which the last one has to be gone."""
 CONNECT = 0.1
 """Seconds in which an honest client gets in meanwhile."""
+ARRIVAL = 2.5
+"""Seconds in which they all arrive: 2,000 a second, as many as a server lets in (`Limits.accept_rate`)."""
 DRIP = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 
 
 class Rude:
-    """All of them: half are silent, half send their head one byte a second."""
+    """All of them: half are silent, half send their head one byte a second, each at its own time."""
 
-    def __init__(self, port: int, count: int) -> None:
+    def __init__(self, port: int, count: int, seconds: float) -> None:
         self.selector = selectors.DefaultSelector()
-        self.dripping: dict[socket.socket, int] = {}
+        self.dripping: deque[tuple[float, socket.socket, int]] = deque()
         self.gone: list[float] = []
         self.opened: dict[socket.socket, float] = {}
+        begun = time.monotonic()
         for number in range(count):
+            self.watch(begun + seconds * number / count)
             sock = socket.create_connection(("127.0.0.1", port), timeout=30)
             sock.setblocking(False)
             self.opened[sock] = time.monotonic()
             self.selector.register(sock, selectors.EVENT_READ)
             if number % 2:
-                self.dripping[sock] = 0
+                self.dripping.append((time.monotonic(), sock, 0))
 
     def watch(self, until: float) -> None:
         """Drip and see who is thrown out, until then or until nobody is left."""
-        drip_at = time.monotonic()
         while self.opened and (now := time.monotonic()) < until:
-            if now >= drip_at:
-                self._drip()
-                drip_at += 1.0
-            for key, _ in self.selector.select(min(0.05, max(0.0, until - now))):
+            while self.dripping and self.dripping[0][0] <= now:
+                self._drip(*self.dripping.popleft())
+            for key, _ in self.selector.select(min(0.002, max(0.0, until - now))):
                 self._look(key.fileobj)  # type: ignore[arg-type]
 
-    def _drip(self) -> None:
-        for sock, position in list(self.dripping.items()):
-            try:
-                sock.send(DRIP[position : position + 1])
-            except OSError:
-                continue  # gone, as will be read
-            self.dripping[sock] = (position + 1) % len(DRIP)
+    def _drip(self, due: float, sock: socket.socket, position: int) -> None:
+        try:
+            sock.send(DRIP[position : position + 1])
+        except OSError:
+            return  # gone, as was read or will be
+        self.dripping.append((due + 1.0, sock, (position + 1) % len(DRIP)))
 
     def _look(self, sock: socket.socket) -> None:
         try:
@@ -62,7 +64,6 @@ class Rude:
             data = b""
         if not data:
             self.gone.append(time.monotonic() - self.opened.pop(sock))
-            self.dripping.pop(sock, None)
             self.selector.unregister(sock)
             sock.close()
 
@@ -77,12 +78,12 @@ def run(scale: Scale) -> list[Result]:
     """With room for all of them, so that the deadline has to do it; honest peers come in between."""
     count = scale.of(5_000, quick=300)
     deadline = scale.size(DEADLINE, quick=1.5)
+    arrival = scale.size(ARRIVAL, quick=0.3)
     with Node(limits={"handshakes": count + 100}, timeouts={"upgrade": deadline}) as node:
-        with Worker("probe", node.port, deadline + 1.0, "connect", 0.02) as honest:
-            rude = Rude(node.port, count)
-            last = time.monotonic()
-            rude.watch(last + deadline + GRACE)
-            left = len(rude.opened)
+        with Worker("probe", node.port, arrival + deadline, "connect", 0.02) as honest:
+            rude = Rude(node.port, count, arrival)
+            rude.watch(time.monotonic() + deadline + GRACE)
+            left = len(rude.opened) + sum(1 for seconds in rude.gone if seconds > deadline + GRACE)
             longest = max(rude.gone, default=0.0)
             rude.close()
             latencies = honest.result(60)
