@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import gevent
@@ -75,6 +75,12 @@ def ended(one: ClientConnection) -> tuple[int, str]:
 def hello(one: ClientConnection, token: str | None) -> str:
     one.send('{"path": "$hello", "id": 1, "data": {"token": "%s"}}' % token if token else '{"path": "$hello", "id": 1}')
     return str(one.recv(PATIENCE))
+
+
+def try_to_connect(server: WebMeshServer, **options: Any) -> None:
+    """What `WebMeshClient.connect` raises; nothing of the client is left."""
+    with closing(WebMeshClient(server.url, **options)) as client:
+        client.connect()
 
 
 # ------------------------------------------------------------------- before a login
@@ -259,7 +265,7 @@ def test_a_header_of_another_scheme_is_the_authenticators_to_read() -> None:
         with WebMeshClient(server.url, session=False, headers={"Authorization": "Basic YW5uOnB3"}) as client:
             assert "ann" == client.call("/who", timeout=PATIENCE)
         with pytest.raises(HandshakeRejected, match="401"):
-            WebMeshClient(server.url, session=False, headers={"Authorization": "Basic eHg6eHg="}).connect()
+            try_to_connect(server, session=False, headers={"Authorization": "Basic eHg6eHg="})
 
 
 def test_a_cookie_may_log_in() -> None:
@@ -305,9 +311,9 @@ def test_whoever_guesses_has_to_wait() -> None:
     with running(guarded_server(counting, limits=Limits(failed_logins=2))) as server:
         for token in ("wrong", "no"):
             with pytest.raises(HandshakeRejected, match="401"):
-                WebMeshClient(server.url, session=False, headers={"Authorization": f"Bearer {token}"}).connect()
+                try_to_connect(server, session=False, headers={"Authorization": f"Bearer {token}"})
         with pytest.raises(HandshakeRejected, match="429") as refused:
-            WebMeshClient(server.url, session=False, headers={"Authorization": "Bearer t-ann"}).connect()
+            try_to_connect(server, session=False, headers={"Authorization": "Bearer t-ann"})
         with WebMeshClient(server.url, session=False) as client, pytest.raises(Overloaded) as overloaded:
             client.call("$hello", {"token": "t-ann"}, timeout=PATIENCE)
 
