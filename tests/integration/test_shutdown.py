@@ -17,7 +17,7 @@ from gevent.socket import create_connection
 from websockets.exceptions import ConnectionClosed as PeerClosed
 from websockets.sync.client import connect
 
-from tests.processes import ENVIRONMENT, run_program
+from tests.processes import ENVIRONMENT, run_program, run_python
 from tests.running import NATIVE_SLEEP, PATIENCE, Census, connected, native_threads, running, wait_for
 from webmesh.exceptions import (
     Cancelled, ConnectFailed, ConnectionClosed, HandshakeRejected, ReplyLost, TransportError, Unavailable,
@@ -550,3 +550,47 @@ def test_a_closed_server_and_client_can_be_left_to_a_child() -> None:
     if child == 0:
         os._exit(0 if stopped(server) and isinstance(catch(client.call, "/"), ConnectionClosed) else 1)
     assert (child, 0) == os.waitpid(child, 0)
+
+
+PROCESSES = """
+import multiprocessing, subprocess
+from webmesh import LocalProtocolError, WebMeshClient, WebMeshServer
+
+client = None
+
+
+def child(told):
+    try:
+        told.put("nothing inherited" if client is None else client.call("/"))
+    except LocalProtocolError as error:
+        told.put("refused" if "fork" in str(error) else str(error))
+
+
+if __name__ == "__main__":
+    server = WebMeshServer()
+    server.on("/")(lambda payload, path, client: subprocess.run(["echo", "run"], capture_output=True, text=True).stdout)
+    server.listen(port=0)
+    server.await_started()
+    client = WebMeshClient(server.url)
+    print(client.call("/"), end="")
+    for method in ("fork", "spawn"):
+        context = multiprocessing.get_context(method)
+        told = context.Queue()
+        process = context.Process(target=child, args=(told,))
+        process.start()
+        print(method, told.get(timeout=20))
+        process.join(20)
+        print(process.exitcode)
+    print(client.call("/"), end="")
+    client.close()
+    server.close()
+    print(server.drained)
+"""
+
+
+@pytest.mark.row(88)
+def test_multiprocessing_and_subprocess_work_beside_a_server(tmp_path: Any) -> None:
+    """A child by fork is told that it cannot use what it inherited, one by spawn has inherited nothing."""
+    (tmp_path / "processes.py").write_text(PROCESSES)
+    printed = run_python("processes.py", folder=tmp_path).stdout
+    assert ["run", "fork refused", "0", "spawn nothing inherited", "0", "run", "True"] == printed.splitlines()
