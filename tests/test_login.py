@@ -285,12 +285,15 @@ def test_a_cookie_may_log_in() -> None:
 def test_an_authenticator_that_is_too_slow_refuses_the_upgrade_for_now() -> None:
     """503 with Retry-After: it is not the peer's fault."""
 
-    def slow(credentials: Credentials) -> None:
-        gevent.sleep(PATIENCE)
+    going_on = Event()
 
-    with running(guarded_server(slow, timeouts=SHORT)) as server, pytest.raises(InvalidStatus) as refused:
-        with peer(server, "t-ann"):
+    def slow(credentials: Credentials) -> None:
+        going_on.wait(PATIENCE)
+
+    with running(guarded_server(slow, timeouts=SHORT)) as server:
+        with pytest.raises(InvalidStatus) as refused, peer(server, "t-ann"):
             pass
+        going_on.set()
     assert 503 == refused.value.response.status_code
     assert "Retry-After" in refused.value.response.headers
 
@@ -432,6 +435,7 @@ def test_what_a_kicked_peer_still_sends_is_not_acted_on() -> None:
         server.kick("ann")
         raw.sendall(b"\x81\x9a\0\0\0\0" + b'{"path": "/do", "data": 1}')
         raw.sendall(b"\x88\x82\0\0\0\0\x03\xe8")
+        raw.shutdown(socket.SHUT_WR)
         assert 4503 == connection.wait_closed(PATIENCE).code
     assert [] == ran
 
