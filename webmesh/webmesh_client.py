@@ -106,7 +106,7 @@ class WebMeshClient:
         self._middleware: list[Middleware] = []
         self._fail_fast = fail_fast
         watched = guarded(observer)
-        routes = KnownRoutes()
+        self._routes = routes = KnownRoutes()
         self._bearer = None if session else token
         node = {"id": os.urandom(8).hex(), "name": name or "", "version": VERSION}
         self._link = ClientLink(
@@ -316,12 +316,15 @@ class WebMeshClient:
         Waits for the connection first where needed, as `call`, and is sent again as that. Middleware gets the future as
         the call's result.
         """
+        connection = self._keeper.connection
+        plainly = not self._middleware and not idempotent and idempotency_key is None
+        if plainly and connection is not None and (idempotent is False or not self._routes.idempotent(path)):
+            try:
+                return connection.spawn(path, payload, timeout=timeout, headers=headers)
+            except ConnectionClosed:
+                pass  # then nothing was sent
         headers = keyed(headers, idempotency_key)
         terms = self._terms(idempotent, headers, fail_fast)
-        connection = self._keeper.connection
-        if connection is not None and not self._middleware and not self._attempts.repeatable(path, terms):
-            with suppress(ConnectionClosed):  # then nothing was sent
-                return connection.spawn(path, payload, timeout=timeout, headers=headers)
 
         def last(call: Call) -> Future:
             left = self._ready(call, terms)
