@@ -354,14 +354,15 @@ def test_a_token_that_is_too_long_is_not_looked_at(size: int) -> None:
 
 
 @pytest.mark.row(56)
-def test_a_login_that_expires_ends_the_connection() -> None:
-    """With 4001: renew, and come back."""
+def test_a_login_that_expires_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """With 4001: renew, and come back. Nothing goes wrong meanwhile."""
 
     def brief(credentials: Credentials) -> Identity:
         return Identity("ann", expires_at=time.time() + 0.5)
 
     with running(guarded_server(brief, timeouts=SHORT)) as server, peer(server, "x") as one:
         assert (4001, "login expired: renew") == ended(one)
+    assert [] == [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.row(56)

@@ -176,3 +176,25 @@ def test_a_connection_may_stop_the_pulse(beating: Callable[..., Pulse]):
 
     assert pulse._greenlet.dead
     assert [1, 1] == [len(connection.ticks) for connection in connections]
+
+
+@pytest.mark.row(53)
+def test_the_guard_looks_at_connections_and_at_nothing_else(
+    beating: Callable[..., Pulse], caplog: pytest.LogCaptureFixture
+):
+    """What is no connection has no login; whatever the guard does to one spoils no other."""
+    first, second, other = Connection(), Connection(), Connection()
+    seen: list[object] = []
+
+    def guard(connection: object, now: float) -> None:
+        seen.append(connection)
+        if connection is first:
+            raise ValueError("spoilt")
+
+    with caplog.at_level(logging.ERROR):
+        beating([first, second], others=(other,), guard=guard)
+        other.wait(2)
+        until(lambda: len(seen) >= 4)
+
+    assert {first, second} == set(seen)
+    assert {"connection could not be looked after"} == {record.getMessage() for record in caplog.records}

@@ -34,7 +34,7 @@ class Pulse:
     Args:
         connections: Changes meanwhile; each beat looks at those that are there when it begins.
         others: What has deadlines and is no connection.
-        guard: Looks at each of them too, given the clock's reading.
+        guard: Looks at each connection too, given the clock's reading.
     """
 
     def __init__(
@@ -72,15 +72,17 @@ class Pulse:
         while True:
             gevent.sleep(self.period)
             now = self._clock()
-            for number, connection in enumerate((*self._others, *self._connections), 1):
-                self._look_at(connection, now)
+            for other in self._others:
+                self._look_at(other, now, None)
+            for number, connection in enumerate(tuple(self._connections), 1):
+                self._look_at(connection, now, self._guard)
                 if number % SLICE == 0:
                     gevent.sleep(0)
 
-    def _look_at(self, connection: Ticking, now: float) -> None:
+    def _look_at(self, connection: Ticking, now: float, guard: Callable[[Any, float], None] | None) -> None:
         try:
             connection.tick(now)
-            if self._guard is not None:
-                self._guard(connection, now)
+            if guard is not None:
+                guard(connection, now)
         except Exception as error:  # a supervisor's edge: one connection's fault must not cost the others theirs
             logger.error("connection could not be looked after", exc_info=error, extra={"connection": repr(connection)})
