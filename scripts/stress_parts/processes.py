@@ -105,7 +105,6 @@ class Node:
             )  # fmt: skip
         self.pid = self.process.pid
         self.port = self._read_port()
-        self._asking: socket.socket | None = None
 
     def _read_port(self) -> int:
         end = time.monotonic() + START_TIMEOUT
@@ -132,27 +131,22 @@ class Node:
         return self._said().count("\n")
 
     def ask(self, path: str, payload: Any = None, seconds: float = 120.0) -> Any:
-        """Call one of its routes, by a connection that stays."""
-        if self._asking is None:
-            self._asking = connect(self.port, call_speech(path))
-        self._asking.settimeout(seconds)
-        request = {"path": path, "id": 1, "data": payload, "timeout_ms": seconds * 1e3}
-        self._asking.sendall(frame(msgpack.packb(request)))
-        while True:
-            head, body = receive_frame(self._asking)
-            if head[0] & 0x0F != 2:
-                continue
-            answer = msgpack.unpackb(inflated(body))
-            if answer.get("id") == 1:
-                if "error" in answer:
-                    raise LoadFailed(f"{path}: {answer['error']}; the node said: {self._said()[-1500:]}")
-                return answer["data"]
-
-    def hang_up(self) -> None:
-        """Close the connection of `ask`."""
-        if self._asking is not None:
-            self._asking.close()
-            self._asking = None
+        """Call one of its routes, by a connection of its own: one that stayed would be lost for want of pongs."""
+        with connect(self.port, call_speech(path)) as sock:
+            sock.settimeout(seconds)
+            request = {"path": path, "id": 1, "data": payload, "timeout_ms": seconds * 1e3}
+            sock.sendall(frame(msgpack.packb(request)))
+            while True:
+                head, body = receive_frame(sock)
+                if head[0] & 0x0F == 9:
+                    sock.sendall(frame(body, opcode=10))
+                if head[0] & 0x0F != 2:
+                    continue
+                answer = msgpack.unpackb(inflated(body))
+                if answer.get("id") == 1:
+                    if "error" in answer:
+                        raise LoadFailed(f"{path}: {answer['error']}; the node said: {self._said()[-1500:]}")
+                    return answer["data"]
 
     def resident(self) -> int:
         """Bytes of memory now."""
@@ -186,7 +180,6 @@ class Node:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.hang_up()
         self.kill()
         self.log.close()
 
