@@ -25,7 +25,7 @@ MEMORY = 1024
 LEEWAY = 120
 """Seconds beyond its time that a process gets to start, to read its corpus, and to end."""
 HOW_TO_GET_IT = """scripts/fuzz: skipped: atheris is not there.
-It has wheels for Linux and CPython 3.11 to 3.13: pip install atheris (into .venv, or wherever --here runs)."""
+Where it has a wheel, that is: .venv/bin/pip install atheris (or into the Python that --here runs)."""
 
 
 @dataclass(frozen=True)
