@@ -238,8 +238,6 @@ class ClientLink:
         try:
             self.keeper.stop()
             self._routes.stop()
-            if self._session is not None:
-                self._session.ended(ConnectionClosed(1000, "the client was closed"))
             readers = tuple(self._readers.values())
             for connection in tuple(self._readers):
                 if self._session is not None:

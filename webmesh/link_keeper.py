@@ -107,7 +107,7 @@ class LinkKeeper:
         self._lane = Lanes()
         self._dialler: Any = None
         self._greenlet: gevent.Greenlet[[bool], None] | None = None
-        self._retiring: set[WebSocketConnection] = set()
+        self._retiring: dict[WebSocketConnection, gevent.Greenlet[[WebSocketConnection], None]] = {}
         self._ever_connected = False
         self._comeback = Comeback("first use")
         self._error: Exception | None = None
@@ -303,7 +303,9 @@ class LinkKeeper:
 
     def ended(self, connection: WebSocketConnection) -> None:
         """A connection that `made` has made is closing or has ended."""
-        self._retiring.discard(connection)
+        retiring = self._retiring.pop(connection, None)
+        if retiring is not None:
+            retiring.kill(block=False)  # it may sleep for longer than the hub lives
         why = connection.ending or ConnectionClosed()
         if connection is not self.connection:
             return
@@ -335,13 +337,12 @@ class LinkKeeper:
         self._comeback = Comeback("goodbye of the server", elsewhere=True)
         self._error = None
         self.connection = None
-        self._retiring.add(connection)
-        gevent.spawn(self._retire, connection)
+        self._retiring[connection] = gevent.spawn(self._retire, connection)
         # Where this is the only address, it is that of a server that takes nobody in for the moment.
         self._keep_up(at_once=better or not self._rounds.alone)
 
     def _retire(self, connection: WebSocketConnection) -> None:
-        while connection in self._retiring and connection.open:
+        while connection.open:
             gevent.sleep(RETIRE_INTERVAL)  # first: whoever has just taken it for a call may not have sent it yet
             if not connection.requests[1]:
                 connection.close(1000, timeout=0)
@@ -377,6 +378,7 @@ class LinkKeeper:
             if dialler is not None:
                 gevent.get_hub().loop.run_callback(self._interrupt, dialler)
             gevent.sleep(0)
+        gevent.killall(list(self._retiring.values()), block=False)  # whoever stops closes those connections, too
         if self._greeter is not None:
             self._greeter.ended(ConnectionClosed(1000, "the client was closed"))
 
