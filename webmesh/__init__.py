@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
     from webmesh.observability.metrics import Metrics
     from webmesh.routing import Router
+    from webmesh.server_session import ServerSession
     from webmesh.webmesh_client import WebMeshClient
     from webmesh.webmesh_server import WebMeshServer
     from webmesh.websocket.tls import ServerTLS, client_context
@@ -85,6 +86,7 @@ _HOMES = {
     "StandardJsonSerializer": "webmesh.message_serializers",
     "Metrics": "webmesh.observability.metrics",
     "Router": "webmesh.routing",
+    "ServerSession": "webmesh.server_session",
     "WebMeshClient": "webmesh.webmesh_client",
     "WebMeshServer": "webmesh.webmesh_server",
     "ServerTLS": "webmesh.websocket.tls",
@@ -144,6 +146,7 @@ __all__ = [
     "Router",
     "RoutingError",
     "SerializationError",
+    "ServerSession",
     "ServerTLS",
     "SharedSecretAuthenticator",
     "StandardJsonSerializer",

@@ -27,3 +27,10 @@ def test_the_second_program_pays_once() -> None:
     """Although the first reply is lost."""
     (expected,) = [text for kind, text in BLOCKS if kind == "text"]
     assert expected == run_program(PROGRAMS[1])
+
+
+@pytest.mark.plain
+def test_the_third_program_goes_on_after_the_loss() -> None:
+    """With its stream, and with what was kept."""
+    printed = run_program(PROGRAMS[2]).splitlines()
+    assert ["[1, 2, 3, 4, 5]", "kept while you were away"] == sorted(printed)
