@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-import gevent
-
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError, MessageTooBig, RemoteProtocolError
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import Limits, Timeouts
@@ -84,7 +82,7 @@ class MessageStream(MessageWriter):
         frames = self._frames
         while self.state is not CLOSED:
             if frames.pending:
-                gevent.sleep(0)
+                self._let_others()
                 data = b""
             elif self._early:
                 data, self._early = self._early, b""
@@ -111,6 +109,15 @@ class MessageStream(MessageWriter):
                 self._whole = True
                 return incoming
         return None
+
+    def _let_others(self) -> None:
+        """Come back when the hub has looked at all sockets. After `sleep(0)` it only runs what is ready already, for up
+        to 5 ms and often more: seen to hold others up for 30 ms."""
+        turn = self._hub.loop.timer(0)
+        try:
+            self._hub.wait(turn)
+        finally:
+            turn.close()
 
     def _read_end(self) -> None:
         """The peer sends no more. If it has closed before that, it may still be reading what is queued for it."""
