@@ -110,6 +110,24 @@ def test_what_is_denied_reaches_neither_middleware_nor_handler() -> None:
     assert ["/last"] == ran
 
 
+@pytest.mark.row(56, 57)
+def test_what_is_remembered_is_for_those_who_may_ask_now() -> None:
+    """A repeat of a keyed call is refused like any other once the role is gone, and answered again when it is back."""
+    server, ran = server_with(), []
+    server.on("/a", requires="admin")(lambda payload, path, client: ran.append(payload))
+
+    with connected(server, headers=ADMIN, session=False) as client:
+        client.call("/a", 1, idempotency_key="k", timeout=PATIENCE)
+        (connection,) = server.connections
+        allowed, connection.identity = connection.identity, Identity("ann", frozenset())
+        with pytest.raises(PermissionDenied):
+            client.call("/a", 1, idempotency_key="k", timeout=PATIENCE)
+        connection.identity = allowed
+        client.call("/a", 1, idempotency_key="k", timeout=PATIENCE)
+    assert [1] == ran
+
+
+
 def test_streams_and_threads_are_checked_too() -> None:
     """Before the first item; wherever the handler would run."""
     server = server_with()

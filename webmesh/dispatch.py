@@ -239,6 +239,8 @@ class Dispatcher:
     def _run_headed(self, plan: Plan, call: HandledCall) -> Any:
         if IDEMPOTENCY_KEY not in call.headers:
             return self._run(plan, call, plan.enter)
+        if plan.check is not None:  # what is remembered is for those who may ask now
+            self._run(plan, call, plan.check)
         return self._keyed.run(call, plan.enter, functools.partial(self._run, plan, call))
 
     def _run(self, plan: Plan, call: HandledCall, enter: CallNext) -> Any:

@@ -22,11 +22,12 @@ class Plan:
 
     Attributes:
         enter: Runs a call through the middleware and its handler; to be run in the call's own context.
+        check: Runs only the question whether the caller may; `None` where anybody may.
         simple: Whether that happens right in the greenlet that read the request, and nothing must be held.
     """
 
     __slots__ = (
-        "blocking", "bounded", "cancel", "enter", "in_flight", "isolate", "max_in_flight", "options", "route",
+        "blocking", "bounded", "cancel", "check", "enter", "in_flight", "isolate", "max_in_flight", "options", "route",
         "seconds", "simple",
     )  # fmt: skip
 
@@ -39,6 +40,7 @@ class Plan:
         # The protocol's own routes have rules of their own.
         asked = None if route.pattern.startswith("$") else requirement(options.requires, requires)
         self.enter = _entrance(route, middleware if asked is None else [asked, *middleware])
+        self.check = None if asked is None else chained([asked], _enter_nothing)
         self.blocking = blocking if options.blocking is None else options.blocking
         self.isolate = options.isolate and not self.blocking
         self.seconds = seconds if options.timeout is None else options.timeout
@@ -85,6 +87,10 @@ def _entrance(route: Route, middleware: list[Middleware]) -> CallNext:
         return handler(call.payload, call.path, call.connection)
 
     return enter_handler
+
+
+def _enter_nothing(call: Call) -> None:
+    """In the place of the handler, where only what stands before it is wanted."""
 
 
 def _run_handler(call: Call) -> Any:

@@ -107,6 +107,7 @@ def _call(options: argparse.Namespace, payload: object) -> int:
         tls=client_context(insecure_skip_verify=True) if options.insecure else None,
         headers=_login(options),
         reconnect=False,
+        session=False,  # a stream that waits for the next connection would wait in vain
     )
     with client:
         client.connect(deadline.remaining())
