@@ -127,7 +127,6 @@ def test_what_is_remembered_is_for_those_who_may_ask_now() -> None:
     assert [1] == ran
 
 
-
 def test_streams_and_threads_are_checked_too() -> None:
     """Before the first item; wherever the handler would run."""
     server = server_with()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.processes import ROOT, run_python
 
-FENCE = re.compile(r"^```python\n(.*?)^```\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```python\n((?:(?!```).*\n)*)```\n\n?```text\n((?:(?!```).*\n)*)```$", re.MULTILINE)
 PROGRAMS = [
     pytest.param(program, printed, id=f"{page}-{number}")
     for page in ("TESTING", "OPERATIONS")

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from tests.websocket.loopback import Witness
-from webmesh.websocket.refusals import FIELD_SIZE, LOG_RATE, Refusals, printable
+from webmesh.websocket.refusals import FIELD_SIZE, Refusals, printable
 
 
 class Clock:
@@ -66,31 +66,6 @@ def test_no_offence_is_counted_but_not_logged_by_default(refusals, witness, capl
     assert [] == caplog.records
 
 
-def test_lines_are_bounded_and_counters_are_not(refusals, witness, clock, caplog):
-    """However fast peers are refused, at most 100 lines are written in a second; then it goes on, with the sum."""
-    for _ in range(5 * LOG_RATE):
-        refusals.handshake("10.0.0.2:99", 400, "bad")
-    at_once = len(caplog.records)
-    clock.now += 1.0
-    for _ in range(5 * LOG_RATE):
-        refusals.handshake("10.0.0.2:99", 400, "bad")
-
-    assert LOG_RATE == at_once
-    assert 2 * LOG_RATE == len(caplog.records)
-    assert [4 * LOG_RATE] == [r.suppressed for r in caplog.records if hasattr(r, "suppressed")]
-    assert 10 * LOG_RATE == len(witness.handshakes)
-
-
-def test_a_long_silence_saves_up_no_more_than_one_second(refusals, clock, caplog):
-    """The bound is a rate over a burst of one second, not an allowance for the day."""
-    clock.now += 3600.0
-
-    for _ in range(5 * LOG_RATE):
-        refusals.handshake("10.0.0.2:99", 400, "bad")
-
-    assert LOG_RATE == len(caplog.records)
-
-
 @pytest.mark.row(84)
 def test_a_shortage_is_one_line_a_second_and_all_are_counted(refusals, witness, clock, caplog):
     """Running out of something is one fault of ours, however many peers meet it."""
@@ -104,18 +79,6 @@ def test_a_shortage_is_one_line_a_second_and_all_are_counted(refusals, witness, 
     assert [("accept", "out of memory")] == witness.others
     assert ["out of descriptors", "out of descriptors", "out of memory"] == [r.reason for r in caplog.records]
     assert {logging.ERROR} == {record.levelno for record in caplog.records}
-
-
-def test_nothing_is_made_up_for_a_log_that_nobody_reads(refusals, witness, caplog):
-    """Lines that the level suppresses use up none of the rate."""
-    caplog.set_level(logging.CRITICAL, "webmesh.server")
-    for _ in range(2 * LOG_RATE):
-        refusals.handshake("10.0.0.2:99", 400, "bad")
-    caplog.set_level(logging.WARNING, "webmesh.server")
-
-    refusals.handshake("10.0.0.2:99", 400, "bad")
-
-    assert [None] == [getattr(record, "suppressed", None) for record in caplog.records]
 
 
 @pytest.mark.row(46)

@@ -1,7 +1,7 @@
 """What is said about peers that are turned away: one counter and at most one log line each.
 
-Every refusal of the transport is told here, so that the bounds on log lines hold for all of them
-together: a scan or an attack must not fill a disk. Whether to refuse is decided by the callers.
+Every refusal of the transport is told here. How many lines are written in all is `log_limit`'s business; whether to
+refuse is decided by the callers.
 """
 
 from __future__ import annotations
@@ -12,11 +12,6 @@ import time
 
 from webmesh.deadline import Clock
 from webmesh.observer import Observer
-from webmesh.protocol.token_bucket import TokenBucket
-
-LOG_RATE = 100
-"""Lines a second about refusals, averaged over a burst of the same size. Beyond it they are only
-counted, and the next line says how many were left out (`suppressed`)."""
 
 FIELD_SIZE = 200
 """Characters of one value in a line about a refusal; the rest is cut off."""
@@ -36,16 +31,11 @@ class Refusals:
     """Counts refusals and writes them down.
 
     One instance serves all connections of one listener; it is used inside one hub.
-
-    Args:
-        rate: Log lines a second.
     """
 
-    def __init__(self, observer: Observer, *, rate: int = LOG_RATE, clock: Clock = time.monotonic) -> None:
+    def __init__(self, observer: Observer, *, clock: Clock = time.monotonic) -> None:
         self._observer = observer
         self._clock = clock
-        self._lines = TokenBucket(rate, clock())
-        self._suppressed = 0
         self._next: dict[str, float] = {}
 
     def handshake(self, address: str, status: int, reason: str, detail: object = "", *, quiet: bool = False) -> None:
@@ -86,13 +76,7 @@ class Refusals:
     def _log(self, event: str, fields: dict[str, object], detail: object, level: int) -> None:
         if not logger.isEnabledFor(level):
             return
-        if not self._lines.take(self._clock()):
-            self._suppressed += 1
-            return
         extra = {key: printable(value) if isinstance(value, str) else value for key, value in fields.items()}
         if detail != "":
             extra["detail"] = printable(detail)
-        if self._suppressed:
-            extra["suppressed"] = self._suppressed
-            self._suppressed = 0
         logger.log(level, event, extra=extra)
