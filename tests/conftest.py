@@ -14,7 +14,13 @@ import pytest
 from gevent import monkey
 from hypothesis import HealthCheck, settings
 
-PURE = {Path(__file__).parent / "protocol", Path(__file__).parent / "fuzzing"}
+TESTS = Path(__file__).parent
+PURE = {TESTS / "protocol", TESTS / "fuzzing"}
+ALONE = {TESTS / f"test_{name}.py" for name in (
+    "architecture", "catalogue", "converters", "exceptions", "exports", "linear_regex", "message_serializers",
+    "options", "path_patterns", "readme", "route", "route_options", "route_tree", "routing", "version",
+)}  # fmt: skip
+"""Tests of modules without gevent, and such as start programs of their own in either mode."""
 
 PATCHED = monkey.is_module_patched("socket")
 """Whether this process is monkey-patched. The suite runs once in either mode."""
@@ -69,4 +75,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _runs_once(item: pytest.Item) -> bool:
     """The pure core knows neither gevent nor sockets (`test_architecture` holds that), so patching changes nothing."""
-    return not PURE.isdisjoint(item.path.parents) or item.get_closest_marker("once") is not None
+    return item.path in ALONE or not PURE.isdisjoint(item.path.parents) or item.get_closest_marker("once") is not None

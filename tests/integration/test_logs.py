@@ -143,10 +143,11 @@ def test_nothing_that_is_logged_holds_payloads_or_secrets() -> None:
                 client.call("/nowhere", MARK, timeout=PATIENCE)
             client.notify("/nowhere", MARK)
             list(client.stream("/echo", MARK, timeout=PATIENCE))
-        with suppress(WebMeshError):
-            WebMeshClient(f"{server.url}/missing?token={MARK}", reconnect=False, **options).connect()
+        with suppress(WebMeshError), WebMeshClient(f"{server.url}/missing?token={MARK}", **options):
+            pass
     with logged(logging.DEBUG) as failing, pytest.raises(ConnectFailed):
-        WebMeshClient(f"ws://127.0.0.1:1/?token={MARK}", reconnect=False, **options).connect()
+        with WebMeshClient(f"ws://127.0.0.1:1/?token={MARK}", **options):
+            pass
 
     assert lines.records
     found = [text for text in (*lines.text, *failing.text) if MARK in text]

@@ -147,7 +147,7 @@ def test_clients_show_who_they_are(authority: Authority, certfile: str) -> None:
                         client_context(authority.file, stranger.issue("cart@shop.example"))):  # fmt: skip
             refused = WebMeshClient(server.url, tls=context)
             with pytest.raises(TransportError):
-                refused.call("/who", timeout=PATIENCE)
+                refused.call("/who", timeout=PATIENCE, fail_fast=True)
             refused.close()
 
 
