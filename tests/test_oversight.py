@@ -151,3 +151,12 @@ def test_a_unix_socket_shows_the_pages(tmp_path: Path) -> None:
     server = counting()
     with running(server, unix=str(tmp_path / "socket"), port=4269):
         assert 200 == get(server, "/metrics")[0]
+
+
+def test_counters_let_go_of_a_server_that_has_ended() -> None:
+    """They may count for the next one, and for years."""
+    metrics = Metrics()
+    for _ in range(2):
+        with running(WebMeshServer(metrics=metrics)):
+            assert {1} == {len(gauge.readers) for gauge in metrics.gauges.values()}
+    assert {0} == {len(gauge.readers) for gauge in metrics.gauges.values()}

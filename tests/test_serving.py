@@ -213,3 +213,16 @@ def test_connections_that_come_and_go_leave_nothing() -> None:
             client.close()
         assert wait_for(lambda: not serving.parts.connections)
         assert {} == census.grown()
+
+
+def test_whatever_goes_wrong_at_the_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever awaits it does not wait in vain, and the address is free again."""
+    serving = Run().serving
+    monkeypatch.setattr(serving.parts.pulse, "start", lambda: 1 / 0)
+    serving.start()
+    with pytest.raises(ZeroDivisionError):
+        serving.started.wait(PATIENCE)
+    serving.stopped.wait(PATIENCE)
+    with pytest.raises(OSError):
+        create_connection(("127.0.0.1", serving.listener.port), timeout=PATIENCE)
+    serving.home.stop()

@@ -337,3 +337,40 @@ def test_stopping_twice_or_unstarted_is_harmless() -> None:
     watch.stop()
     watch.stop()
     assert {} == watchdog._WATCHDOG.hubs
+
+
+class Raising(logging.Filter):
+    """Raises *error* at the first record that it sees."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.errors = [error]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.errors:
+            raise self.errors.pop()
+        return True
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), ValueError("x")], ids=["key", "value"])
+def test_it_survives_what_a_programs_filter_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog is for the whole process; the next hold is told."""
+    monkeypatch.setattr(watchdog, "_LINES", watchdog._Lines())
+    raising = Raising(error)
+    watchdog.logger.addFilter(raising)
+    try:
+        with holding(burn) as (observer, client):
+            for number in (1, 2):
+                client.call("/hold/a", timeout=PATIENCE)
+                assert wait_for(lambda number=number: number == len(held(observer)))
+            assert not raising.errors
+    finally:
+        watchdog.logger.removeFilter(raising)
+
+
+def test_it_does_without_a_clock_for_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every system has one."""
+    monkeypatch.delattr(time, "pthread_getcpuclockid")
+    with holding(burn) as (observer, client):
+        client.call("/hold/a", timeout=PATIENCE)
+        assert wait_for(lambda: held(observer))

@@ -6,7 +6,7 @@ Decides who may see the pages: they name routes and tell how busy a server is, a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from webmesh.exceptions import ConfigurationError
@@ -52,6 +52,7 @@ class Oversight:
         self._by_default = allow is None
         self._watchdog = watchdog
         self._exposition: Any = None
+        self._gauges: list[Callable[[], float]] = []
         self.count(metrics)
 
     def count(self, metrics: bool | Metrics) -> None:
@@ -77,6 +78,12 @@ class Oversight:
         self._attend(parts)
         return Watch(parts.observer, parts.timeouts.hub_hold) if self._watchdog else None
 
+    def leave(self) -> None:
+        """The server has ended: counters that live on ask it no longer. Safe to call twice."""
+        if self.metrics is not None:
+            self.metrics.forget(self._gauges)
+        self._gauges.clear()
+
     def register(self, router: Router) -> None:
         """The protocol's own path `$stats`, where there are counters."""
         if self.metrics is not None and router.match("$stats") is None:
@@ -89,16 +96,17 @@ class Oversight:
     def _attend(self, parts: ServerParts) -> None:
         if self.metrics is None:
             return
-        gauge, limits = self.metrics.gauge, parts.limits
+        metrics, limits = self.metrics, parts.limits
+
+        def gauge(name: str, text: str, read: Callable[[], float]) -> None:
+            self._gauges.append(read)
+            metrics.gauge(name, text, read)
+
         gauge("calls_in_progress", "Handlers that run and have waited.", lambda: parts.dispatcher.in_progress)
         gauge("threads_busy", "Native threads that run a handler.", lambda: min(parts.executor.taken, limits.threads))
         gauge(
             "thread_queue", "Calls that wait for a native thread.",
             lambda: max(0, parts.executor.taken - limits.threads),
-        )  # fmt: skip
-        gauge(
-            "results_discarded", "Results of threads whose callers had left.",
-            lambda: parts.executor.abandoned + parts.websocket_executor.abandoned,
         )  # fmt: skip
 
     def pages(self) -> dict[str, Page]:

@@ -53,6 +53,7 @@ class Serving:
         self, parts: ServerParts, address: TcpAddress | UnixAddress, oversight: Oversight | None = None
     ) -> None:
         self.parts = parts
+        self._oversight = oversight
         self.watch = oversight.watch(parts) if oversight is not None else None
         more = oversight.pages() if oversight is not None else {}
         self.home = parts.home
@@ -133,21 +134,26 @@ class Serving:
     def _start(self) -> None:
         try:
             self.listener.start()
+            self._guard_hosts()
+            self.parts.pulse.start()
+            if self.watch is not None:
+                self.watch.start()
         except Exception as error:  # the supervisor's edge: who awaits the start must learn of it
-            claimed = self._claim_end()
-            if claimed:
-                self.parts.keyed.close(self.parts.timeouts.close)
-                self._stopped()
-            self.started.fail(error)
-            if claimed:
-                self.home.stop()
+            self._not_started(error)
             return
-        self._guard_hosts()
-        self.parts.pulse.start()
-        if self.watch is not None:
-            self.watch.start()
         self.started.succeed(None)
         logger.info("listening", extra={"address": self.listener.address, "tls": self.parts.tls is not None})
+
+    def _not_started(self, error: Exception) -> None:
+        self.listener.stop_accepting()
+        self.parts.pulse.stop()
+        claimed = self._claim_end()
+        if claimed:
+            self.parts.keyed.close(self.parts.timeouts.close)
+            self._stopped()
+        self.started.fail(error)
+        if claimed:
+            self.home.stop()
 
     def _guard_hosts(self) -> None:
         """Where only this machine gets in, a web page must not bring others in by a name of its own (DNS rebinding)."""
@@ -158,6 +164,8 @@ class Serving:
 
     def _stopped(self) -> None:
         atexit.unregister(self._exit)
+        if self._oversight is not None:
+            self._oversight.leave()
         self.stopped.succeed(None)
 
     def _shut_down(self, seconds: float, alternates: tuple[str, ...]) -> None:

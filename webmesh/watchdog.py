@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,7 @@ class WatchedHub:
         self._arming = False
         self._ident = hub.thread_ident
         self._check = hub.loop.check()
-        self._cpu_clock = time.pthread_getcpuclockid(self._ident)
+        self._cpu_clock = _cpu_clock(self._ident)
         self._turns = -1
         self._since = self._looked = 0.0
         self._cpu = 0.0
@@ -202,6 +203,12 @@ class WatchedHub:
         return self._cpu_time() - self._cpu > gap / 10
 
 
+def _cpu_clock(ident: int) -> int:
+    """The clock of the processor time of that thread; where the system has none, that of the process."""
+    find: Callable[[int], int] | None = getattr(time, "pthread_getcpuclockid", None)
+    return time.CLOCK_PROCESS_CPUTIME_ID if find is None else find(ident)
+
+
 class Hold:
     """One hold, from the moment it was noticed."""
 
@@ -238,6 +245,14 @@ class Hold:
 
 
 def _report(hold: Hold, observers: tuple[Observer, ...], ended: bool) -> None:
+    try:
+        _tell(hold, observers, ended)
+    except Exception:  # a filter or a handler of the program's loggers: the thread must not end by it
+        with suppress(Exception):
+            traceback.print_exc()
+
+
+def _tell(hold: Hold, observers: tuple[Observer, ...], ended: bool) -> None:
     stack = hold.stack
     for observer in observers:
         observer.hub_held(hold.where, hold.seconds, stack)
@@ -327,7 +342,7 @@ class Watchdog:
         for watched in awake:
             try:
                 watched.look(now, period)
-            except (ValueError, AttributeError):  # the hub was destroyed
+            except Exception:  # the hub was destroyed; or a mistake, and then the others are watched on
                 self.hubs.pop(id(watched.hub), None)
         if self._bell.acquire(True, period):  # another hub has woken
             _sleep(max(0.0, period - (time.monotonic() - now)))

@@ -304,3 +304,14 @@ def test_a_plain_route_that_does_not_read_learns_of_the_end(blocking: bool):
 
         assert wait_for(lambda: told)
         assert [200] == told
+
+
+@pytest.mark.row(68)
+def test_a_stalled_peer_that_is_gone_is_stalled_no_longer() -> None:
+    """Else those who count them would count it for ever."""
+    observer = RecordingObserver()
+    with crawling(timeouts=QUICK, observer=observer) as (_, peer, crawler):
+        assert wait_for(lambda: peer.stalled)
+        crawler.sock.close()
+        assert wait_for(lambda: observer.named("connection_closed"))
+        assert [(peer, True), (peer, False)] == observer.named("peer_stalled")

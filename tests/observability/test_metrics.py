@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -76,10 +77,10 @@ def test_the_number_of_series_is_bounded() -> None:
     """What comes beyond it is counted together, and nothing is lost."""
     metrics = Metrics()
     for number in range(SERIES + 50):
-        metrics.connection_closed(None, number, "")
+        metrics.refused("message", str(number))
         metrics.request_finished(f"/{number}", "ok", 0.0)
-    assert SERIES + 1 == len(metrics.tables["connections_closed"])
-    assert 50 == metrics.tables["connections_closed"][OTHER,]
+    assert SERIES + 1 == len(metrics.tables["refused"])
+    assert 50 == metrics.tables["refused"][OTHER, OTHER]
     assert SERIES + 1 == len(metrics.requests())
     assert 50 == metrics.requests()[OTHER, "ok"]
 
@@ -116,3 +117,34 @@ def test_bounds_that_do_not_ascend_are_refused(buckets: tuple[float, ...]) -> No
     """Counts in them would mean nothing."""
     with pytest.raises(ConfigurationError, match="ascend"):
         Metrics(buckets=buckets)
+
+
+@pytest.mark.row(58)
+def test_peers_cannot_use_up_the_labels_for_close_codes() -> None:
+    """They may send any of 2,000 codes; those that have a meaning stay apart from the others."""
+    metrics = Metrics()
+    for code in (*range(3000, 5000), 1006):
+        metrics.connection_closed(None, code, "")
+    table = metrics.tables["connections_closed"]
+    assert 1 == table["1006",] == table["4008",]
+    assert 1990 == table[OTHER,]
+
+
+def test_who_has_ended_is_asked_no_longer() -> None:
+    """Counters may outlive the servers that they count for."""
+    metrics = Metrics()
+    reads = [lambda: 2, lambda: 3]
+    for read in reads:
+        metrics.gauge("threads_busy", "Threads.", read)
+    metrics.forget(reads[:1])
+    assert 3 == metrics.snapshot()["gauges"]["threads_busy"]
+
+
+@pytest.mark.parametrize("options", [
+    {"buckets": ["a"]}, {"buckets": 5}, {"buckets": [1, float("nan")]}, {"buckets": [float("inf")]},
+    {"prefix": "my-shop"}, {"prefix": ""}, {"prefix": 5},
+])  # fmt: skip
+def test_names_and_bounds_that_no_metric_can_have_are_refused(options: dict[str, Any]) -> None:
+    """When they are given, not when the first request is counted."""
+    with pytest.raises(ConfigurationError):
+        Metrics(**options)

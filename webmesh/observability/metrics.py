@@ -6,9 +6,11 @@ Labels are route patterns, wire codes and the code's own words, never a peer's t
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,14 @@ OTHER = "other"
 
 _CODES = frozenset({"ok", "unknown", *REMOTE_ERRORS})
 
+_CLOSE_CODES = frozenset(map(str, (
+    1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1015,
+    4001, 4008, 4010, 4012, 4013, 4500, 4501, 4503, 4504, 4505,
+)))  # fmt: skip
+"""Those of RFC 6455 and of the protocol. Peers may send 2,000 others, and would burn all labels with them."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
 _Table = dict[tuple[str, ...], float]
 
 
@@ -38,7 +48,7 @@ class Gauge:
 
     def read(self) -> float:
         """The number now: the sum of what each server of this observer says."""
-        return sum(reader() for reader in self.readers)
+        return sum(reader() for reader in tuple(self.readers))
 
 
 class Metrics(Observer):
@@ -52,13 +62,13 @@ class Metrics(Observer):
         prefix: What the names of all metrics begin with.
 
     Raises:
-        ConfigurationError: The bounds do not ascend.
+        ConfigurationError: The bounds are no numbers or do not ascend; no metric can have that prefix.
     """
 
     def __init__(self, *, buckets: Iterable[float] = BUCKETS, prefix: str = "webmesh") -> None:
-        self.buckets = tuple(buckets)
-        if not self.buckets or list(self.buckets) != sorted(set(self.buckets)):
-            raise ConfigurationError(f"buckets must ascend, which {self.buckets!r} do not")
+        self.buckets = _checked_buckets(buckets)
+        if not isinstance(prefix, str) or not _NAME.fullmatch(prefix):
+            raise ConfigurationError(f"prefix must be letters, digits and '_', and begin with no digit, not {prefix!r}")
         self.prefix = prefix
         self.started_at = time.monotonic()
         self.tables: dict[str, _Table] = {}
@@ -95,7 +105,8 @@ class Metrics(Observer):
     def connection_closed(self, connection: object, code: int, reason: str) -> None:
         """See `Observer`; the reason is the peer's own text."""
         self.open -= 1
-        self._count("connections_closed", str(code))
+        known = str(code)
+        self._count("connections_closed", known if known in _CLOSE_CODES else OTHER)
 
     def handshake_refused(self, address: str, status: int, reason: str) -> None:
         """See `Observer`."""
@@ -147,9 +158,14 @@ class Metrics(Observer):
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Ask *read* for a number whenever the metrics are wanted, in the thread that wants them.
 
-        Several of one name are added up.
+        Several of one name are added up, until `forget` is told of one.
         """
         self.gauges.setdefault(name, Gauge(text, [])).readers.append(read)
+
+    def forget(self, reads: Collection[Callable[[], float]]) -> None:
+        """Ask these for a number no longer."""
+        for gauge in tuple(self.gauges.values()):
+            gauge.readers[:] = [read for read in gauge.readers if read not in reads]
 
     def requests(self) -> dict[tuple[str, str], int]:
         """How many have ended, by route and code."""
@@ -169,7 +185,7 @@ class Metrics(Observer):
         for (route, code), count in self.requests().items():
             routes.setdefault(route, {"codes": {}})["codes"][code] = count
         for route, (counts, seconds) in self.latencies().items():
-            routes[route] |= {"count": int(sum(counts)), "seconds": round(seconds, 6)}
+            routes.setdefault(route, {"codes": {}}).update({"count": int(sum(counts)), "seconds": round(seconds, 6)})
         counters = {
             name: {" ".join(labels): round(value, 6) for labels, value in tuple(table.items())}
             for name, table in sorted(tuple(self.tables.items()))
@@ -191,3 +207,16 @@ class Metrics(Observer):
         from webmesh.observability.exposition import families
 
         return families(self)
+
+
+def _checked_buckets(buckets: Iterable[float]) -> tuple[float, ...]:
+    try:
+        bounds = tuple(buckets)
+    except TypeError:
+        raise ConfigurationError(f"buckets must be numbers of seconds, not {buckets!r}") from None
+    for bound in bounds:
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+            raise ConfigurationError(f"buckets must be numbers of seconds, and {bound!r} is none")
+    if not bounds or list(bounds) != sorted(set(bounds)):
+        raise ConfigurationError(f"buckets must ascend, which {bounds!r} do not")
+    return bounds

@@ -65,6 +65,7 @@ class WebSocketConnection(PlainConnection):
     slow_peer: Policy = "wait"
     identity: Any = None
     session: ServerSession | None = None
+    _told_stalled = False
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class WebSocketConnection(PlainConnection):
         conversation = self._conversation
         stalled = self._stream.tick(now, conversation is not None and conversation.session.open_requests > 0)
         if stalled is not None:
-            self._observer.peer_stalled(self, stalled)
+            self._tell_stalled(stalled)
         if self._turns is not None:
             self._turns.dismiss()
         elif self._plain is not None:
@@ -142,6 +143,11 @@ class WebSocketConnection(PlainConnection):
 
     def _died(self) -> None:
         self._stream.abort(ConnectionClosed(1011, "internal error"), say=True)
+
+    def _tell_stalled(self, stalled: bool) -> None:
+        if stalled is not self._told_stalled:
+            self._told_stalled = stalled
+            self._observer.peer_stalled(self, stalled)
 
     def _ended(self, why: ConnectionClosed) -> None:
         if self._plain is not None:
@@ -153,6 +159,7 @@ class WebSocketConnection(PlainConnection):
                 request.waiter.fail(
                     ReplyLost(request.path, started=started, code=why.code, reason=why.reason, request_id=request.id)
                 )
+        self._tell_stalled(False)
         self._observer.connection_closed(self, why.code, why.reason)
 
     # -------------------------------------------------------------------- state
