@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -157,6 +157,32 @@ def test_a_call_that_does_not_end_in_time_is_cut_off(cancel: str, blocking: bool
     assert (True, 4001) == (caught.value.started, caught.value.code)
     assert "the server closes" in str(caught.value)
     assert ("call", "cut off") in observer.named("refused")
+
+
+@EACH_PLACE
+def test_no_call_that_was_cut_off_counts_as_never_begun(blocking: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On connections that are closed later, when nothing of the call is left here, no less than on the first one."""
+    monkeypatch.setattr("webmesh.draining.BATCH", 1)  # the hub turns between two of them
+    server, release, runs = WebMeshServer(timeouts=Timeouts(close=0.2)), threading.Event(), []
+
+    @server.on("/", blocking=blocking)
+    def stuck(payload: Any, path: str, client: Any) -> None:
+        runs.append(payload)
+        while not release.is_set():
+            gevent.sleep(0.005)
+
+    with running(server), ExitStack() as clients:
+        asking = [clients.enter_context(WebMeshClient(server.url, retries=None)) for _ in range(5)]
+        futures = [client.spawn("/", timeout=PATIENCE) for client in asking]
+        assert wait_for(lambda: len(runs) == len(futures))
+        server.close(0.1)
+        lost = []
+        for future in futures:
+            with pytest.raises(ReplyLost) as caught:
+                future.result()
+            lost.append(caught.value.started)
+        release.set()
+    assert [True] * len(futures) == lost
 
 
 def test_a_call_that_its_caller_gave_up_is_not_cut_off() -> None:

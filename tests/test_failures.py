@@ -8,7 +8,7 @@ import gevent
 import pytest
 
 from tests.test_handled_call import Peer, call_of
-from webmesh.exceptions import AlreadyExists, Cancelled, ConnectionClosed, RouteNotFound
+from webmesh.exceptions import NOT_STARTED, AlreadyExists, Cancelled, ConnectionClosed, RouteNotFound, Unavailable
 from webmesh.failures import Failures
 from webmesh.protocol.envelope import Notification, Request
 from webmesh.testing import RecordingObserver
@@ -33,6 +33,18 @@ def test_a_handlers_own_error_is_the_answer() -> None:
     """As it is."""
     error = AlreadyExists("there is one")
     assert error is Place().outcome(error)
+
+
+def test_no_error_of_a_handler_says_that_it_never_began() -> None:
+    """Whoever it has asked may have said so of itself: the asking side would send this request again."""
+    class Down(Unavailable):
+        """With arguments of its own."""
+
+        def __init__(self) -> None:
+            super().__init__("later", details=dict(NOT_STARTED), retry_after=2.0)
+
+    answer = Place().outcome(Down())
+    assert {"code": "unavailable", "message": "later", "retry_after_ms": 2000} == answer.to_wire()
 
 
 @pytest.mark.row(49)

@@ -98,6 +98,7 @@ class Dispatcher:
         self._draining = False
         self._told: set[WebSocketConnection] = set()
         self._told_all = False
+        self._cut: set[WebSocketConnection] = set()
         self._idle: Event | None = None
 
     def freeze(self) -> None:
@@ -137,8 +138,9 @@ class Dispatcher:
             idle.wait(seconds)
 
     def busy(self, connection: WebSocketConnection) -> bool:
-        """Whether calls of this one are in progress."""
-        return any(call.connection is connection for call in self._switched)
+        """Whether calls of this one are in progress, or have been cut off: what its peer still waits for may have
+        run, although nothing of it may be left here."""
+        return connection in self._cut or any(call.connection is connection for call in self._switched)
 
     def cut_off(self) -> int:
         """End what is still in progress, as far as it can be ended from outside.
@@ -152,6 +154,7 @@ class Dispatcher:
                 self._failures.answer(call, _CLOSING, _CLOSING)
             elif call.request_id is not None and call.wanted:
                 self._observer.refused("call", "cut off")
+                self._cut.add(call.connection)
                 cut += 1
             self.cancel(call)
         return cut

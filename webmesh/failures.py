@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import gevent
 
-from webmesh.exceptions import Cancelled, ConnectionClosed, DeadlineExceeded, EncodeError, HandlerFailed, RemoteError
+from webmesh.exceptions import (
+    NOT_STARTED, REMOTE_ERRORS, Cancelled, ConnectionClosed, DeadlineExceeded, EncodeError, HandlerFailed, RemoteError,
+)  # fmt: skip
 from webmesh.handled_call import HandledCall
 from webmesh.observer import Observer
 from webmesh.protocol import envelope
@@ -40,7 +42,7 @@ class Failures:
     def error_for(self, call: HandledCall, error: BaseException) -> RemoteError:
         """What *error*, raised by the call's handler or thrown into it, is on the wire."""
         if isinstance(error, RemoteError):
-            return error
+            return _of_one_that_began(error) if error.details == NOT_STARTED else error
         if error is call.expiry:
             return DeadlineExceeded(f"{call.path[:200]} did not end within {call.seconds:g} s")
         if isinstance(error, gevent.GreenletExit | ConnectionClosed) and not call.connection.open:
@@ -75,3 +77,9 @@ class Failures:
                 call.answer(envelope.error(request_id, answer.to_wire()))
         except ConnectionClosed:
             self._observer.refused("reply", "connection closed")
+
+
+def _of_one_that_began(error: RemoteError) -> RemoteError:
+    """*error* without the word that no handler has seen the request: that was another one's, which a handler asked."""
+    kind = REMOTE_ERRORS.get(error.code, RemoteError)  # a class of the program's own may take other arguments
+    return kind(error.message, code=error.code, retryable=error.retryable, retry_after=error.retry_after)
