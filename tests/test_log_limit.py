@@ -92,3 +92,29 @@ def test_it_is_installed_once() -> None:
     limit_logs()
     for name in ("webmesh.server", "webmesh.client"):
         assert 1 == sum(isinstance(one, LogLimit) for one in logging.getLogger(name).filters)
+
+
+def test_causes_and_long_texts_count() -> None:
+    """A traceback has the lines that it will have, and one for which there is no room is left out."""
+    limit = LogLimit(40, clock=FakeClock())
+    records = []
+    for number in range(20):
+        namespace: dict[str, Any] = {}
+        source = "def fail():\n try: 1 / 0\n except ZeroDivisionError as e: raise ValueError('a\\nb\\nc\\nd') from e"
+        exec("\n" * number + source, namespace)
+        try:
+            namespace["fail"]()
+        except ValueError:
+            made = logging.LogRecord("webmesh.server", logging.ERROR, "", 1, "failed", (), sys.exc_info())
+        if limit.filter(made):
+            records.append(logging.Formatter().format(made))
+    assert "ZeroDivisionError" in records[0]
+    assert 20 <= sum(len(text.splitlines()) for text in records) <= 40
+
+
+def test_a_traceback_longer_than_any_room_is_told_alone() -> None:
+    """Else nobody would ever see it."""
+    limit = LogLimit(3, clock=FakeClock())
+    first = record(error=failure())
+    assert limit.filter(first) and first.exc_info
+    assert not limit.filter(record())

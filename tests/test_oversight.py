@@ -36,7 +36,8 @@ def get(server: WebMeshServer, path: str, headers: str = "") -> tuple[int, str, 
 
 def asked(oversight: Oversight, address: str, **headers: str) -> int:
     """The status that a peer gets for the page."""
-    request = HttpRequest("GET", "/metrics", "", {name.replace("_", "-"): headers[name] for name in headers}, address)
+    fields = {"host": "localhost:4269"} | {name.replace("_", "-"): headers[name] for name in headers}
+    request = HttpRequest("GET", "/metrics", "", fields, address)
     return oversight.pages()["/metrics"](request).status
 
 
@@ -133,7 +134,7 @@ def test_only_this_machine_may_see_the_pages() -> None:
     assert [403] * len(strangers) == [asked(oversight, address) for address in strangers]
 
 
-@pytest.mark.parametrize("header", ["forwarded", "x_forwarded_for", "x_real_ip", "via"])
+@pytest.mark.parametrize("header", ["forwarded", "x_forwarded_for", "x_forwarded_host", "x_real_ip", "via"])
 def test_a_proxy_on_this_machine_does_not_open_the_pages(header: str) -> None:
     """It asks for somebody else, and every peer of it seems to be on this machine."""
     assert 403 == asked(Oversight(True), "127.0.0.1:5", **{header: "203.0.113.9"})
@@ -142,7 +143,8 @@ def test_a_proxy_on_this_machine_does_not_open_the_pages(header: str) -> None:
 def test_networks_can_be_let_in() -> None:
     """Then only they are."""
     oversight = Oversight(True, allow=["10.0.0.0/8", "2001:db8::/32"])
-    assert [200, 200] == [asked(oversight, address) for address in ("10.9.9.9:5", "[2001:db8::7]:5")]
+    peers = ("10.9.9.9:5", "10.9.9.9", "[2001:db8::7]:5", "[2001:db8::7]", "2001:db8::7")
+    assert [200] * 5 == [asked(oversight, address, host="10.0.0.1:4269") for address in peers]
     assert [403, 403] == [asked(oversight, address) for address in ("127.0.0.1:5", "unix:/a")]
 
 
@@ -160,3 +162,36 @@ def test_counters_let_go_of_a_server_that_has_ended() -> None:
         with running(WebMeshServer(metrics=metrics)):
             assert {1} == {len(gauge.readers) for gauge in metrics.gauges.values()}
     assert {0} == {len(gauge.readers) for gauge in metrics.gauges.values()}
+
+
+@pytest.mark.row(86)
+@pytest.mark.parametrize("allow", [None, ["127.0.0.1", "unix"]])
+@pytest.mark.parametrize("host", ["evil.example", "shop.example:443", "203.0.113.9", ""])
+def test_a_name_that_is_not_this_machines_does_not_open_the_pages(host: str, allow: list[str] | None) -> None:
+    """A web page may have led a browser here by a name of its own, or a proxy passes on its public one."""
+    oversight = Oversight(True, allow=allow)
+    assert [403, 403] == [asked(oversight, address, host=host) for address in ("127.0.0.1:5", "unix:/a")]
+    assert 200 == asked(oversight, "127.0.0.1:5", host="127.0.0.1:4269")
+
+
+def test_a_name_does_not_open_the_pages_to_other_machines() -> None:
+    """Their browsers can be led here as well; by an address they cannot."""
+    assert 403 == asked(Oversight(True, allow=["10.0.0.0/8"]), "10.9.9.9:5", host="shop.example")
+
+
+def test_a_token_opens_the_pages() -> None:
+    """To whoever has it; with no network let in, to nobody else."""
+    token = "a-token-of-some-length"
+    oversight = Oversight(True, allow=[], token=token)
+    stranger = {"address": "203.0.113.9:5", "host": "shop.example", "via": "1.1 proxy"}
+    assert [200, 200] == [asked(oversight, **stranger, authorization=f"{one} {token}") for one in ("Bearer", "bearer")]
+    wrong = (f"Basic {token}", f"Bearer {token}x", "Bearer", "Bearer \xe4", token)
+    assert [403] * 5 == [asked(oversight, **stranger, authorization=one) for one in wrong]
+    assert 403 == asked(oversight, "127.0.0.1:5")
+
+
+@pytest.mark.parametrize("token", ["", "short", "with a space in the middle", "\u00e4" * 20, 7, b"x" * 20])
+def test_a_token_that_is_none_is_refused(token: Any) -> None:
+    """When the server is made."""
+    with pytest.raises(ConfigurationError, match="metrics_token"):
+        WebMeshServer(metrics=True, metrics_token=token)

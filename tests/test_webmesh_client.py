@@ -738,3 +738,8 @@ def test_middleware_sees_everything_that_is_sent() -> None:
     results = [name for who, name in seen if who == "client"]
     assert ["NoneType", "Future", "ItemStream", "bool", "NoneType"] == results
     assert {"t"} == {name for who, name in seen if who == "server"}
+
+
+def test_a_repr_shows_no_query() -> None:
+    """It may hold a token."""
+    assert "<WebMeshClient ws://127.0.0.1:1/a not connected>" == repr(WebMeshClient("ws://127.0.0.1:1/a?token=secret"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from types import TracebackType
 
@@ -50,38 +51,48 @@ class LogLimit(logging.Filter):
         if self._tokens < 1:
             self._suppressed += 1
             return False
-        self._tokens -= 1 + self._traceback_lines(record, now)
+        self._tokens -= 1
+        self._tokens -= self._lines_below(record, now)
         if self._suppressed:
             record.suppressed = self._suppressed + getattr(record, "suppressed", 0)
             self._suppressed = 0
         return True
 
-    def _traceback_lines(self, record: logging.LogRecord, now: float) -> int:
-        """How many lines it takes besides its own; drops the traceback when it says nothing new."""
+    def _lines_below(self, record: logging.LogRecord, now: float) -> int:
+        """How many lines it takes besides its own; drops a traceback that says nothing new, or has no room."""
         if not record.exc_info or record.exc_info[0] is None:
-            return record.stack_info.count("\n") + 1 if record.stack_info else 0
-        kind, _, trace = record.exc_info
-        place, depth = _place(trace)
-        key = (record.msg, kind, *place)
+            lines = record.stack_info.count("\n") + 1 if record.stack_info else 0
+            if lines > self._tokens:
+                record.stack_info = None
+            return lines if record.stack_info else 0
+        kind, error, trace = record.exc_info
+        key = (record.msg, kind, *_place(trace))
         if now - self._told.get(key, -REPEAT) < REPEAT:
-            record.exc_info = record.exc_text = None
-            record.error = f"{kind.__name__} as before"
-            return 0
+            return _without_traceback(record, f"{kind.__name__} as before")
+        if self._tokens < 1:
+            return _without_traceback(record, f"{kind.__name__}, its traceback left out")
+        lines = sum(part.count("\n") for part in traceback.format_exception(kind, error, trace))
+        if lines > self._tokens and self._tokens < self._rate - 1:  # one that is longer than any room has it alone
+            return _without_traceback(record, f"{kind.__name__}, its traceback left out")
         if len(self._told) >= PLACES:
             self._told.clear()
         self._told[key] = now
-        return 2 * depth + 2
+        return lines
 
 
-def _place(trace: TracebackType | None) -> tuple[tuple[object, ...], int]:
-    """Where an error was raised, and how many frames its traceback has."""
+def _without_traceback(record: logging.LogRecord, instead: str) -> int:
+    record.exc_info = record.exc_text = None
+    record.error = instead
+    return 0
+
+
+def _place(trace: TracebackType | None) -> tuple[object, ...]:
+    """Where an error was raised."""
     place: tuple[object, ...] = ()
-    depth = 0
     while trace is not None:
         place = (trace.tb_frame.f_code, trace.tb_lineno)
-        depth += 1
         trace = trace.tb_next
-    return place, depth
+    return place
 
 
 LIMIT = LogLimit()

@@ -6,18 +6,21 @@ Decides who may see the pages: they name routes and tell how busy a server is, a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
 from webmesh.exceptions import ConfigurationError
 from webmesh.log_limit import limit_logs
 from webmesh.observability.metrics import Metrics
 from webmesh.observer import NO_OBSERVER, Observer, guarded, paired
-from webmesh.protocol.networks import Networks, parse_ip
+from webmesh.protocol.forwarded import parse_node
+from webmesh.protocol.networks import Networks
+from webmesh.protocol.origins import is_address_host, is_loopback_host
 from webmesh.routing import Router
 from webmesh.status_page import POLICY, status_page
 from webmesh.watchdog import Watch
-from webmesh.websocket.doors import bare
 from webmesh.websocket.http import HttpAnswer, Page, text_answer
 
 if TYPE_CHECKING:
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
 OPERATORS = ("127.0.0.0/8", "::1", "unix")
 """Who may see the pages unless `metrics_allow` says otherwise: programs on the same machine."""
 
-_PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-"""Headers by which a proxy on the same machine tells that it asks for somebody else."""
+_PROXIED = frozenset({"forwarded", "x-real-ip", "via", "cf-connecting-ip", "true-client-ip", "x-client-ip"})
+"""Headers by which a proxy on the same machine tells that it asks for somebody else; and all `X-Forwarded-…`."""
 
 
 class Oversight:
@@ -37,19 +40,25 @@ class Oversight:
     Args:
         metrics: `True` makes counters, `Metrics` are used as they are, `False` counts nothing.
         allow: Networks whose peers may see the pages; `None` for `OPERATORS`.
+        token: Whoever shows it may see them, wherever he is.
         watchdog: Whether holds of the hub are told.
 
     Raises:
-        ConfigurationError: There is no `prometheus_client`, or a network is none.
+        ConfigurationError: There is no `prometheus_client`, a network is none, or no header can carry the token.
     """
 
     def __init__(
-        self, metrics: bool | Metrics = False, *, allow: Collection[str] | None = None, watchdog: bool = True
+        self,
+        metrics: bool | Metrics = False,
+        *,
+        allow: Collection[str] | None = None,
+        token: str | None = None,
+        watchdog: bool = True,
     ) -> None:
         limit_logs()
         self.metrics: Metrics | None = None
         self._networks = Networks("metrics_allow", OPERATORS if allow is None else allow)
-        self._by_default = allow is None
+        self._token = _checked_token(token)
         self._watchdog = watchdog
         self._exposition: Any = None
         self._gauges: list[Callable[[], float]] = []
@@ -124,13 +133,15 @@ class Oversight:
         return checked
 
     def _may_see(self, request: HttpRequest) -> bool:
-        # A proxy on this machine that was not made known would show the pages to the world.
-        if self._by_default and any(name in request.headers for name in _PROXIED):
-            return False
+        if self._token is not None and _shows(request, self._token):
+            return True
+        host = request.headers.get("host", "")
         if request.address.startswith("unix:"):
-            return self._networks.unix
-        address = parse_ip(bare(request.address.rpartition(":")[0].strip("[]")))
-        return address is not None and address in self._networks
+            return self._networks.unix and _for_itself(request, host)
+        peer = parse_node(_ZONE.sub("", request.address))
+        if peer is None or peer.address not in self._networks:
+            return False
+        return _for_itself(request, host) if peer.address.is_loopback else is_address_host(host)
 
     def _metrics_page(self, request: HttpRequest) -> HttpAnswer:
         content_type, body = self._exposition.text(request.headers.get("accept", ""))
@@ -146,4 +157,29 @@ class Oversight:
         return HttpAnswer(200, headers, status_page("WebMesh status", snapshot))
 
 
+def _for_itself(request: HttpRequest, host: str) -> bool:
+    """Whether a peer on this machine may ask for itself, as far as can be seen.
+
+    A proxy here that was not made known would show the pages to the world, and so would a browser that a web page
+    has led here by a name of its own.
+    """
+    proxied = any(name in _PROXIED or name.startswith("x-forwarded-") for name in request.headers)
+    return is_loopback_host(host) and not proxied
+
+
+def _shows(request: HttpRequest, token: bytes) -> bool:
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and compare_digest(shown.strip().encode("utf-8", "replace"), token)
+
+
+def _checked_token(token: str | None) -> bytes | None:
+    if token is None:
+        return None
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise ConfigurationError("metrics_token must be at least 16 characters of ASCII without spaces")
+    return token.encode()
+
+
+_ZONE = re.compile(r"%[^\]]*")
+_TOKEN = re.compile(r"[!-~]{16,}")
 _UNKEPT = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))

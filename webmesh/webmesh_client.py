@@ -404,7 +404,7 @@ class WebMeshClient:
 
     def __repr__(self) -> str:
         state = "closed" if self._link.closed else "connected" if self.connected else "not connected"
-        return f"<WebMeshClient {self.url} {state}>"
+        return f"<WebMeshClient {self.url.partition('?')[0]} {state}>"  # a query may hold a token
 
 
 def _call_on(

@@ -64,6 +64,7 @@ class WebMeshServer:
         metrics: Count what happens, and show it at `/metrics` (Prometheus), `/status` (JSON) and `$stats`; needs the
             extra `metrics`.
         metrics_allow: Networks whose peers may see these pages; `None` takes those on this machine.
+        metrics_token: Whoever sends it as `Authorization: Bearer` may see them too.
         idempotency: Where outcomes of calls with an idempotency key are remembered: `memory://`, or
             `sqlite:///relative.db` or `sqlite:////absolute.db`, which survives the end of the process.
         trusted_proxies: Networks of proxies that are believed when they tell whom they speak for, as `"10.0.0.0/8"`,
@@ -101,6 +102,7 @@ class WebMeshServer:
         watchdog: bool = True,
         metrics: bool | Metrics = False,
         metrics_allow: Collection[str] | None = None,
+        metrics_token: str | None = None,
         authenticate: Authenticator | Sequence[Authenticator] | None = None,
         requires: str | Sequence[str] | Callable[[Call], bool] | None = None,
         token_in_url: bool = False,
@@ -122,7 +124,7 @@ class WebMeshServer:
             trusted_proxies, forwarded_hops=forwarded_hops, forwarded_header=forwarded_header,
             proxy_protocol=proxy_protocol, exempt_addresses=exempt_addresses,
         )  # fmt: skip
-        self._oversight = Oversight(metrics, allow=metrics_allow, watchdog=watchdog)
+        self._oversight = Oversight(metrics, allow=metrics_allow, token=metrics_token, watchdog=watchdog)
         self._access = Access(checked_authenticators(authenticate), token_in_url, requirement(requires))
         self._registered = Registered()
         self._serving: Serving | None = None
@@ -407,8 +409,7 @@ class WebMeshServer:
     def close(self, timeout: float | None = None, *, alternates: Collection[str] = ()) -> None:
         """Drain and end: let calls finish, close all connections, end the thread. Safe to call twice.
 
-        Meanwhile new connections, and `/readyz`, are answered with 503, and peers are told to go: their new calls get
-        `unavailable`. See docs/OPERATIONS.md.
+        Meanwhile new connections get 503, and peers are told to go. See docs/OPERATIONS.md.
 
         Args:
             timeout: Seconds for calls in progress; `None` takes `Timeouts.drain`. Then they are cancelled, and killed

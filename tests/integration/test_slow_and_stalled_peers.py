@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -315,3 +316,13 @@ def test_a_stalled_peer_that_is_gone_is_stalled_no_longer() -> None:
         crawler.sock.close()
         assert wait_for(lambda: observer.named("connection_closed"))
         assert [(peer, True), (peer, False)] == observer.named("peer_stalled")
+
+
+def test_a_stall_and_a_bad_end_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Once each, so that operators can see whom they lost and why."""
+    with caplog.at_level(logging.INFO, "webmesh.server"), crawling(timeouts=QUICK) as (_, peer, crawler):
+        assert wait_for(lambda: peer.stalled)
+        crawler.sock.sendall(b"\xff\xff")
+        assert wait_for(lambda: peer.close_reason)
+        told = [(one.message, one.connection) for one in caplog.records if one.levelno == logging.WARNING]
+        assert [("peer stalled", peer.id), ("connection ended badly", peer.id)] == told

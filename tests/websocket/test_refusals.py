@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
 from tests.websocket.loopback import Witness
-from webmesh.websocket.refusals import FIELD_SIZE, Refusals, printable
+from webmesh.exceptions import ConnectionClosed
+from webmesh.websocket.refusals import FIELD_SIZE, Refusals, printable, tell_end
 
 
 class Clock:
@@ -113,3 +115,18 @@ def test_fields_of_a_line_are_made_printable(refusals, caplog):
 
     (record,) = caplog.records
     assert ["unix:/tmp/a\\nb", "bad\\x00", "x" * FIELD_SIZE] == fields(record, "address", "reason", "detail")
+
+
+@pytest.mark.parametrize(("code", "dropped", "invalid", "lines"), [
+    (1000, 0, 0, 0), (1006, 0, 0, 0), (4008, 0, 0, 1), (1002, 0, 0, 1), (1000, 3, 0, 1), (1000, 0, 2, 1),
+])  # fmt: skip
+def test_a_bad_end_is_one_line(code: int, dropped: int, invalid: int, lines: int, caplog: Any) -> None:
+    """A rule was broken, or something was lost; what the peer says cannot forge a line."""
+    with caplog.at_level(logging.WARNING, "webmesh.server"):
+        tell_end("a1", "127.0.0.1:5", ConnectionClosed(code, "why\n"), dropped, invalid)
+    assert lines == len(caplog.records)
+    for record in caplog.records:
+        assert ("a1", "127.0.0.1:5", code, "why\\n") == (
+            record.connection, record.address, record.code, record.reason
+        )
+        assert (dropped, invalid) == (getattr(record, "dropped", 0), getattr(record, "invalid", 0))

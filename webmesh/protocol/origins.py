@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection
 
 from webmesh.exceptions import ConfigurationError
-from webmesh.protocol.networks import parse_ip
+from webmesh.protocol.networks import IPAddress, parse_ip
 
 HOST = r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 """Pattern of a Host header that is accepted: a name, an IPv4 or a bracketed IPv6 address, and perhaps a port."""
@@ -69,13 +69,22 @@ def host_allowed(host: str, allowed: Collection[str] | None) -> bool:
     return False
 
 
+def is_address_host(host: str) -> bool:
+    """Whether a Host header is an address: no page of another's can come by one (DNS rebinding needs a name)."""
+    return _host_address(host) is not None
+
+
 def is_loopback_host(host: str) -> bool:
     """Whether a Host header names the machine itself: by a name that no DNS answers, or a loopback address."""
     name, _ = _split_port(host.lower())
     if name in ("localhost", "127.0.0.1") or name.endswith(".localhost"):  # RFC 6761 section 6.3
         return True
-    address = parse_ip(name.removeprefix("[").removesuffix("]"))
+    address = _host_address(name)
     return address is not None and address.is_loopback
+
+
+def _host_address(host: str) -> IPAddress | None:
+    return parse_ip(_split_port(host)[0].removeprefix("[").removesuffix("]"))
 
 
 def origin_allowed(

@@ -117,13 +117,13 @@ class Session:
     """
 
     __slots__ = (
-        "_answering", "_asked", "_held", "_held_size", "_in_hand", "_invalid", "_limits", "_next_id", "received",
+        "_answering", "_asked", "_held", "_held_size", "_in_hand", "_limits", "_next_id", "invalid", "received",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, *, dialled: bool) -> None:
         self._limits = limits
         self._next_id = 0 if dialled else ACCEPTING_SIDE_IDS
-        self._invalid = 0
+        self.invalid = 0
         self._asked: dict[RequestId, OpenRequest] = {}
         self._answering: dict[RequestId, Answering] = {}
         self._held: dict[object, _Held] | None = None  # made when needed: most connections never need it
@@ -307,9 +307,9 @@ class Session:
         return asked, answering
 
     def _refuse(self, fault: InvalidEnvelope) -> Refused:
-        self._invalid += 1
+        self.invalid += 1
         error = InvalidArgument(str(fault)).to_wire()
-        return Refused(envelope.error(fault.id, error), fatal=self._invalid >= self._limits.invalid_messages)
+        return Refused(envelope.error(fault.id, error), fatal=self.invalid >= self._limits.invalid_messages)
 
     def _reply(self, reply: Reply) -> Event:
         request = self._asked.pop(reply.id, None)

@@ -11,6 +11,7 @@ import math
 import time
 
 from webmesh.deadline import Clock
+from webmesh.exceptions import ConnectionClosed
 from webmesh.observer import Observer
 
 FIELD_SIZE = 200
@@ -25,6 +26,29 @@ def printable(value: object) -> str:
     if text.isascii() and text.isprintable():
         return text
     return text.encode("unicode_escape").decode("ascii")[:FIELD_SIZE]
+
+
+FAULTS = frozenset({1002, 1003, 1007, 1008, 1009, 4008, 4010, 4012, 4501, 4504})
+"""Close codes that say that somebody broke a rule, did not keep up, or was lost."""
+
+
+def tell_end(connection: object, address: str, why: ConnectionClosed, dropped: int, invalid: int) -> None:
+    """Write down that an accepted connection has ended, if not all was well with it.
+
+    Args:
+        dropped: Messages that its peer was too slow for.
+        invalid: Messages of its peer that were none.
+    """
+    if why.code not in FAULTS and not dropped and not invalid or not logger.isEnabledFor(logging.WARNING):
+        return
+    extra = {"address": address, "connection": connection, "code": why.code, "reason": printable(why.reason)}
+    counts = {name: count for name, count in (("dropped", dropped), ("invalid", invalid)) if count}
+    logger.warning("connection ended badly", extra=extra | counts)
+
+
+def tell_stall(connection: object, address: str) -> None:
+    """Write down that a peer takes what is sent and answers nothing."""
+    logger.warning("peer stalled", extra={"address": address, "connection": connection})
 
 
 class Refusals:

@@ -28,6 +28,7 @@ from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.outgoing import Policy, checked_policy
 from webmesh.websocket.plain_connection import PlainConnection
 from webmesh.websocket.plain_messages import PlainMessages
+from webmesh.websocket.refusals import tell_end, tell_stall
 from webmesh.websocket.roles import Answerer
 from webmesh.websocket.sent_call import SentCall, send_in_background
 from webmesh.websocket.stream import OPEN, MessageStream
@@ -148,6 +149,8 @@ class WebSocketConnection(PlainConnection):
         if stalled is not self._told_stalled:
             self._told_stalled = stalled
             self._observer.peer_stalled(self, stalled)
+            if stalled:
+                tell_stall(self.id, self.address)
 
     def _ended(self, why: ConnectionClosed) -> None:
         if self._plain is not None:
@@ -160,6 +163,9 @@ class WebSocketConnection(PlainConnection):
                     ReplyLost(request.path, started=started, code=why.code, reason=why.reason, request_id=request.id)
                 )
         self._tell_stalled(False)
+        if not self._dialled:
+            invalid = 0 if self._conversation is None else self._conversation.session.invalid
+            tell_end(self.id, self.address, why, self.stats.dropped, invalid)
         self._observer.connection_closed(self, why.code, why.reason)
 
     # -------------------------------------------------------------------- state
