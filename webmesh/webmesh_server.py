@@ -108,8 +108,7 @@ class WebMeshServer:
         token_in_url: bool = False,
     ) -> None:
         self.limits, self.timeouts = limits or Limits(), timeouts or Timeouts()
-        self.observer = observer
-        self.name = name
+        self.observer, self.name = observer, name
         self.tls = None if tls is None else ServerTLS.coerce(tls)
         self.router = Router()
         subprotocol(serializer_type)  # refuses what is no serializer
