@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import gevent
 import pytest
 
 from tests.running import PATIENCE, connected, wait_for
@@ -94,7 +95,7 @@ def test_a_percentage_of_calls_is_harmed_and_a_seed_chooses_the_same_ones() -> N
         {"delay": -1}, {"delay": "1"}, {"delay": (2, 1)}, {"delay": (1,)}, {"delay": float("nan")}, {"delay": True},
         {"abort": "nonsense"}, {"abort": 503}, {"abort": "internal", "drop": True}, {"drop": True, "disconnect": True},
         {"percentage": 101}, {"percentage": -1}, {"percentage": "5"}, {"percentage": float("nan")},
-        {"max_active": 0}, {"max_active": 1.5}, {"max_active": True},
+        {"max_active": 0}, {"max_active": 1.5}, {"max_active": True}, {"abort": ["internal"]},
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
@@ -113,6 +114,8 @@ def test_unknown_faults_and_bad_patterns_are_refused() -> None:
         FaultInjector().change(explode=True)
     with pytest.raises(BadPattern):
         FaultInjector(routes="/<")
+    with pytest.raises(ConfigurationError, match="routes"):
+        FaultInjector(routes=5)  # type: ignore[arg-type]
 
 
 def test_it_can_be_changed_while_it_runs() -> None:
@@ -211,3 +214,39 @@ def test_a_client_harms_its_own_calls() -> None:
                 client.call("/a", timeout=PATIENCE)
             assert not lost.value.started
         assert "done" == client.call("/a", timeout=PATIENCE)
+
+
+def test_a_stream_that_a_server_drops_hears_nothing() -> None:
+    """Not even that it was given up, though its session would keep an answer for it."""
+    injector = FaultInjector(drop=True, enabled=True)
+    server = WebMeshServer()
+    server.middleware(injector)
+
+    @server.on("/numbers", blocking=False)
+    def numbers(payload: Any, path: str, peer: Any) -> Iterator[int]:
+        yield 1
+
+    with connected(server) as client:
+        with pytest.raises(RequestTimeout):
+            list(client.stream("/numbers", timeout=0.2))
+        assert 1 == injector.counts["dropped"]
+        injector.disable()
+        assert [1] == list(client.stream("/numbers", timeout=PATIENCE))
+
+
+def test_what_a_client_has_dropped_is_answered_by_nobody() -> None:
+    """Its time runs out, also when the injector is switched off meanwhile."""
+    injector = FaultInjector(drop=True, enabled=True)
+    server = WebMeshServer()
+    server.on("/a")(lambda payload, path, client: "done")
+    server.listen(port=0)
+    server.await_started()
+    client = WebMeshClient(server.url)
+    client.middleware(injector)
+    with server, client:
+        timer = gevent.spawn_later(0.05, injector.disable)
+        started = time.monotonic()
+        with pytest.raises(RequestTimeout):
+            client.call("/a", timeout=0.3)
+        assert time.monotonic() - started >= 0.3
+        timer.join(PATIENCE)

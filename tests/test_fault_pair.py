@@ -10,7 +10,7 @@ import pytest
 from gevent import socket
 
 from tests.running import PATIENCE, wait_for
-from webmesh.fault_pair import LINE_SIZE, Pump, Rules
+from webmesh.fault_pair import DIRECTIONS, LINE_SIZE, Pair, Pump, Rules
 
 
 class Sink:
@@ -103,3 +103,28 @@ def test_a_full_line_holds_up_the_sender() -> None:
         gevent.sleep(0.02)
         assert pump._size < 2 * LINE_SIZE
         gevent.killall(jobs)
+
+
+@pytest.mark.parametrize("swallowed", [("up",), ("down",), ("up", "down")])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_half_open_pair_ends_when_both_sides_have_gone(swallowed: tuple[str, ...], order: tuple[int, int]) -> None:
+    """Else each client that comes and goes would leave descriptors behind."""
+    client, inner = socket.socketpair()
+    server, outer = socket.socketpair()
+    pair = Pair(1, inner, {name: Rules() for name in DIRECTIONS}, Counter(), seed=0)
+    pair.swallow(swallowed)
+    pair.run(lambda: outer)
+    for number in order:
+        (client, server)[number].close()
+        gevent.sleep(0.01)
+    assert wait_for(lambda: not pair.open)
+
+
+def test_a_client_that_has_met_nobody_leaves_nothing() -> None:
+    """There is no other side whose end could be waited for."""
+    client, inner = socket.socketpair()
+    pair = Pair(1, inner, {name: Rules() for name in DIRECTIONS}, Counter(), seed=0)
+    pair.swallow(DIRECTIONS)
+    pair.run(None)
+    client.close()
+    assert wait_for(lambda: not pair.open)

@@ -139,7 +139,9 @@ def test_a_name_in_the_url_stays() -> None:
         assert f"wss://localhost:{port}/x?y=1" == proxy.url
 
 
-@pytest.mark.parametrize("target", ["nowhere", 7, "http://a", None, ("a", 0)])
+@pytest.mark.parametrize(
+    "target", ["nowhere", 7, "http://a", None, ("a", 0), ("a",), ("::1", "x"), "a:99999", "a:http"]
+)
 def test_what_is_no_target_is_refused(target: Any) -> None:
     """At once, with a text that says what is."""
     with pytest.raises(ConfigurationError):
@@ -403,3 +405,22 @@ def test_nothing_is_left_of_it() -> None:
         client.close(), server.close()
     del made, ends
     assert {} == census.grown()
+
+
+def test_it_runs_once() -> None:
+    """Closed before its start it does nothing; a second start would leave the first one behind."""
+    proxy = FaultProxy("127.0.0.1:1")
+    proxy.close()
+    with proxy, pytest.raises(LocalProtocolError, match="once"):
+        proxy.start()
+    with pytest.raises(LocalProtocolError, match="once"):
+        proxy.start()
+
+
+def test_a_file_in_its_place_survives(tmp_path: Path) -> None:
+    """Only what a socket has left there is removed."""
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(OSError):
+        FaultProxy("127.0.0.1:1", unix=str(path)).start()
+    assert "data" == path.read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import gevent
 import pytest
 
 from webmesh.observer import NO_OBSERVER, GuardedObserver, Observer, guarded, paired
@@ -47,12 +48,17 @@ def test_one_hook_can_be_overridden_alone() -> None:
 class Raising(Observer):
     """Every hook fails."""
 
+    def __init__(self, error: type[BaseException] = ZeroDivisionError) -> None:
+        self._error = error
+
     def __getattribute__(self, name: str) -> object:
         if name.startswith("_"):
             return super().__getattribute__(name)
 
         def fail(*args: object) -> None:
-            raise ZeroDivisionError(name)
+            raise error
+
+        error = self._error
 
         return fail
 
@@ -80,6 +86,12 @@ def test_an_observer_that_raises_ends_nothing(hook: str, args: tuple[object, ...
     getattr(guarded(Raising()), hook)(*args)
 
     assert ["observer failed"] == [record.message for record in caplog.records]
+
+
+@pytest.mark.parametrize("error", [gevent.Timeout, gevent.GreenletExit])
+def test_what_ends_a_greenlet_does_not_leave_a_hook(error: type[BaseException]) -> None:
+    """It would end the connection that the hook was told of."""
+    guarded(Raising(error)).refused("message", "late")
 
 
 @pytest.mark.parametrize(("hook", "args"), CALLS)

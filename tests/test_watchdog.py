@@ -12,7 +12,7 @@ import gevent
 import pytest
 from gevent.hub import get_hub
 
-from tests.processes import run_program
+from tests.processes import run_program, run_python
 from tests.running import NATIVE_SLEEP, PATIENCE, Census, connected, native_threads, running, wait_for
 from webmesh import watchdog
 from webmesh.observer import NO_OBSERVER
@@ -50,6 +50,25 @@ if child == 0:
     os._exit(0)
 os.waitpid(child, 0)
 first.close()
+"""
+
+
+EXIT = """
+import time, webmesh
+
+server, begun = webmesh.WebMeshServer(watchdog=False), []
+
+@server.on("/hold", blocking=False)
+def hold(payload, path, client):
+    begun.append(True)
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until: pass
+
+server.listen(port=0)
+server.await_started()
+client = webmesh.WebMeshClient(server.url, watchdog=False)
+client.spawn("/hold")
+while not begun: time.sleep(0.01)
 """
 
 
@@ -374,3 +393,9 @@ def test_it_does_without_a_clock_for_each_thread(monkeypatch: pytest.MonkeyPatch
     with holding(burn) as (observer, client):
         client.call("/hold/a", timeout=PATIENCE)
         assert wait_for(lambda: held(observer))
+
+
+def test_a_program_that_ends_while_a_hub_is_held_ends_quietly() -> None:
+    """What is unwound then, in the hub's own thread, does not wait for that thread."""
+    finished = run_python("-c", EXIT)
+    assert (0, "") == (finished.returncode, finished.stderr)

@@ -18,6 +18,7 @@ from webmesh.call import Call, CallNext
 from webmesh.exceptions import (
     REMOTE_ERRORS, Cancelled, ConfigurationError, RemoteError, ReplyLost, RequestTimeout, error_from_wire,
 )  # fmt: skip
+from webmesh.handled_call import HandledCall
 from webmesh.routing import Router
 from webmesh.websocket.hub import Completion
 
@@ -40,7 +41,7 @@ class Fault:
         low, high = self.delays
         if not 0 <= low <= high < float("inf"):
             raise ConfigurationError(f"delay must be seconds, or the least and the most of them, not {self.delay!r}")
-        if self.abort is not None and self.abort not in REMOTE_ERRORS and self.abort != RemoteError.code:
+        if self.abort is not None and self.abort not in (*REMOTE_ERRORS, RemoteError.code):
             raise ConfigurationError(f"abort must be one of {', '.join(REMOTE_ERRORS)}, not {self.abort!r}")
         if (self.abort is not None) + bool(self.drop) + bool(self.disconnect) > 1:
             raise ConfigurationError("a call can be aborted, dropped or disconnected, not several of them at once")
@@ -118,7 +119,7 @@ class FaultInjector:
             self._enabled = True
 
     def disable(self) -> None:
-        """Let all calls through again, those that are being delayed at once."""
+        """Let all calls through again, those that are being delayed at once; what was dropped stays so."""
         self._enabled = False
         self._release.succeed(None)
 
@@ -194,10 +195,15 @@ class FaultInjector:
             self._release.wait(seconds)
 
     def _drop(self, call: Call) -> None:
-        if call.route is not None:
-            call.cancel()  # an answer to a cancelled call is not sent
+        if isinstance(call, HandledCall):
+            call.go_unanswered()
             raise Cancelled(INJECTED)
-        self._wait(call, None)
+        left = call.deadline.remaining()
+        if left is None:  # a stream or a notification, for which nobody named a time
+            self._release.wait()
+            raise Cancelled(INJECTED)
+        with suppress(TimeoutError):
+            Completion[None]().wait(left)
         raise RequestTimeout(call.path, call.seconds)
 
     def __enter__(self) -> FaultInjector:
@@ -214,6 +220,8 @@ class FaultInjector:
 
 
 def _router(patterns: Collection[str]) -> Router:
+    if not isinstance(patterns, Collection):
+        raise ConfigurationError(f"routes must be patterns, not {patterns!r}")
     router = Router()
     for pattern in patterns:
         router.add(pattern, _chosen_path, reserved=isinstance(pattern, str) and pattern.startswith("$"))

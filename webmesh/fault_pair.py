@@ -209,6 +209,7 @@ class Pair:
     def run(self, dial: Callable[[], Any] | None) -> None:
         """Connect by *dial*, or to nothing, and begin to pump."""
         if dial is None:
+            self.pumps[DOWN].source_over = True  # nobody is there
             self._spawn(self._read, UP, self._client)
             return
         try:
@@ -273,8 +274,7 @@ class Pair:
                 self.end("broken")
                 return
         pump.source_over = True
-        if pump.swallowing and all(one.source_over for one in self.pumps.values()):
-            self.end("closed")
+        self._end_if_over()
 
     def _write(self, name: str, target: Any) -> None:
         pump = self.pumps[name]
@@ -286,7 +286,10 @@ class Pair:
         except OSError:
             pass  # it has gone: its own reader tells
         pump.target_over = True
-        if all(one.target_over for one in self.pumps.values()):
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        if all(one.target_over or one.swallowing and one.source_over for one in self.pumps.values()):
             self.end("closed")
 
 

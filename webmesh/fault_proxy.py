@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket as constants
+import stat
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ from urllib.parse import quote, urlsplit
 import gevent
 from gevent import socket
 
-from webmesh.exceptions import ConfigurationError
+from webmesh.exceptions import ConfigurationError, LocalProtocolError
 from webmesh.fault_pair import DIRECTIONS, Pair, Rules
 from webmesh.websocket.hub import HubThread
 from webmesh.websocket.target import Target, parse_url
@@ -84,21 +85,30 @@ class FaultProxy:
         self._placeholder: Any = None
         self._accepting: Any = None
         self._number = 0
-        self._stopped = False
+        self._started = self._stopped = False
 
     def start(self) -> FaultProxy:
-        """Listen from now on; returns the proxy itself. A `with` block does it, and closes at its end."""
+        """Listen from now on; returns the proxy itself. A `with` block does it, and closes at its end.
+
+        Raises:
+            LocalProtocolError: It has been started before: a proxy runs once.
+            OSError: It cannot listen there.
+        """
+        if self._started:
+            raise LocalProtocolError("a proxy runs once: make another one")
+        self._started = True
         self._home.start()
         try:
             self._home.run(self._open)
         except BaseException:
+            self._stopped = True
             self._home.stop()
             raise
         return self
 
     def close(self) -> None:
-        """Cut all connections, stop listening, end the thread. Safe to call twice."""
-        if not self._stopped:
+        """Cut all connections, stop listening, end the thread. Safe to call twice, and before the start."""
+        if self._started and not self._stopped:
             self._stopped = True
             self._home.run(self._shut_down)
             self._home.stop()
@@ -275,8 +285,7 @@ class FaultProxy:
 
     def _open(self) -> None:
         if self._family == constants.AF_UNIX:
-            with suppress(FileNotFoundError):
-                os.unlink(self._wanted)
+            _remove_socket(self._wanted)
         self._listening = sock = self._bound()
         sock.listen(BACKLOG)
         if self._family != constants.AF_UNIX:
@@ -343,13 +352,21 @@ class FaultProxy:
         for pair in tuple(self._pairs):
             pair.end("closed")
         if self._family == constants.AF_UNIX:
-            with suppress(FileNotFoundError):
-                os.unlink(self._wanted)
+            _remove_socket(self._wanted)
+
+
+def _remove_socket(path: str) -> None:
+    """Remove what a socket has left there; a file is somebody's."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
 
 
 def _target_of(target: Any) -> tuple[Target, Target | None]:
     """What is dialled, and the URL that it was given by, if it was one."""
     if isinstance(target, tuple):
+        if len(target) < 2:
+            raise ConfigurationError(f"an address is a host and a port, not {target!r}")
         target = "{}:{}".format(*target[:2]) if ":" not in str(target[0]) else "[{}]:{}".format(*target[:2])
     text = getattr(target, "url", target)
     if not isinstance(text, str):
@@ -359,9 +376,16 @@ def _target_of(target: Any) -> tuple[Target, Target | None]:
         return parsed, parsed
     if text.startswith("unix:"):
         return parse_url(f"ws+unix://{quote(text.removeprefix('unix:'), safe='')}"), None
-    if urlsplit(f"//{text}").port is None:
+    if not _has_port(text):
         raise ConfigurationError(f"an address has a port, as 127.0.0.1:4269, and {text!r} has none")
     return parse_url(f"ws://{text}"), None
+
+
+def _has_port(text: str) -> bool:
+    try:
+        return urlsplit(f"//{text}").port is not None
+    except ValueError:
+        return False
 
 
 def _directions(direction: str) -> tuple[str, ...]:

@@ -233,6 +233,13 @@ class HandledCall(Call):
         self.connection = conversation.connection
         self.credited()
 
+    def go_unanswered(self) -> None:
+        """Let its peer hear nothing of it, over no connection; the handler's end with `Cancelled` is not sent."""
+        self.cancel()
+        answering = self.answering
+        if answering is not None and answering.keeper is not None:
+            answering.keeper.forget(answering)
+
     @property
     def kept(self) -> bool:
         """Whether it outlives its connection: then its answer must find its way, whatever has happened."""

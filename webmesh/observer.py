@@ -113,7 +113,9 @@ class GuardedObserver(Observer):
     def _pass_on(self, hook: Callable[..., None], *args: object) -> None:
         try:
             hook(*args)
-        except Exception as error:  # the edge around user code, inside the hub: nothing of ours may end by it
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the edge around user code, inside the hub: nothing of ours may end by it
             logger.error("observer failed", exc_info=error, extra={"hook": hook.__name__})
 
 

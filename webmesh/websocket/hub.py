@@ -376,12 +376,16 @@ class HubThread:
         if self.on_fork is not None:
             self.on_fork(alive)
 
+    def _thread_is_current(self) -> bool:
+        """Whether this is its thread, whose hub may be destroyed already: what that unwinds may call `stop`."""
+        return not self._patched and self._thread is not None and self._thread.ident == _thread_ident()
+
     def stop(self) -> None:
         """End the thread; what still runs in its hub is given up. Safe to call twice and from anywhere."""
         if self.inherited:
             return
         self._stop.succeed(None)
-        if not self._ready.done or self.inside():
+        if not self._ready.done or self.inside() or self._thread_is_current():
             return  # whoever else calls, the end of the process at the latest, joins the thread
         atexit.unregister(self.stop)
         if self._patched:
