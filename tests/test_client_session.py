@@ -320,3 +320,27 @@ def test_a_stream_that_is_given_up_while_the_server_is_asked_is_cancelled() -> N
         assert wait_for(lambda: closed == [1000])
         with pytest.raises(ConnectionClosed):
             list(stream)
+
+
+@pytest.mark.row(70)
+def test_what_is_read_while_the_server_is_asked_is_granted_when_it_has_answered() -> None:
+    """The position that it was told of is older than that credit, and nothing else would ever tell it."""
+    with node(counting()) as mesh:
+        session = mesh.client()
+        client, _, _ = mesh.greeted(session)
+        stream = client.stream("/count", 12, credit=4)
+        request = stream._request
+        assert request is not None and request.receiver is not None
+        receiver = request.receiver
+        assert wait_for(lambda: receiver.seq == 4)
+        mesh.cut(client)
+        dialled, _ = mesh.link()
+
+        def greet_and_read() -> None:
+            greeting = gevent.spawn(session.greet, dialled, PATIENCE)
+            gevent.sleep(0)
+            assert [0, 1, 2, 3] == [stream.take(0) for _ in range(4)]
+            greeting.get(timeout=PATIENCE)
+
+        mesh.run(greet_and_read)
+        assert list(range(4, 12)) == [stream.take(PATIENCE) for _ in range(8)]

@@ -25,6 +25,7 @@ from webmesh.websocket.hub import Completion
 
 if TYPE_CHECKING:
     from webmesh.execution import Executor
+    from webmesh.protocol.envelope import RequestId
     from webmesh.protocol.session import Answering, OpenRequest
     from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.websocket_connection import WebSocketConnection
@@ -99,7 +100,7 @@ class ClientSession:
 
     @property
     def waiting(self) -> bool:
-        """Whether streams wait for the next connection: somebody may be reading them, so it is worth to dial."""
+        """Whether streams wait for the next connection, which somebody may be reading."""
         self._kept = [request for request in self._kept if not request.waiter.over]
         return bool(self._kept)
 
@@ -127,7 +128,7 @@ class ClientSession:
 
     def _hello(self, connection: WebSocketConnection, said: dict[str, Any], deadline: Deadline) -> Greeting:
         conversation = connection.conversation
-        hello = _Hello(self, conversation)
+        hello = _Hello(self, conversation, said.get("resume", {}).get("streams", []))
         conversation.session.count_from(self._next_id)
         request = conversation.ask("$hello", said, hello, timeout=deadline.remaining())
         try:
@@ -142,7 +143,7 @@ class ClientSession:
         except RemoteError as error:
             if error.retryable:
                 raise ConnectionClosed(1013, f"the server cannot take us: {error.code}") from None
-            return self._accepted(conversation, Greeting())  # it has no sessions, or none for us
+            return self._accepted(conversation, Greeting(), [])  # it has no sessions, or none for us
         self._renew_later(connection, greeting.expires_in)
         return greeting
 
@@ -155,8 +156,10 @@ class ClientSession:
             asked["streams"] = [one.position for one in self._kept]
         return asked
 
-    def _accepted(self, conversation: Conversation, greeting: Greeting) -> Greeting:
-        """In the hub, between the answer and what follows it."""
+    def _accepted(
+        self, conversation: Conversation, greeting: Greeting, told: list[list[RequestId]]
+    ) -> Greeting:
+        """In the hub, between the answer and what follows it. *told*: where the server was told that our streams are."""
         if not greeting.resumed or greeting.session != self._id:
             self._received = Received()
             greeting = Greeting(
@@ -171,19 +174,23 @@ class ClientSession:
             self._conversation = conversation
         kept, self._kept = self._kept, []
         self._stop_waiting()
+        bounds = {position[0]: _bound(position) for position in told}
         for request in kept:
-            if request.id in greeting.streams:
-                self._go_on(conversation, request)
+            if request.id in greeting.streams and request.id in bounds:
+                self._go_on(conversation, request, _bound(request.position) - bounds[request.id])
             else:
                 self._fail([request], ConnectionClosed(1006, "the server has not kept the stream"))
         return greeting
 
-    def _go_on(self, conversation: Conversation, request: OpenRequest) -> None:
+    def _go_on(self, conversation: Conversation, request: OpenRequest, granted: int) -> None:
+        """*granted*: items that our reader has allowed since the server was told, when nothing could be sent."""
         conversation.session.adopt(request)
         if request.waiter.over:  # given up since
             conversation.abandon(request)
-        else:
-            request.waiter.moved(conversation)
+            return
+        request.waiter.moved(conversation)
+        if granted > 0:
+            conversation.say(envelope.credit(request.id, granted))
 
     # -------------------------------------------------------------------- renewal
 
@@ -291,18 +298,24 @@ def made_token(token: TokenSource, executor: Executor | None, seconds: float) ->
 class _Hello:
     """Waits for the answer to `$hello`, and acts on it before anything that came behind it is read."""
 
-    def __init__(self, session: ClientSession, conversation: Conversation) -> None:
+    def __init__(self, session: ClientSession, conversation: Conversation, told: list[list[RequestId]]) -> None:
         self.completion: Completion[Greeting] = Completion(conversation.hub)
         self._session = session
         self._conversation = conversation
+        self._told = told
 
     def succeed(self, value: Any) -> None:
         """The reply."""
-        self.completion.succeed(self._session._accepted(self._conversation, _greeting(value)))
+        self.completion.succeed(self._session._accepted(self._conversation, _greeting(value), self._told))
 
     def fail(self, error: BaseException) -> None:
         """The error that came instead of it."""
         self.completion.fail(error)
+
+
+def _bound(position: list[RequestId]) -> int:
+    """How many items its sender may have sent in all, where a stream is at *position*."""
+    return int(position[1]) + int(position[2])
 
 
 def _greeting(answer: Any) -> Greeting:
