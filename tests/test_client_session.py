@@ -237,6 +237,16 @@ def test_a_stream_fails_when_the_client_gives_up() -> None:
     assert 4503 == raised.value.code
 
 
+def test_streams_end_with_their_connection_where_nobody_dials_the_next() -> None:
+    """Their reader would wait for whatever else the program does; the session goes on when it does."""
+    with node(counting()) as mesh:
+        session = mesh.client(keeps_streams=False)
+        stream = lost_stream(mesh, session)
+        assert not session.waiting
+        taken(stream)
+        assert mesh.greeted(session)[2].resumed
+
+
 @pytest.mark.row(71)
 def test_calls_fail_at_once() -> None:
     """And so do streams with items of ours, and those of a peer that turns us away."""

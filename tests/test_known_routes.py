@@ -8,6 +8,7 @@ import pytest
 
 from tests.running import PATIENCE, running, wait_for
 from webmesh import known_routes
+from webmesh.exceptions import ReplyLost, RequestTimeout
 from webmesh.known_routes import KnownRoutes
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
@@ -85,3 +86,33 @@ def test_a_connection_that_is_not_used_is_not_asked_on(monkeypatch: pytest.Monke
     routes = KnownRoutes()
     routes._learn(Connection(), 7)  # type: ignore[arg-type]
     assert (3, ["$routes"]) == (len(asked), called)
+
+
+@pytest.mark.parametrize(("error", "asks"), [
+    (ReplyLost("$routes", started=True, code=1006), 2), (RequestTimeout("$routes", 1), 2),
+    (ReplyLost("$routes", started=True, code=1009), 1),
+])  # fmt: skip
+def test_only_an_answer_that_ends_the_connection_is_never_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, asks: int
+) -> None:
+    """What else goes wrong says nothing of the next connection."""
+    monkeypatch.setattr(known_routes, "LEARN_AFTER", 0)
+    outcomes: list[Any] = [error, [route("/a")]]
+
+    class Connection:
+        open, requests = True, (0, 0)
+
+        def call(self, path: str) -> Any:
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+    routes = KnownRoutes()
+    for _ in range(2):
+        connection: Any = Connection()
+        routes.opened(connection)
+        connection.requests = (1, 0)
+        if routes._learning is not None:
+            routes._learning.join(PATIENCE)
+    assert (2 - asks, asks == 2) == (len(outcomes), routes.idempotent("/a"))

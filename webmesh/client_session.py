@@ -71,6 +71,7 @@ class ClientSession:
     Args:
         node: Who this client says it is: `id`, `name`, `version`.
         token: To log in with; `None` for none.
+        keeps_streams: False ends streams with their connection, as where nobody dials the next one by himself.
 
     Attributes:
         executor: Where a callable token runs; `None` in a patched process, where it may run in the hub.
@@ -81,7 +82,10 @@ class ClientSession:
         node: dict[str, Any],
         token: TokenSource | None = None,
         observer: Observer = NO_OBSERVER,
+        *,
+        keeps_streams: bool = True,
     ) -> None:
+        self._keeps_streams = keeps_streams
         self.executor: Executor | None = None
         self._node = node
         self._token = token
@@ -159,7 +163,7 @@ class ClientSession:
     def _accepted(
         self, conversation: Conversation, greeting: Greeting, told: list[list[RequestId]]
     ) -> Greeting:
-        """In the hub, between the answer and what follows it. *told*: where the server was told that our streams are."""
+        """In the hub, between the answer and what follows it. *told*: the positions of streams that it answers."""
         if not greeting.resumed or greeting.session != self._id:
             self._received = Received()
             greeting = Greeting(
@@ -232,7 +236,7 @@ class ClientSession:
         self._stop_renewal()
         if 4500 <= why.code < 5000 and not (why.code == REPLACED and self._greeting):  # we are not to come back
             self._id = ""
-        if self._over or not self._id:
+        if self._over or not self._id or not self._keeps_streams:
             return asked, answering
         self._kept = [request for request in asked if request.resumable]
         if self._kept:

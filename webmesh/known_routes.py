@@ -6,18 +6,19 @@ Decides when `$routes` is asked, and what its answer means for a path. What foll
 from __future__ import annotations
 
 import random
-from contextlib import suppress
 from typing import Any
 
 import gevent
 
-from webmesh.exceptions import WebMeshError
+from webmesh.exceptions import ReplyLost, WebMeshError
 from webmesh.routing import Router
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 LEARN_AFTER = 1.0
 """Seconds from the connection, and up to as long again at random, until the server is asked: thousands of clients that
 come back together have more urgent questions. A connection that is not used is not asked on."""
+UNREADABLE = (1007, 1009)
+"""How our side closes on an answer that is too large, or none of ours: that must not happen on every connection."""
 
 
 class KnownRoutes:
@@ -59,11 +60,12 @@ class KnownRoutes:
     def _learn(self, connection: WebSocketConnection, before: int) -> None:
         while connection.open and connection.requests[0] <= before:
             gevent.sleep(LEARN_AFTER)
-        # An answer that is too large ends the connection: that must not happen on every new one.
-        self._refused = True
-        with suppress(WebMeshError):
+        try:
             self.learn(connection.call("$routes"))
-            self._refused = False
+        except ReplyLost as lost:
+            self._refused = lost.code in UNREADABLE
+        except WebMeshError:
+            pass  # the next connection is asked again
 
     def learn(self, listing: Any) -> None:
         """Take over the answer to `$routes`; one that makes no sense means that nothing is known."""

@@ -113,7 +113,8 @@ class WebMeshClient:
             rounds, serializer_type(self.limits), self.router,
             service=name, limits=self.limits, timeouts=self.timeouts, observer=watched,
             backoff=(backoff or Backoff()) if reconnect else None, routes=None if retries is None else routes,
-            watchdog=watchdog, session=ClientSession(node, token, watched) if session else None,
+            watchdog=watchdog,
+            session=ClientSession(node, token, watched, keeps_streams=reconnect) if session else None,
         )  # fmt: skip
         self._attempts = CallAttempts(self._link, routes, retries, watched)
         self._keeper = self._link.keeper

@@ -282,3 +282,17 @@ def test_a_client_without_session_loses_its_streams() -> None:
         with pytest.raises(ReplyLost):
             for _ in stream:
                 pass
+
+
+def test_without_a_background_a_stream_ends_with_its_connection() -> None:
+    """Nobody dials, so its reader would wait for nothing."""
+    server = serving()
+    with running(server):
+        client = WebMeshClient(server.url, reconnect=False)
+        stream = client.stream("/count", 100, credit=2)
+        assert 0 == stream.take(PATIENCE)
+        cut(client)
+        with pytest.raises(ReplyLost):
+            for _ in range(100):
+                stream.take(PATIENCE)
+        client.close()
