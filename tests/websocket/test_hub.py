@@ -641,7 +641,7 @@ class TestHubThread:
 
 
 FORKING = """
-import os, time
+import warnings, os, time
 from webmesh.websocket.hub import HubThread
 
 shop, ended, fresh = HubThread("shop"), HubThread("ended"), HubThread("fresh")
@@ -651,6 +651,7 @@ shop.start()
 ended.start()
 ended.stop()
 time.sleep(0.01)  # in a patched process its thread is a greenlet, which ends in its turn
+warnings.simplefilter("ignore")  # from Python 3.12 on, against just what is tried here
 child = os.fork()
 if not child:
     try:
