@@ -10,10 +10,10 @@ from typing import Any
 import gevent
 import pytest
 
-from tests.running import PATIENCE, connected, wait_for
+from tests.running import PATIENCE, connected, running, wait_for
 from webmesh.exceptions import (
     Aborted, AlreadyExists, Cancelled, DeadlineExceeded, HandlerFailed, InvalidArgument, Overloaded,
-    RemoteError, RequestTimeout, Unavailable,
+    PermissionDenied, RemoteError, RequestTimeout, Unauthenticated, Unavailable,
 )  # fmt: skip
 from webmesh.idempotency import IdempotencyStore, Remembered
 from webmesh.options import Limits, Timeouts
@@ -109,7 +109,7 @@ def test_an_error_is_remembered_like_a_result(error: BaseException, code: str, b
 
 
 @EACH_PLACE
-@pytest.mark.parametrize("error", [Unavailable("later"), Overloaded("full"), Cancelled("inner call")])
+@pytest.mark.parametrize("error", [Unavailable("later"), Overloaded("full"), PermissionDenied("not you")])
 def test_an_error_that_invites_to_try_again_is_not_remembered(error: RemoteError, blocking: bool) -> None:
     """The repeat runs."""
 
@@ -121,6 +121,24 @@ def test_an_error_that_invites_to_try_again_is_not_remembered(error: RemoteError
     handler = Counting(act)
     with served(handler, blocking=blocking) as client:
         assert [error.code, "second", "second"] == [ask(client).code, ask(client), ask(client)]
+
+
+@EACH_PLACE
+@pytest.mark.parametrize("kind", [Unavailable, Overloaded, PermissionDenied, Unauthenticated, Cancelled])
+def test_an_error_of_another_node_is_remembered(kind: type[RemoteError], blocking: bool) -> None:
+    """What the handler had done before it asked there is done."""
+
+    def act(payload: Any) -> Any:
+        return inner.call("/", timeout=PATIENCE)
+
+    def refuse(payload: Any, path: str, client: Any) -> None:
+        raise kind("there")
+
+    handler, there = Counting(act), WebMeshServer()
+    there.on("/")(refuse)
+    with running(there), WebMeshClient(there.url, retries=None) as inner, served(handler, blocking=blocking) as client:
+        assert [kind.code] * 2 == [ask(client).code, ask(client).code]
+    assert 1 == handler.runs
 
 
 def test_a_key_belongs_to_its_payload() -> None:
@@ -234,6 +252,31 @@ def test_its_deadline_ends_it(blocking: bool) -> None:
             release.set()
             assert wait_for(lambda: "ran" == ask(client, path="/quick"))
         release.set()
+    assert 1 == handler.runs
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [("paid", "ok"), (AlreadyExists("it is"), "already_exists"), (ValueError(), "deadline_exceeded")],
+)
+def test_what_a_thread_does_after_its_deadline_is_remembered(outcome: Any, code: str) -> None:
+    """Its caller is told that the time was up; whoever repeats it, what came of it. The store, too."""
+    release, store = threading.Event(), Store()
+
+    def act(payload: Any) -> Any:
+        wait_for(release.is_set)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    handler = Counting(act)
+    with stored(store, handler, blocking=True) as client:
+        assert isinstance(ask(client, timeout=0.05), DeadlineExceeded | RequestTimeout)
+        assert isinstance(ask(client, timeout=0.05), DeadlineExceeded | RequestTimeout)
+        assert ["begin"] == store.steps
+        release.set()
+        assert [code] * 2 == [getattr(ask(client), "code", "ok"), getattr(ask(client), "code", "ok")]
+        assert ["begin", "end"] == store.steps
     assert 1 == handler.runs
 
 

@@ -36,8 +36,8 @@ from webmesh.websocket.hub import Completion
 KEY_SIZE = 64
 """Bytes of a key: a UUID takes 36, a SHA-256 in hexadecimal digits 64."""
 
-# What a handler says, or is made to say, when nothing was done or all of it may be done again.
-_MAY_RUN_AGAIN = (Cancelled.code, Unavailable.code, Overloaded.code, PermissionDenied.code, Unauthenticated.code)
+_DENIED = PermissionDenied.code, Unauthenticated.code
+"""What a handler, or a middleware before it, says when nothing was done, though the same caller may be let in later."""
 
 logger = logging.getLogger("webmesh.server")
 
@@ -106,7 +106,10 @@ class KeyedCalls:
                 return self._carry_out(attempt, call, key, enter, execute)
             entry.fingerprint, attempt.outcome = known.fingerprint, known.outcome or NOT_KEPT
         finally:
-            self._settle(key, entry, attempt)
+            if attempt.told is None:
+                self._settle(key, entry, attempt)
+            else:
+                gevent.spawn(self._end_late, call, key, entry, attempt)
         return self._again(call, entry, fingerprint)
 
     def _recall(self, key: Key, fingerprint: bytes, attempt: _Attempt) -> Remembered | None:
@@ -125,7 +128,13 @@ class KeyedCalls:
         def enter_once(entered: Call) -> Any:
             if not _claimed(attempt.unbegun):  # in a thread, after its caller was told that it never began
                 raise Cancelled("nobody waits for it any more")
-            return enter(entered)
+            try:
+                result = enter(entered)
+            except BaseException as error:
+                attempt.ended.succeed((False, error))
+                raise
+            attempt.ended.succeed((True, result))
+            return result
 
         try:
             result = execute(enter_once)
@@ -134,15 +143,36 @@ class KeyedCalls:
             if began and isinstance(error, GreenletExit | KeyboardInterrupt):
                 raise  # it was cut off, and nobody knows how far it came
             answer = self._answer_for(call, error)
-            if not began or answer.code in _MAY_RUN_AGAIN:
-                attempt.refusal = answer
+            if began and error is call.expiry and attempt.succeeded:  # just when the time was up
+                attempt.outcome = self._encoded({"data": attempt.ended.wait()[1]})
+            elif began and not attempt.ended.done:
+                attempt.told = answer
+                raise answer from error
             else:
-                attempt.outcome = self._encoded({"error": answer.to_wire()})
+                self._note(attempt, answer, again=not began or _may_run_again(error))
             self._record(key, attempt)
             raise answer from (None if answer is error else error)
         attempt.outcome = self._encoded({"data": result})
         self._record(key, attempt)
         return result
+
+    def _end_late(self, call: HandledCall, key: Key, entry: Entry, attempt: _Attempt) -> None:
+        """Its caller has gone, as its time was up, and its thread worked on: repeats get what comes of that."""
+        succeeded, value = attempt.ended.wait()
+        if succeeded:
+            attempt.outcome = self._encoded({"data": value})
+        elif isinstance(value, RemoteError) and not isinstance(value, Cancelled):
+            self._note(attempt, self._failures.error_for(call, value), again=_may_run_again(value))
+        elif attempt.told is not None:  # it was made to end, or failed because of that
+            self._note(attempt, attempt.told, again=False)
+        self._record(key, attempt)
+        self._settle(key, entry, attempt)
+
+    def _note(self, attempt: _Attempt, answer: RemoteError, *, again: bool) -> None:
+        if again:
+            attempt.refusal = answer
+        else:
+            attempt.outcome = self._encoded({"error": answer.to_wire()})
 
     def _answer_for(self, call: HandledCall, error: BaseException) -> RemoteError:
         if isinstance(error, ConnectionClosed):  # its own caller's, perhaps; no reason to run the handler again
@@ -204,14 +234,31 @@ class _Attempt:
         unbegun: Holds one element until its handler begins, or until it is sure that it never will.
         outcome: What repeats get.
         refusal: It may run again: what only those get who wait for it.
+        ended: Done when its handler has ended: whether it returned, and what it returned or raised.
+        told: What its caller was told, where the handler's thread works on.
     """
 
-    __slots__ = ("outcome", "refusal", "unbegun")
+    __slots__ = ("ended", "outcome", "refusal", "told", "unbegun")
 
     def __init__(self) -> None:
         self.unbegun = [True]
         self.outcome = NOT_KEPT  # and that it stays when anything throws us out in the middle
         self.refusal: RemoteError | None = None
+        self.ended: Completion[tuple[bool, Any]] = Completion(get_hub())
+        self.told: RemoteError | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its handler has returned."""
+        return self.ended.done and self.ended.wait()[0]
+
+
+def _may_run_again(error: BaseException) -> bool:
+    """Whether a handler has said by *error* that it may. One that came from a peer, or on the way there, bears the path
+    that was called, and says nothing about what the handler had done before."""
+    if not isinstance(error, RemoteError) or error.path is not None:
+        return False
+    return error.retryable or error.code in _DENIED
 
 
 def _claimed(unbegun: list[bool]) -> bool:

@@ -164,7 +164,9 @@ class Session:
             Overloaded: `Limits.open_requests` are open already.
         """
         if len(self._asked) >= self._limits.open_requests:
-            raise Overloaded(f"{len(self._asked)} requests are open on this connection, the limit")
+            full = Overloaded(f"{len(self._asked)} requests are open on this connection, the limit")
+            full.path = path
+            raise full
         request_id = self._fresh_id()
         message = envelope.request(
             path, request_id, data, timeout_ms=timeout_ms, headers=headers, credit=credit, stream=stream
