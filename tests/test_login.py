@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import gevent
@@ -16,8 +16,9 @@ from websockets.exceptions import ConnectionClosed as PeerClosed
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.running import PATIENCE, connected, running, wait_for
+from tests.running import PATIENCE, connected, native_threads, running, wait_for
 from webmesh.auth import Credentials, Identity
+from webmesh.exceptions import ConnectionClosed as PeerLost
 from webmesh.exceptions import (
     ConfigurationError, HandlerFailed, HandshakeRejected, Overloaded, PermissionDenied, ReplyLost, Unauthenticated,
     Unavailable,
@@ -439,6 +440,124 @@ def test_what_a_kicked_peer_still_sends_is_not_acted_on() -> None:
         raw.shutdown(socket.SHUT_WR)
         assert 4503 == connection.wait_closed(PATIENCE).code
     assert [] == ran
+
+
+@pytest.mark.row(56)
+def test_a_kicked_plain_peer_is_not_heard_either() -> None:
+    """Its handler gets nothing that came before or after the kick, and is told the reason."""
+    got: list[Any] = []
+    going_on, heard = Event(), Event()
+
+    def handler(connection: Any) -> None:
+        got.append(connection.receive())
+        heard.set()
+        going_on.wait(PATIENCE)
+        try:
+            got.append(connection.receive(PATIENCE))
+        except PeerLost as why:
+            got.append(why.code)
+
+    server = guarded_server()
+    server.websocket("/plain")(handler)
+    with running(server), peer(server, "t-ann", "/plain") as one:
+        one.send("first")
+        one.send("before")
+        assert heard.wait(PATIENCE)
+        server.kick("ann")
+        with suppress(PeerClosed):
+            one.send("after")
+        going_on.set()
+        assert wait_for(lambda: len(got) == 2)
+    assert ["first", 4503] == got
+
+
+@pytest.mark.row(56)
+@pytest.mark.parametrize("by_header", [True, False])
+@pytest.mark.parametrize("turn_away", ["close", "kick"])
+def test_who_is_turned_away_in_on_connect_is_not_heard(by_header: bool, turn_away: str) -> None:
+    """Neither what it sent before nor what it sends after; whichever way it logged in."""
+    ran: list[object] = []
+    server = guarded_server()
+    server.on("/do")(lambda payload, path, client: ran.append(payload))
+
+    def turn(connection: Any) -> None:
+        if turn_away == "kick":
+            server.kick("ann")
+        else:
+            connection.close(4503, "not you", timeout=0)
+
+    server.on_connect(turn)
+    upgrade = UPGRADE if by_header else UPGRADE.replace(b"Authorization: Bearer t-ann\r\n", b"")
+    login = b"" if by_header else masked(b'{"path": "$hello", "id": 1, "data": {"token": "t-ann"}}')
+    act = masked(b'{"path": "/do", "data": 1}')
+    with running(server), socket.create_connection(("127.0.0.1", server.port or 0), PATIENCE) as raw:
+        raw.sendall(upgrade + login + act)
+        assert b" 101 " in raw.recv(4096)
+        raw.sendall(act)
+        assert wait_for(lambda: not server._begun.parts.connections or raw.recv(4096) == b"")
+    assert [] == ran
+
+
+def masked(text: bytes) -> bytes:
+    """A text frame of a client."""
+    return b"\x81" + bytes([0x80 | len(text)]) + bytes(4) + text
+
+
+@pytest.mark.row(56)
+@pytest.mark.parametrize("by_header", [True, False])
+def test_a_kick_meets_logins_that_are_being_checked(by_header: bool) -> None:
+    """The authenticator is asked again: what it read before may count no more."""
+    table = dict(TOKENS)
+    reading, going_on = Event(), Event()
+
+    def slow(credentials: Credentials) -> str | None:
+        known = table.get(credentials.token or "")
+        reading.set()
+        going_on.wait(PATIENCE)
+        return known
+
+    with running(guarded_server(slow)) as server:
+        headers = {"Authorization": "Bearer t-ann"} if by_header else {}
+
+        def log_in() -> object:
+            try:
+                with WebMeshClient(server.url, session=False, headers=headers) as client:
+                    return client.call("$hello", {"token": "t-ann"}, timeout=PATIENCE)
+            except (HandshakeRejected, Unauthenticated) as error:
+                return error
+
+        with native_threads(1) as spawn:
+            outcome = spawn(log_in)
+            assert reading.wait(PATIENCE)
+            del table["t-ann"]
+            assert 0 == server.kick("ann")
+            going_on.set()
+            assert isinstance(outcome.get(), HandshakeRejected if by_header else Unauthenticated)
+
+
+def test_the_program_decides_over_roles_last() -> None:
+    """What `on_connect` sets as the identity is not overwritten by the login that it was called for."""
+    server = guarded_server(lambda credentials: Identity("ann", ["admin"]))
+    server.on_connect(lambda connection: setattr(connection, "identity", Identity("ann")))
+    server.on("/admin", requires="admin")(lambda payload, path, client: "in")
+    with connected(server, session=False) as client:
+        client.call("$hello", {"token": "x"}, timeout=PATIENCE)
+        with pytest.raises(PermissionDenied):
+            client.call("/admin", timeout=PATIENCE)
+
+
+@pytest.mark.row(53)
+def test_a_stranger_leaves_nothing_in_the_memory_of_keyed_calls() -> None:
+    """The protocol's own paths take no idempotency key: a repeated `$hello` is looked at anew."""
+    hello = '{"path": "$hello", "id": 1, "headers": {"idempotency-key": "k"}, "data": %s}'
+    with running(guarded_server()) as server:
+        for data in ("5", '{"token": "t-ann"}', '{"token": "t-ann"}'):
+            with peer(server) as one:
+                one.send(hello % data)
+                one.recv(PATIENCE)
+                assert (data != "5") == bool(server.connections)
+            assert wait_for(lambda: not server.connections)
+        assert 0 == len(server._begun.parts.keyed._window)
 
 
 # ------------------------------------------------------------------- plain routes

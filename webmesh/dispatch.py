@@ -240,7 +240,7 @@ class Dispatcher:
             self._idle.set()
 
     def _run_headed(self, plan: Plan, call: HandledCall) -> Any:
-        if IDEMPOTENCY_KEY not in call.headers:
+        if plan.own or IDEMPOTENCY_KEY not in call.headers:
             return self._run(plan, call, plan.enter)
         if plan.check is not None:  # what is remembered is for those who may ask now
             self._run(plan, call, plan.check)
@@ -335,7 +335,7 @@ class Dispatcher:
         if isinstance(owner.items, Inbox):
             owner.items.fail(Cancelled("the asking side has given up"))
         # A keyed call runs to its end: whoever asks again wants its outcome, and only once.
-        mode = "never" if IDEMPOTENCY_KEY in owner.headers else plan.cancel
+        mode = "never" if IDEMPOTENCY_KEY in owner.headers and not plan.own else plan.cancel
         get_hub().loop.run_callback(owner.give_up, mode)
 
     def item(self, owner: HandledCall, item: Any) -> None:

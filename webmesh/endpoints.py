@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _BUSY = Refusal(503, "no thread is free for this route", (("Retry-After", "5"),))
 _FOREIGN_HOST = Refusal(403, "host not allowed")
 _CLOSING = Refusal(503, "the server is closing", (("Retry-After", "5"),))
+_DOUBTED = Refusal(503, "rights are being changed", (("Retry-After", "5"),))
 _BUILT_IN: tuple[type[AbstractMessageSerializer], ...] = (MessagePackSerializer, StandardJsonSerializer)
 
 
@@ -153,8 +154,10 @@ class Endpoints:
     ) -> Refusal | None:
         """Find out who the peer is, as far as it says so now, and whether it may have that route."""
         match = None if isinstance(accepted.tag, AbstractMessageSerializer) else cast(Match, accepted.tag)
+        doubts = 0
         if self._login is not None:
             known = self._login.at_upgrade(request, address, certificate, at_once=match is not None)
+            doubts = self._login.doubts
             if isinstance(known, Refusal):
                 return known
             accepted.identity = known
@@ -164,6 +167,8 @@ class Endpoints:
                 self._plain.check(match, request, accepted.identity, address, certificate)
             except RemoteError as error:
                 return refusal_for(error, shown=False)
+            if self._login is not None and doubts != self._login.doubts:  # while the policy was asked
+                return _DOUBTED
         return None
 
     def _mesh(self, request: UpgradeRequest) -> Acceptance | Refusal:

@@ -48,6 +48,9 @@ URL_PARAMETER = "token"
 RETRY_AFTER = 5.0
 """Seconds after which a peer may try again whose login could not be checked in time."""
 
+MOST_DOUBTS = 3
+"""Times that the authenticators are asked for one login."""
+
 logger = logging.getLogger("webmesh.server")
 
 
@@ -101,6 +104,8 @@ class Login:
         self._serializers: dict[type[AbstractMessageSerializer], AbstractMessageSerializer] = {}
         self._waiting: dict[WebSocketConnection, float] = {}
         self._asking: set[WebSocketConnection] = set()
+        self.doubts = 0
+        """Grows whenever what the authenticators have said may count no more."""
 
     # --------------------------------------------------------------- at the upgrade
 
@@ -227,7 +232,8 @@ class Login:
         if before is None:
             self._waiting.pop(connection, None)
             self._welcome(connection)
-            connection.conversation.admit_all(self._limits.message_size)
+            if connection.open:  # the program may have turned it away
+                connection.conversation.admit_all(self._limits.message_size)
 
     # ------------------------------------------------------------ the authenticators
 
@@ -246,7 +252,7 @@ class Login:
             self._failed(address, "token too long")
             raise Unauthenticated("the token is too long")
         try:
-            identity = self._run(credentials)
+            identity = self._run_without_doubt(credentials)
         except (Unauthenticated, PermissionDenied) as error:
             self._failed(address, error.code)
             raise
@@ -254,6 +260,14 @@ class Login:
             self._failed(address, "expired")
             raise Unauthenticated("the login has expired")
         return identity
+
+    def _run_without_doubt(self, credentials: Credentials) -> Identity | None:
+        for _ in range(MOST_DOUBTS):
+            doubts = self.doubts
+            identity = self._run(credentials)
+            if doubts == self.doubts:
+                return identity
+        raise Unavailable("rights are being changed", retry_after=RETRY_AFTER)
 
     def _run(self, credentials: Credentials) -> Identity | None:
         timeout = gevent.Timeout(self._timeouts.login)
@@ -297,6 +311,10 @@ class Login:
 
     # ----------------------------------------------------------------- later on
 
+    def doubt(self) -> None:
+        """Somebody has lost rights: logins that are being checked are checked again. In the hub."""
+        self.doubts += 1
+
     def look_at(self, connection: WebSocketConnection, now: float) -> None:
         """`Pulse`'s guard: the time for a login is over, or the login itself."""
         identity = connection.identity
@@ -307,25 +325,17 @@ class Login:
                 self._end(connection, "no login in time", "no login in time")
         elif identity.expired:
             self._observer.login_finished(connection.address, "expired")
-            shut_out(connection, EXPIRED, "login expired: renew")
+            connection.shut_out(EXPIRED, "login expired: renew")
 
     def _end(self, connection: WebSocketConnection, outcome: str, reason: str) -> None:
         self._failed(connection.address, outcome, counts=False)
         self._refusals.refused("login", outcome, connection.address)
-        shut_out(connection, NOT_LOGGED_IN, reason)
+        connection.shut_out(NOT_LOGGED_IN, reason)
 
 
 def is_subject(connection: WebSocketConnection, subject: str) -> bool:
     """Whether the peer has shown to be *subject*."""
     return connection.identity is not None and connection.identity.subject == subject
-
-
-def shut_out(connection: WebSocketConnection, code: int, reason: str) -> None:
-    """In the hub: close, and act on nothing that the peer sends before the end."""
-    if connection.is_mesh:
-        connection.conversation.shut_out(code, reason)
-    else:
-        connection.close(code, reason, timeout=0)
 
 
 def refusal_for(error: RemoteError, *, shown: bool) -> Refusal:

@@ -27,8 +27,8 @@ class Plan:
     """
 
     __slots__ = (
-        "blocking", "bounded", "cancel", "check", "enter", "in_flight", "isolate", "max_in_flight", "options", "route",
-        "seconds", "simple",
+        "blocking", "bounded", "cancel", "check", "enter", "in_flight", "isolate", "max_in_flight", "options", "own",
+        "route", "seconds", "simple",
     )  # fmt: skip
 
     def __init__(
@@ -37,8 +37,9 @@ class Plan:
     ) -> None:  # fmt: skip
         self.route = route
         self.options = options
-        # The protocol's own routes have rules of their own.
-        asked = None if route.pattern.startswith("$") else requirement(options.requires, requires)
+        # The protocol's own routes have rules of their own; strangers may call one of them, so nothing is kept of it.
+        self.own = route.pattern.startswith("$")
+        asked = None if self.own else requirement(options.requires, requires)
         self.enter = _entrance(route, middleware if asked is None else [asked, *middleware])
         self.check = None if asked is None else chained([asked], _enter_nothing)
         self.blocking = blocking if options.blocking is None else options.blocking

@@ -15,7 +15,7 @@ from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor
 from webmesh.idempotency_store import MEMORY, open_store
 from webmesh.keyed_calls import KeyedCalls
-from webmesh.login import Access, Login, check_login_unneeded
+from webmesh.login import KICKED, Access, Login, check_login_unneeded, is_subject
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
@@ -142,7 +142,25 @@ class ServerParts:
     def welcome(self, connection: WebSocketConnection) -> None:
         """Tell the program of a connection that it may use."""
         self.callbacks.tell(self.registered.opened, connection)
+        ending = connection.ending
+        if ending is not None:  # it was turned away
+            connection.shut_out(ending.code, ending.reason)
 
     def is_welcome(self, connection: WebSocketConnection) -> bool:
         """Whether the program may know of it: there is no login, or it has been through it."""
         return self.login is None or connection.identity is not None
+
+    def welcomed(self) -> tuple[WebSocketConnection, ...]:
+        """The connections that are open now and that the program may know of; from any thread."""
+        return tuple(filter(self.is_welcome, tuple(self.connections.values())))
+
+    def kick(self, who: str | Callable[[WebSocketConnection], bool], reason: str) -> int:
+        """`WebMeshServer.kick`; from any thread."""
+        if self.login is not None:
+            self.home.run(self.login.doubt)  # before looking: whose login is not through yet is asked for again
+        kicked = [one for one in self.welcomed() if (who(one) if callable(who) else is_subject(one, who))]
+        for connection in kicked:
+            self.home.run(connection.shut_out, KICKED, reason)
+        if not callable(who):
+            self.home.run(self.sessions.expel, who)
+        return len(kicked)

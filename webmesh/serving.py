@@ -249,6 +249,8 @@ class Serving:
     def _converse(self, connection: WebSocketConnection, decision: object) -> None:
         if connection.is_mesh:
             connection.run()
+        elif not connection.open:
+            connection.run_plain()  # to its end: `on_connect` has turned it away
         else:
             match: Match = decision  # type: ignore[assignment]
             self.parts.plain.serve(connection, match)

@@ -92,7 +92,7 @@ class SystemRoutes:
         if token is not None and not isinstance(token, str):
             raise InvalidArgument("the token of $hello must be a text")
         if self.login is not None and (token is not None or client.identity is None):
-            client.identity = self.login.authenticate(client, token)
+            self.login.authenticate(client, token)
 
     def _after_answer(self, client: WebSocketConnection, act: Callable[[], object]) -> None:
         """First comes the answer, then what was kept, then what is live."""

@@ -18,7 +18,7 @@ from webmesh.endpoints import checked_mount, checked_names
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
 from webmesh.execution import ends_itself
 from webmesh.idempotency_store import MEMORY
-from webmesh.login import KICKED, Access, is_subject, shut_out
+from webmesh.login import Access
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
 from webmesh.mounting import as_handler, exposed
 from webmesh.observer import NO_OBSERVER, Observer
@@ -369,15 +369,13 @@ class WebMeshServer:
     @property
     def connections(self) -> tuple[WebSocketConnection, ...]:
         """The connections that are open now, plain ones included, but for those that have yet to log in."""
-        if self._serving is None:
-            return ()
-        parts = self._serving.parts
-        return tuple(filter(parts.is_welcome, tuple(parts.connections.values())))
+        return () if self._serving is None else self._serving.parts.welcomed()
 
     def kick(self, who: str | Callable[[WebSocketConnection], bool], reason: str = "kicked") -> int:
         """Close connections with 4503, after which clients do not come back; nothing more that they send is acted on.
 
-        Their tokens live on: an authenticator that should refuse them from now on must know.
+        Their tokens live on: an authenticator that should refuse them from now on must know. Logins that are being
+        checked are checked again.
 
         Args:
             who: The subject of their identity, or a function that says which connections.
@@ -386,12 +384,7 @@ class WebMeshServer:
         Returns:
             How many there were.
         """
-        kicked = [one for one in self.connections if (who(one) if callable(who) else is_subject(one, who))]
-        for connection in kicked:
-            self._begun.home.run(shut_out, connection, KICKED, reason)
-        if not callable(who):
-            self._begun.home.run(self._begun.parts.sessions.expel, who)
-        return len(kicked)
+        return self._begun.parts.kick(who, reason)
 
     def reload_certificates(self) -> None:
         """Read the certificate files again: new connections use them, old ones live on.

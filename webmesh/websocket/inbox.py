@@ -75,6 +75,10 @@ class Inbox(Generic[T]):
             self._over = True
             self._ring()
 
+    def clear(self) -> None:
+        """Forget what has not been taken."""
+        self._items.clear()
+
     def _ring(self) -> None:
         bell, self._bell = self._bell, Completion(self._hub)
         bell.succeed(None)

@@ -192,6 +192,13 @@ class PlainMessages:
         if self._owner is not None:
             self._read_on()
 
+    def shut_out(self, why: ConnectionClosed) -> None:
+        """The handler gets nothing more, not even what has come: whoever waits for a message gets *why*. In the hub."""
+        self._ahead.clear()
+        self._inbox.clear()
+        self._inbox.fail(why)
+        self.closing()
+
     def end(self, why: ConnectionClosed) -> None:
         """The connection has ended: who waits for more gets *why*. In the hub."""
         self._inbox.fail(why)

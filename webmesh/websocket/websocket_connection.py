@@ -227,6 +227,14 @@ class WebSocketConnection(PlainConnection):
         if self._plain is not None:
             self._plain.closing()
 
+    def shut_out(self, code: int, reason: str) -> None:
+        """Close, and act on nothing that the peer sends before the end; in the hub."""
+        if self._plain is not None:
+            self._stream.refuse(code, reason)
+            self._plain.shut_out(ConnectionClosed(code, reason))
+        else:
+            self.conversation.shut_out(code, reason)
+
     def abort(self, code: int = 1006, reason: str = "") -> None:
         """Drop the connection without a word to the peer."""
         self._home.run(self._stream.abort, ConnectionClosed(code, reason))
