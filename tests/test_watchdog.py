@@ -13,7 +13,7 @@ import pytest
 from gevent.hub import get_hub
 
 from tests.processes import run_program, run_python
-from tests.running import NATIVE_SLEEP, PATIENCE, Census, connected, native_threads, running, wait_for
+from tests.running import NATIVE_SLEEP, PATCHED, PATIENCE, Census, connected, native_threads, running, wait_for
 from webmesh import watchdog
 from webmesh.observer import NO_OBSERVER
 from webmesh.options import Timeouts
@@ -399,3 +399,19 @@ def test_a_program_that_ends_while_a_hub_is_held_ends_quietly() -> None:
     """What is unwound then, in the hub's own thread, does not wait for that thread."""
     finished = run_python("-c", EXIT)
     assert (0, "") == (finished.returncode, finished.stderr)
+
+
+@pytest.mark.row(81)
+@pytest.mark.skipif(PATCHED, reason="handlers in a patched process are greenlets of the hub")
+def test_a_thread_that_lets_nobody_run_is_named() -> None:
+    """Code in C may keep the interpreter's lock, and with it the hub, which is idle itself."""
+    observer = RecordingObserver()
+    server = WebMeshServer(observer=observer)
+    server.on("/hold", blocking=True)(lambda payload, path, client: sum(range(40_000_000)))
+    with connected(server, watchdog=False) as client:
+        for _ in range(10):  # a machine without a free processor blames nobody
+            client.call("/hold", timeout=PATIENCE)
+            if wait_for(lambda: held(observer), 0.5):
+                break
+        assert held(observer)
+        assert {one[0] for one in held(observer)} <= {"/hold", "threads"}

@@ -49,7 +49,8 @@ class Observer:
         """A client sends a call again; *reason* is the wire code or the kind of loss that it follows."""
 
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
-        """Code did not give back the hub for so long; *where* is its route, or `hub`. Called from another thread."""
+        """Code did not give back the hub for so long; *where* is its route, `hub`, or `threads` where other threads did
+        not let it run. Called from another thread."""
 
 
 NO_OBSERVER = Observer()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POLLS = 5
-"""How often the thread looks within the time that a hold may last: one is found that is a fifth longer."""
+"""How often the thread looks within the time that a hold may last: mostly one is found that is a fifth longer."""
 
 LONGEST_PERIOD = 0.1
 """Seconds between two looks where holds may last very long: a hub that comes or goes must not wait for the next one."""
@@ -49,6 +49,7 @@ _WAITS: CodeType = Hub.run.__code__
 """What runs in a hub's thread while nothing else does."""
 
 _start_thread: Callable[..., Any] = monkey.get_original("_thread", "start_new_thread")
+_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 _native_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
 
 logger = logging.getLogger("webmesh.server")
@@ -99,13 +100,13 @@ class WatchedHub:
         self.hub = hub
         self.watches: list[Watch] = []
         self.armed = False
-        self._arming = False
+        self._arming = self._idle = False
         self._ident = hub.thread_ident
         self._check = hub.loop.check()
         self._cpu_clock = _cpu_clock(self._ident)
         self._turns = -1
         self._since = self._looked = 0.0
-        self._cpu = 0.0
+        self._cpu = self._process = 0.0
         self._key: object = None
         self._hold: Hold | None = None
 
@@ -123,11 +124,11 @@ class WatchedHub:
 
     def _woken(self) -> None:
         self._check.stop()
-        self.armed = False
+        self.armed = self._idle = False
         # The thread may get to look only when this turn has ended, if code in C keeps it out.
         self._turns = self.hub.loop.iteration
         self._since = self._looked = time.monotonic()
-        self._cpu = self._cpu_time()
+        self._note_time()
         _WATCHDOG.ring()
 
     def close(self) -> None:
@@ -146,6 +147,8 @@ class WatchedHub:
         """
         gap, self._looked = now - self._looked - period, now
         turns, worked = self.hub.loop.iteration, gap > period and self._worked(gap)
+        if gap >= self.seconds and not worked and time.process_time() - self._process > gap / 2:
+            self._tell_of_threads(gap)
         if turns != self._turns:
             self._turns = turns
             self._moved(now)
@@ -155,14 +158,17 @@ class WatchedHub:
         frame = sys._current_frames().get(self._ident)
         if frame is None or frame.f_code is _WAITS:
             self._moved(now)
-            if not self._arming:
+            # Not at the first look: what the turn has begun in a thread may hold the hub in a moment.
+            if not self._idle:
+                self._idle = True
+            elif not self._arming:
                 self._arming = True  # before it is posted: `arm` may run at once
                 if not call_soon(self.hub, self.arm):
                     raise ValueError("the hub is gone")
             return
         if gap > period and not worked:
             self._since += gap  # the process was stopped, or had no processor: nobody's fault
-        self._cpu = self._cpu_time()
+        self._note_time()
         self._look_at(frame, now)
 
     def _moved(self, now: float) -> None:
@@ -172,7 +178,7 @@ class WatchedHub:
             hold.seconds = now - self._since
             hold.tell(self)
         self._since = now
-        self._cpu = self._cpu_time()
+        self._note_time()
 
     def _look_at(self, frame: FrameType, now: float) -> None:
         # Many short handlers in one turn are no hold; each has a call of its own.
@@ -191,6 +197,19 @@ class WatchedHub:
         if held >= LONG and not hold.told:
             hold.seconds = held
             hold.tell(self, ended=False)
+
+    def _tell_of_threads(self, seconds: float) -> None:
+        """Other threads worked and let neither this one nor the hub run: C code with the interpreter lock."""
+        me = _ident()
+        frames = [frame for ident, frame in sys._current_frames().items() if ident not in (me, self._ident)]
+        found = [(frame, call) for frame in frames if (call := routed(frame)) is not None]
+        frame, call = found[0] if len(found) == 1 else (None, None)
+        hold = Hold(frame, call, otherwise="threads")
+        hold.seconds = seconds
+        hold.tell(self)
+
+    def _note_time(self) -> None:
+        self._cpu, self._process = self._cpu_time(), time.process_time()
 
     def _cpu_time(self) -> float:
         try:
@@ -212,13 +231,13 @@ def _cpu_clock(ident: int) -> int:
 class Hold:
     """One hold, from the moment it was noticed."""
 
-    def __init__(self, frame: FrameType, call: object) -> None:
-        self.where = _route_of(call)
+    def __init__(self, frame: FrameType | None, call: object, *, otherwise: str = "hub") -> None:
+        self.where = _route_of(call, otherwise)
         # No locals, no lines of source: the one may be secret, the other is read where files may be read.
-        walked = traceback.walk_stack(frame)
-        self._stack = traceback.StackSummary.extract(walked, lookup_lines=False)
+        walked = [] if frame is None else list(traceback.walk_stack(frame))
+        self._stack = traceback.StackSummary.extract(iter(walked), lookup_lines=False)
         self._stack.reverse()
-        self._debugged = any(_module(one).partition(".")[0] in DEBUGGERS for one, _ in traceback.walk_stack(frame))
+        self._debugged = any(_module(one).partition(".")[0] in DEBUGGERS for one, _ in walked)
         self.seconds = 0.0
         self.told = False
 
@@ -381,10 +400,10 @@ def _handled(frame: FrameType) -> object:
     return next((one for one in present if one is not None), None)
 
 
-def _route_of(found: object) -> str:
+def _route_of(found: object, otherwise: str) -> str:
     route = found[0] if isinstance(found, tuple) and found else getattr(found, "route", None)
     pattern = getattr(route, "pattern", None)
-    return pattern if isinstance(pattern, str) else "hub"
+    return pattern if isinstance(pattern, str) else otherwise
 
 
 def _outermost(frame: FrameType) -> FrameType:
