@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from tests.running import PATIENCE
 from webmesh.call_attempts import CallAttempts, Terms
 from webmesh.deadline import Deadline
 from webmesh.exceptions import (
-    ConnectFailed, ConnectionClosed, HandlerFailed, Overloaded, ReplyLost, RequestTimeout, Unavailable,
+    NOT_STARTED, Cancelled, ConnectFailed, ConnectionClosed, HandlerFailed, Overloaded, ReplyLost, RequestTimeout,
+    Unavailable,
 )  # fmt: skip
 from webmesh.known_routes import KnownRoutes
 from webmesh.options import RetryBudget
 from webmesh.testing import RecordingObserver
+from webmesh.websocket.hub import HubThread
 
 REPEATABLE, ONCE, UNKNOWN = Terms(True, False), Terms(False, False), Terms(None, False)
 LOST = ReplyLost("/", started=True)
@@ -24,7 +27,10 @@ LOST = ReplyLost("/", started=True)
 class Link:
     """Has a connection, or not."""
 
+    closed = False
+
     def __init__(self) -> None:
+        self.home = HubThread("link")
         self.connection: Any = SimpleNamespace(open=True, requests=(100, 0))
         self.keeper = self
         self.error: Exception | None = None
@@ -58,6 +64,9 @@ class Case:
 
     def run(self, terms: Terms = REPEATABLE, seconds: float | None = 10.0, path: str = "/") -> Any:
         return self.attempts.run(self.send, path, Deadline(seconds), terms)
+
+    def spawned(self, terms: Terms) -> Any:
+        return self.attempts.spawned(lambda *args: self.send(*args), "/", Deadline(10), terms, self.link.connection)
 
     @property
     def reasons(self) -> list[str]:
@@ -178,3 +187,33 @@ def test_without_time_nothing_is_sent() -> None:
     case.link.connection.open = False
     assert isinstance(catch(case.run, REPEATABLE, 0.0), RequestTimeout)
     assert [] == case.link.waits
+
+
+def test_a_spawned_call_that_was_not_begun_is_sent_again() -> None:
+    """Whatever it is, as one that is waited for; once given up it is not."""
+    for error in (ReplyLost("/", started=False), ConnectionClosed(1006), Unavailable(details=NOT_STARTED)):
+        case = Case("reply")
+        case.link.home.start()
+        spawned = case.spawned(ONCE)
+        case.link.home.run(spawned.fail, error)
+        assert "reply" == spawned.wait(PATIENCE)
+
+        given_up = case.spawned(ONCE)
+        given_up.fail(Cancelled())
+        case.link.home.run(given_up.fail, error)
+        assert isinstance(catch(given_up.wait, PATIENCE), Cancelled)
+        case.link.home.stop()
+        assert 1 == len(case.sent)
+
+
+def test_a_spawned_call_that_may_have_run_is_not_sent_again() -> None:
+    """Nor is anything where the program wants no retries."""
+    case = Case("reply")
+    case.link.home.start()
+    for error in (LOST, Unavailable(), HandlerFailed()):
+        spawned = case.spawned(ONCE)
+        case.link.home.run(spawned.fail, error)
+        assert error is catch(spawned.wait, PATIENCE)
+    case.link.home.stop()
+    assert [] == case.sent
+    assert None is Case(budget=None).spawned(ONCE)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gevent
@@ -22,7 +23,7 @@ from webmesh.exceptions import ConnectionClosed, RequestTimeout, TransportError
 from webmesh.known_routes import KnownRoutes
 from webmesh.observer import Observer
 from webmesh.options import RetryBudget
-from webmesh.retries import ATTEMPTS, RETRIABLE, RetryTokens, retry_delay, retry_reason
+from webmesh.retries import ATTEMPTS, RETRIABLE, RetryTokens, retry_delay, retry_reason, surely_not_begun
 from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion
 from webmesh.websocket.websocket_connection import WebSocketConnection
@@ -121,7 +122,7 @@ class CallAttempts:
     ) -> None:
         """Wait before the next attempt, or raise *error* if there is to be none."""
         tokens = self._tokens
-        if tokens is None or attempt >= ATTEMPTS:
+        if tokens is None or attempt >= ATTEMPTS or self._link.closed:
             raise error
         reason = retry_reason(error, repeatable=self.repeatable(path, terms))
         if reason is None:
@@ -149,6 +150,23 @@ class CallAttempts:
             tokens.made(total - self._counted if total >= self._counted else total)
             self._counted = total
 
+    def spawned(
+        self, send: Send, path: str, deadline: Deadline, terms: Terms, connection: WebSocketConnection
+    ) -> Completion[Any] | None:
+        """For the end of a call that is being sent on *connection* and not waited for: where it was not begun, *send*
+        begins it anew. `None` where nothing is sent twice."""
+        if self._tokens is None:
+            return None
+        call = (send, path, deadline, terms, connection)
+        return Spawned(self._link.home.hub, partial(self._begin_anew, copy_context(), call))
+
+    def _begin_anew(self, context: Context, call: tuple[Any, ...], spawned: Spawned, error: BaseException) -> None:
+        """In the hub."""
+        failed = None if isinstance(error, ConnectionClosed) else error
+        job = gevent.spawn(context.run, self._fulfil, spawned, (*call, failed))
+        self._link.home.oversee(spawned)
+        spawned.when_done(lambda: job.kill(block=False))
+
     def spawn(
         self,
         send: Send,
@@ -161,6 +179,7 @@ class CallAttempts:
         """`run` in a greenlet of the client's hub, with a future for its result."""
         home = self._link.home
         completion: Completion[Any] = Completion(home.hub)
+        home.oversee(completion)
         context, jobs = copy_context(), []
 
         def start() -> None:  # there, since a greenlet belongs to the hub in which it is made
@@ -181,6 +200,33 @@ class CallAttempts:
             raise  # by the future, which has its result
         except BaseException as error:  # whoever waits must see it
             completion.fail(error)
+
+
+class Spawned(Completion[Any]):
+    """The end of a call that nobody may be waiting for.
+
+    Args:
+        again: Sees to it, when an attempt has ended without the call being begun; at most once, in the hub.
+    """
+
+    __slots__ = ("_again",)
+
+    def __init__(self, hub: Any, again: Callable[[Spawned, BaseException], None]) -> None:
+        super().__init__(hub)
+        self._again: Callable[[Spawned, BaseException], None] | None = again
+
+    def succeed(self, value: Any) -> None:
+        """The reply."""
+        self._again = None  # it holds the payload
+        super().succeed(value)
+
+    def fail(self, error: BaseException) -> None:
+        """What came instead of it, unless it is sent again for that."""
+        again, self._again = self._again, None
+        if again is not None and not self.done and surely_not_begun(error):
+            again(self, error)
+        else:
+            super().fail(error)
 
 
 def call_deadline(path: str, seconds: float) -> Deadline:

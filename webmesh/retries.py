@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from webmesh.exceptions import NOT_STARTED, Overloaded, ReplyLost, Unavailable
+from webmesh.exceptions import NOT_STARTED, ConnectionClosed, Overloaded, ReplyLost, Unavailable
 from webmesh.options import RetryBudget
 
 ATTEMPTS = 5
@@ -61,6 +61,13 @@ def retry_reason(error: Exception, *, repeatable: bool) -> str | None:
             return "not started"
         return error.code if repeatable else None
     return None
+
+
+def surely_not_begun(error: BaseException) -> bool:
+    """Whether a call that ended so has never reached a handler."""
+    if isinstance(error, ConnectionClosed):
+        return True  # what a request gets that cannot be sent
+    return isinstance(error, Exception) and retry_reason(error, repeatable=False) is not None
 
 
 def retry_delay(asked: float | None, attempt: int, random: Callable[[], float]) -> float:

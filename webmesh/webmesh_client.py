@@ -321,7 +321,10 @@ class WebMeshClient:
         plainly = not self._middleware and not idempotent and idempotency_key is None
         if plainly and connection is not None and (idempotent is False or not self._routes.idempotent(path)):
             try:
-                return connection.spawn(path, payload, timeout=timeout, headers=headers)
+                terms = self._terms(idempotent, headers, fail_fast)
+                return self._spawn_on(
+                    connection, path, payload, timeout, headers, self._deadline(path, timeout), terms
+                )
             except ConnectionClosed:
                 pass  # then nothing was sent
         headers = keyed(headers, idempotency_key)
@@ -334,9 +337,28 @@ class WebMeshClient:
                 return self._attempts.spawn(
                     partial(_send_call, call), call.path, call.deadline, call.seconds, terms, call.connection
                 )
-            return call.connection.spawn(call.path, call.payload, timeout=left, headers=extra)
+            return self._spawn_on(
+                call.connection, call.path, call.payload, left, extra, call.deadline, terms
+            )
 
         future: Future = self._through(last, path, payload, headers, self._deadline(path, timeout), terms)
+        return future
+
+    def _spawn_on(
+        self,
+        connection: WebSocketConnection,
+        path: str,
+        payload: Any,
+        timeout: float | None,
+        headers: Mapping[str, str] | None,
+        deadline: Deadline,
+        terms: Terms,
+    ) -> Future:
+        send = partial(_call_on, path, payload, headers)
+        completion = self._attempts.spawned(send, path, deadline, terms, connection)
+        future = connection.start_call(path, payload, timeout, headers, completion)
+        home = self._link.home
+        home.post(future.expire_later, home)
         return future
 
     def notify(

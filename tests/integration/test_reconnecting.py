@@ -432,6 +432,38 @@ def test_a_server_that_drains_sends_its_clients_elsewhere_without_a_failed_call(
         assert "lost" not in states(events)
 
 
+@pytest.mark.row(92)
+def test_a_spawned_call_that_a_draining_server_does_not_begin_runs_elsewhere() -> None:
+    """As one that is waited for: nothing has come of it, so whatever it is it can do no harm."""
+    servers = [WebMeshServer(), WebMeshServer()]
+    for name, server in zip(["first", "second"], servers, strict=True):
+        server.on("/name", blocking=False)(lambda payload, path, client, name=name: name)
+    first, second = servers
+    entered, release = threading.Event(), threading.Event()
+
+    @first.on("/slow")
+    def slow(payload: Any, path: str, client: Any) -> None:
+        entered.set()
+        release.wait(PATIENCE)
+
+    observer = RecordingObserver()
+    with running(second), connected(first, session=False, retries=None) as probe:
+        client = WebMeshClient([first.url, second.url], session=False, observer=observer, backoff=QUICK)
+        running_call = client.spawn("/slow", timeout=PATIENCE)
+        assert wait_for(entered.is_set)
+        with native_threads(1) as spawn:
+            closing = spawn(first.close, PATIENCE)
+            assert wait_for(lambda: isinstance(catch(probe.call, "/name"), Unavailable))
+            late = client.spawn("/name", timeout=PATIENCE)
+            retried = wait_for(lambda: ("/name", "not started") in observer.named("call_retried"))
+            release.set()
+            assert retried
+            assert "second" == late.result()
+            assert None is running_call.result()
+            closing.get()
+        client.close()
+
+
 def test_a_server_that_drains_and_comes_back_is_waited_for() -> None:
     """It is the only one: calls made meanwhile wait for it."""
     def server() -> WebMeshServer:

@@ -368,6 +368,11 @@ class HubThread:
         finally:
             self._outcomes.discard(outcome)
 
+    def oversee(self, outcome: Completion[Any]) -> None:
+        """Fail *outcome*, which is of this hub, when the hub ends before it is there."""
+        self._outcomes.add(outcome)
+        outcome.when_done(functools.partial(self._outcomes.discard, outcome))
+
     def leave(self) -> None:
         """In a forked child: it is the parent's from now on."""
         alive = self.inside()

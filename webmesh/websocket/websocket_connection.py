@@ -382,10 +382,15 @@ class WebSocketConnection(PlainConnection):
             raise LocalProtocolError("this is a plain WebSocket connection: use send and receive")
         return self._conversation
 
-    def start_call(self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None) -> Future:
-        """`call` up to the waiting, which is in its future's `result`: nothing else ends it in time."""
+    def start_call(
+        self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None,
+        completion: Completion[Any] | None = None,
+    ) -> Future:  # fmt: skip
+        """`call` up to the waiting, which is in its future's `result`: nothing else ends it in time. *completion* gets
+        its end, where it is the caller's own."""
         seconds = seconds_for(path, timeout, self._timeouts.request)
-        completion: Completion[Any] = Completion(self._home.hub)
+        if completion is None:
+            completion = Completion(self._home.hub)
         sent = SentCall(self.conversation, self._home, completion)
         future = Future(path, completion, Deadline(seconds), seconds, sent.abandon)
         extra = headers_for(headers, self._service, self._limits.call_chain)
