@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +14,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed as PeerClosed
 from websockets.sync.client import connect
 
+from tests.integration.test_slow_and_stalled_peers import NOISE, Crawler, crawling
 from tests.running import PATIENCE, connected, native_threads, running, wait_for
 from webmesh.draining import BATCH, BATCHES, Draining
 from webmesh.exceptions import ReplyLost, TransportError, Unavailable
 from webmesh.options import Timeouts
+from webmesh.protocol.frames import CloseReceived
 from webmesh.testing import RecordingObserver
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
@@ -66,11 +68,11 @@ def test_who_has_said_hello_is_told_goodbye(alternates: list[str]) -> None:
     with running(server), native_threads(1) as spawn:
         with peer(server) as known, peer(server, hello=False) as unknown:
             assert wait_for(lambda: len(server.connections) == 2)
-            closing = spawn(close, server, alternates)
+            end = spawn(close, server, alternates)
             told = {"reason": "draining"} | ({"alternates": alternates} if alternates else {})
             assert ([{"path": "$goodbye", "data": told}], 4001, "drained") == to_the_end(known)
             assert ([], 4001, "drained") == to_the_end(unknown)
-            closing.get()
+            end.get()
     assert server.drained is True
 
 
@@ -82,11 +84,11 @@ def test_a_peer_that_has_somewhere_to_go_is_given_the_time() -> None:
     """The server waits until it has left by itself, and then no longer."""
     server = WebMeshServer(timeouts=Timeouts(drain=PATIENCE * 6))
     with running(server), native_threads(1) as spawn, peer(server) as link:
-        closing = spawn(lambda: server.close(alternates=["ws://127.0.0.1:1"]))
+        end = spawn(lambda: server.close(alternates=["ws://127.0.0.1:1"]))
         assert "$goodbye" == json.loads(link.recv(PATIENCE))["path"]
         link.send(json.dumps({"path": "$goodbye", "data": {}}))
         link.close()
-        closing.get()
+        end.get()
 
 
 def test_a_connection_is_served_until_it_is_told() -> None:
@@ -122,12 +124,12 @@ def test_the_reader_of_a_stream_is_told_that_it_may_go_on_elsewhere(blocking: bo
     with connected(server) as client, native_threads(1) as spawn:
         stream = client.stream("/", credit=4)
         assert [0, 1] == [next(stream), next(stream)]
-        closing = spawn(server.close, 0.1)
+        end = spawn(server.close, 0.1)
         with pytest.raises(Unavailable) as caught:
             for _ in stream:
                 pass
         assert caught.value.retryable
-        closing.get()
+        end.get()
     assert server.drained is True
 
 
@@ -183,6 +185,72 @@ def test_no_call_that_was_cut_off_counts_as_never_begun(blocking: bool, monkeypa
             lost.append(caught.value.started)
         release.set()
     assert [True] * len(futures) == lost
+
+
+@contextmanager
+def behind() -> Iterator[tuple[WebMeshServer, Crawler, int]]:
+    """A server, and a peer that has not read so many messages, some of which wait here for its socket."""
+    with crawling(timeouts=Timeouts(close=0.2)) as (server, connection, crawler):
+        sent = 0
+        while not connection.stats.queued:
+            connection.notify("/", NOISE)
+            gevent.sleep(0.001)
+            sent += 1
+        yield server, crawler, sent
+
+
+def test_what_was_sent_gets_the_time_for_draining_to_leave() -> None:
+    """A peer that reads slowly loses nothing, however short the time for closing is."""
+    with behind() as (server, crawler, sent), native_threads(1) as spawn:
+        end = spawn(server.close, PATIENCE)
+        assert wait_for(lambda: server._begun.parts.dispatcher._told_all)
+        gevent.sleep(0.3)
+        while not any(isinstance(one, CloseReceived) for one in crawler.received):
+            assert crawler.read(1_000_000)
+        crawler.sock.close()
+        end.get()
+    assert sent == len(crawler.received) - 1
+    assert server.drained is True
+
+
+def test_what_did_not_leave_in_time_is_not_passed_over() -> None:
+    """The peer has lost it."""
+    with behind() as (server, _, _):
+        server.close(0.1)
+    assert server.drained is False
+
+
+@EACH_PLACE
+@pytest.mark.parametrize("answered", [True, False])
+def test_the_servers_own_calls_are_finished_too(answered: bool, blocking: bool) -> None:
+    """Its peers run them. What it cuts off itself may have run."""
+    server, entered, release = WebMeshServer(timeouts=Timeouts(close=0.2)), threading.Event(), threading.Event()
+    server.on("/")(lambda payload, path, client: payload)
+    with running(server), closing(WebMeshClient(server.url)) as client, native_threads(1) as spawn:
+
+        @client.on("/work", blocking=blocking)
+        def work(payload: Any, path: str, asking: Any) -> str:
+            entered.set()
+            while not release.is_set():
+                gevent.sleep(0.005)
+            return "done"
+
+        client.call("/")
+        future = server.connections[0].spawn("/work", timeout=PATIENCE)
+        assert wait_for(entered.is_set)
+        if answered:
+            end = spawn(server.close, PATIENCE)
+            assert wait_for(lambda: server._begun.parts.dispatcher._told_all)
+            release.set()
+            assert "done" == future.result()
+            end.get()
+        else:
+            server.close(0.05)
+            with pytest.raises(ReplyLost) as caught:
+                future.result()
+            assert caught.value.started
+            release.set()
+    assert answered is server.drained
 
 
 def test_a_call_that_its_caller_gave_up_is_not_cut_off() -> None:

@@ -6,7 +6,7 @@ docs/PROTOCOL.md sections 4 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,8 @@ class Draining:
         self._deadline = Deadline(seconds)
         self._alternates = list(alternates)
         self._closed_all = False
-        self.cut_off = 0
-        """Calls whose time ended before they did; their callers get no answer."""
+        self._behind: list[WebSocketConnection] = []
+        self._cut_off = 0
 
     def say_goodbye(self) -> None:
         """Tell all peers; from then on each one's new calls are refused, and not before."""
@@ -61,10 +61,21 @@ class Draining:
             self._let_go([connection for connection in told if _knows_goodbye(connection)])
 
     def finish_calls(self) -> None:
-        """Wait for what is in progress, while there is time; then end it: streams so that their readers know it."""
-        dispatcher = self._parts.dispatcher
+        """Wait for what is in progress, of either side, and until all answers have left, while there is time; then end
+        it: streams so that their readers know it."""
+        dispatcher, connections = self._parts.dispatcher, self._parts.connections
         dispatcher.wait_idle(self._deadline.remaining() or 0.0)
-        self.cut_off = dispatcher.cut_off()
+        self._wait_while(lambda: any(map(_asks, connections.values())))
+        self._wait_while(lambda: any(connection.unsent for connection in connections.values()))
+        self._cut_off = dispatcher.cut_off()
+        gevent.sleep(0)  # what its handlers ask of peers is given up with them
+        self._cut_off += sum(map(_asks, connections.values()))
+
+    @property
+    def cut_off(self) -> int:
+        """Calls whose time ended before they did, so that their callers get no answer; and connections whose time was
+        too short for what was to be sent."""
+        return self._cut_off + sum(connection.unsent for connection in self._behind)
 
     def close_connections(self) -> None:
         """Close them all, spread over what is left of the time, and those that come now at once."""
@@ -82,6 +93,8 @@ class Draining:
 
     def close(self, connection: WebSocketConnection) -> None:
         """Begin the closing handshake, unless that was done."""
+        if connection.open and connection.unsent:
+            self._behind.append(connection)
         if not connection.is_mesh:
             connection.close(1001, "the server closes", timeout=0)
         else:
@@ -96,7 +109,10 @@ class Draining:
 
     def _let_go(self, told: list[WebSocketConnection]) -> None:
         """Who knows where else to go leaves by itself, when its calls are done: nothing is lost by that at all."""
-        while any(connection.open for connection in told) and not self._deadline.expired:
+        self._wait_while(lambda: any(connection.open for connection in told))
+
+    def _wait_while(self, busy: Callable[[], bool]) -> None:
+        while busy() and not self._deadline.expired:
             gevent.sleep(min(INTERVAL, self._deadline.remaining() or 0.0))
 
     def _batches(self, seconds: float) -> Iterator[list[WebSocketConnection]]:
@@ -107,6 +123,11 @@ class Draining:
             if number:
                 gevent.sleep(seconds / (pieces - 1))
             yield connections[number * size : (number + 1) * size]
+
+
+def _asks(connection: WebSocketConnection) -> int:
+    """Calls that this side waits for."""
+    return connection.conversation.session.open_calls if connection.is_mesh else 0
 
 
 def _knows_goodbye(connection: WebSocketConnection) -> bool:

@@ -421,7 +421,8 @@ class WebMeshServer:
 
     @property
     def drained(self) -> bool | None:
-        """Whether every call that was in progress when the server closed was answered; `None` before its end."""
+        """Whether every call that was in progress when the server closed was answered, its own ones to peers included,
+        and everything has left that was sent; `None` before its end."""
         serving = self._serving
         return None if serving is None or not serving.stopped.done else not serving.cut_off
 

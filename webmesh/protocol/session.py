@@ -137,6 +137,11 @@ class Session:
         return len(self._asked)
 
     @property
+    def open_calls(self) -> int:
+        """Those of them that are no streams, which end by themselves."""
+        return sum(one.receiver is None and one.sender is None for one in self._asked.values())
+
+    @property
     def answering(self) -> int:
         """Requests of the peer's that lasted longer than the turn in which they came."""
         return len(self._answering)

@@ -33,13 +33,14 @@ class MessageStream(MessageWriter):
         observer: Told of messages that a full queue leaves out.
 
     Attributes:
+        cut_short: Whether it has ended with bytes that the socket had not taken.
         on_pong: Called with the payload of each pong, if anybody wants to know.
     """
 
     # Slots: an instance dict of so many keys would take 1.5 KiB of an idle connection.
     __slots__ = (
         "_begun_at", "_budget", "_budget_at", "_client", "_early", "_heard", "_heard_at", "_on_closed", "_overhead",
-        "_recv", "_silence", "_tokens", "_tokens_at", "_waiting", "_whole", "closed", "on_pong",
+        "_recv", "_silence", "_tokens", "_tokens_at", "_waiting", "_whole", "closed", "cut_short", "on_pong",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,7 @@ class MessageStream(MessageWriter):
             limits=limits, timeouts=timeouts, observer=observer, clock=clock,
         )  # fmt: skip
         self.shares_frames = not client and not upgraded.extensions
+        self.cut_short = False
         self.on_pong: Callable[[bytes], None] | None = None
         self.closed: Completion[ConnectionClosed] = Completion(self._hub)
         self._client = client
@@ -297,7 +299,7 @@ class MessageStream(MessageWriter):
         if self.state is CLOSED:
             return
         self._ending = why
-        cut = self._congested
+        cut = self.cut_short = self._congested
         self._let_go()
         self._wire.close(cut=cut)
         self.closed.succeed(why)

@@ -67,6 +67,7 @@ class WebSocketConnection(PlainConnection):
     identity: Any = None
     session: ServerSession | None = None
     _told_stalled = False
+    _closes = False
 
     def __init__(
         self,
@@ -156,7 +157,8 @@ class WebSocketConnection(PlainConnection):
         if self._plain is not None:
             self._plain.end(why)
         if self._conversation is not None:
-            drained, flushes = (why.code, why.reason) == DRAINED, self._stream.flushes
+            # Only the peer can tell what it has begun.
+            drained, flushes = not self._closes and (why.code, why.reason) == DRAINED, self._stream.flushes
             for request in self._conversation.end(why)[0]:
                 started = not drained and request.batch < flushes
                 request.waiter.fail(
@@ -207,6 +209,11 @@ class WebSocketConnection(PlainConnection):
         session = self.conversation.session
         return session.next_id % ACCEPTING_SIDE_IDS, session.open_requests + session.answering
 
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes wait for the peer's socket, or were left when it ended."""
+        return self._stream.queued > 0 or self._stream.cut_short
+
     def close(self, code: int = 1000, reason: str = "", *, timeout: float | None = None) -> None:
         """Close with the closing handshake and wait for its end.
 
@@ -223,6 +230,8 @@ class WebSocketConnection(PlainConnection):
             pass  # the close timer ends it
 
     def _close(self, code: int, reason: str) -> None:
+        if self._stream.state is OPEN:
+            self._closes = True
         self._stream.close(code, reason)
         if self._plain is not None:
             self._plain.closing()
