@@ -11,10 +11,11 @@ from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from webmesh.deadline import Deadline
-from webmesh.exceptions import ConfigurationError, WebMeshError
+from webmesh.exceptions import Cancelled, ConfigurationError, WebMeshError
 
 if TYPE_CHECKING:
     from webmesh.routing import Route
+    from webmesh.websocket.hub import Completion
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
 NO_HEADERS: Mapping[str, str] = {}
@@ -139,6 +140,30 @@ def serving_context(owner: object) -> Context:
     context = copy_context()
     context.run(SERVED_BY.set, SERVED_BY.get() | {owner})
     return context
+
+
+class Waiting:
+    """What a call's handler waits for before it makes a call of its own."""
+
+    __slots__ = ("_outcome",)
+
+    def __init__(self, outcome: Completion[Any]) -> None:
+        self._outcome = outcome
+
+    def done(self) -> bool:
+        """Whether it is there."""
+        return self._outcome.done
+
+    def cancel(self) -> None:
+        """Whoever waits gets `Cancelled`."""
+        self._outcome.fail(Cancelled("given up by the asking side"))
+
+
+def follow_current(outcome: Completion[Any]) -> None:
+    """Let the wait for *outcome* end with the call that is being handled here, if one is."""
+    call = CURRENT.get()
+    if call is not None:
+        call.follow(Waiting(outcome))
 
 
 def current_call() -> Call:

@@ -16,7 +16,7 @@ from typing import Any
 
 import gevent
 
-from webmesh.call import CURRENT
+from webmesh.call import CURRENT, follow_current
 from webmesh.client_link import ClientLink
 from webmesh.deadline import Deadline, finite
 from webmesh.exceptions import ConnectionClosed, RequestTimeout, TransportError
@@ -134,8 +134,10 @@ class CallAttempts:
         if not tokens.failed() or (left is not None and delay >= left):
             raise error
         self._observer.call_retried(path, reason)
+        pause = Completion[None]()  # not gevent's sleep, which would make a hub for a thread that has none
+        follow_current(pause)
         with suppress(TimeoutError):
-            Completion[None]().wait(delay)  # not gevent's sleep, which would make a hub for a thread that has none
+            pause.wait(delay)
 
     def repeatable(self, path: str, terms: Terms) -> bool:
         """Whether a call may be sent again although it may have run."""
@@ -191,6 +193,9 @@ class CallAttempts:
         future = Future(path, completion, deadline, seconds, lambda: home.post(kill))
         home.post(start)
         home.post(future.expire_later, home)
+        handled = CURRENT.get()
+        if handled is not None and not home.inside():  # as `WebSocketConnection.start_call`
+            handled.follow(future)
         return future
 
     def _fulfil(self, completion: Completion[Any], call: tuple[Any, ...]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent
 
-from webmesh.call import serving_context
+from webmesh.call import follow_current, serving_context
 from webmesh.callbacks import Callbacks
 from webmesh.client_session import ClientSession
 from webmesh.dispatch import Dispatcher
@@ -139,10 +139,11 @@ class ClientLink:
         Raises:
             ConnectFailed, LinkRefused: As `LinkKeeper.wait`.
             ConnectionClosed: The client was closed.
+            Cancelled: The call that is handled here was given up.
         """
         self._check_open()
         self._start()
-        return self.home.run(self._wait, seconds, fail_fast)
+        return self.home.run(self._wait, seconds, fail_fast, begun=follow_current)
 
     def _wait(self, seconds: float, fail_fast: bool) -> WebSocketConnection:
         return self.keeper.wait(seconds, fail_fast=fail_fast)

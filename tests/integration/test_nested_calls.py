@@ -12,9 +12,9 @@ import pytest
 
 from tests.running import PATIENCE, connected, running, wait_for
 from webmesh.call import current_call
-from webmesh.exceptions import DeadlineExceeded, FailedPrecondition, RemoteError, ReplyLost, RequestTimeout
-from webmesh.options import Limits
-from webmesh.testing import RecordingObserver
+from webmesh.exceptions import DeadlineExceeded, FailedPrecondition, Overloaded, RemoteError, ReplyLost, RequestTimeout
+from webmesh.options import Backoff, Limits
+from webmesh.testing import FaultProxy, RecordingObserver
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
 
@@ -176,3 +176,67 @@ def test_the_result_of_a_thread_that_nobody_waits_for_is_dropped_and_counted() -
         release.set()
         assert wait_for(lambda: ("result", "late") in observer.named("refused"))
         assert wait_for(lambda: 0 == server._begun.parts.executor.taken)
+
+
+@pytest.mark.row(73)
+@EACH_PLACE
+def test_a_call_that_is_given_up_is_free_though_the_inner_one_waits_for_its_link(blocking: bool) -> None:
+    """And what was not sent yet is never sent."""
+    entered, ends, sent = threading.Event(), [], []  # type: ignore[var-annotated]
+    refusing, near = WebMeshServer(), WebMeshServer()
+    refusing.on("/pay")(lambda payload, path, client: sent.append(payload))
+    with running(refusing), FaultProxy(refusing) as proxy:
+        proxy.refuse()
+        to_far = WebMeshClient(proxy.url, backoff=Backoff(first=0.01, maximum=0.01))
+
+        @near.on("/", blocking=blocking)
+        def pay(payload: Any, path: str, client: Any) -> None:
+            entered.set()
+            try:
+                to_far.call("/pay", timeout=PATIENCE)
+            except BaseException as error:
+                ends.append(type(error).__name__)
+                raise
+
+        with connected(near) as client:
+            future = client.spawn("/", timeout=PATIENCE)
+            assert wait_for(entered.is_set)
+            assert wait_for(lambda: to_far.state == "waiting")
+            future.cancel()
+            assert wait_for(lambda: ends == ["Cancelled"])
+            proxy.heal()
+            to_far.connect()
+            assert [] == sent
+        to_far.close()
+
+
+@pytest.mark.row(73)
+@EACH_PLACE
+def test_a_call_that_is_given_up_is_free_though_the_inner_one_waits_for_its_next_attempt(blocking: bool) -> None:
+    """There is none then."""
+    far, near, ends, asked = WebMeshServer(), WebMeshServer(), [], []  # type: ignore[var-annotated]
+
+    @far.on("/busy")
+    def busy(payload: Any, path: str, client: Any) -> None:
+        asked.append(payload)
+        raise Overloaded("busy", retry_after=PATIENCE / 2)
+
+    observer = RecordingObserver()
+    with running(far):
+        to_far = WebMeshClient(far.url, observer=observer)
+
+        @near.on("/", blocking=blocking)
+        def ask(payload: Any, path: str, client: Any) -> None:
+            try:
+                to_far.call("/busy", timeout=PATIENCE * 10, idempotent=True)
+            except BaseException as error:
+                ends.append(type(error).__name__)
+                raise
+
+        with connected(near) as client:
+            future = client.spawn("/", timeout=PATIENCE * 10)
+            assert wait_for(lambda: observer.named("call_retried"))
+            future.cancel()
+            assert wait_for(lambda: ends == ["Cancelled"], PATIENCE / 4)
+            assert 1 == len(asked)
+        to_far.close()

@@ -343,11 +343,18 @@ class HubThread:
         if not call_soon(self.hub, function, *args):
             raise self._closed()
 
-    def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None) -> T:
+    def run(
+        self,
+        function: Callable[..., T],
+        *args: Any,
+        timeout: float | None = None,
+        begun: Callable[[Completion[T]], object] | None = None,
+    ) -> T:
         """Call *function*, which may block cooperatively, in this hub, and return or raise what it does.
 
         Args:
             timeout: Seconds that a caller from another thread waits; the function goes on.
+            begun: Called, where that caller is about to wait, with what it waits for: to fail it ends the waiting.
 
         Raises:
             TimeoutError: It has not returned in time.
@@ -364,6 +371,8 @@ class HubThread:
             self.post(gevent.spawn, _fulfil, outcome, function, args)
             if self._hub is None:
                 outcome.fail(self._closed())
+            if begun is not None:
+                begun(outcome)
             return outcome.wait(timeout)
         finally:
             self._outcomes.discard(outcome)
