@@ -277,14 +277,14 @@ class Login:
                 if self._blocking:
                     return self._executor.run(context, first_that_knows, self._authenticators, credentials)
                 return context.run(first_that_knows, self._authenticators, credentials)
-        except (RemoteError, gevent.GreenletExit, KeyboardInterrupt):
-            raise  # its answer; or the greenlet is being ended, or the program
+        except (RemoteError, KeyboardInterrupt):
+            raise  # its answer; or the program is being ended
         except BaseException as error:  # the edge around user code: nobody is let in by a crash
             if error is timeout:
                 self._failed(credentials.address, "too slow", counts=False)
                 raise Unavailable("the login could not be checked in time", retry_after=RETRY_AFTER) from None
-            if isinstance(error, gevent.Timeout):
-                raise  # of whoever waits for us
+            if isinstance(error, gevent.Timeout | gevent.GreenletExit) and not _raised_by_program(error):
+                raise  # of whoever waits for us, or ends us
             raise self._incident(credentials, error) from None
 
     def _incident(self, credentials: Credentials, error: BaseException) -> RemoteError:
@@ -300,7 +300,7 @@ class Login:
                 "address": credentials.address,
             },
         )
-        self._observer.login_finished(credentials.address, "failed")
+        self._failed(credentials.address, "failed", counts=credentials.guessable)
         return HandlerFailed("the login could not be checked", details={"incident": incident})
 
     def _failed(self, address: str, outcome: str, *, counts: bool = True) -> None:

@@ -21,10 +21,11 @@ from webmesh.options import Limits, Timeouts
 from webmesh.testing import RecordingObserver
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
-from webmesh.websocket.tls import ServerTLS
+from webmesh.websocket.tls import ServerTLS, client_context
 
 RUDE, HONEST = "127.0.0.2", "127.0.0.3"
 GARBAGE = b"\x01\x02\x03\x04"
+TURN = bytes.fromhex("000100002112a442") + bytes(12)
 NOWHERE = upgrade(path="/none")
 
 
@@ -168,9 +169,9 @@ def test_a_flapping_client_is_banned() -> None:
     "sent",
     [
         b"", upgrade("Origin: https://evil.example\r\n"), upgrade(path="/none"), upgrade("Content-Length: 5\r\n"),
-        b"\x16\x03\x01\x02", b"POST / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02", b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", TURN,
     ],
-    ids=["nothing", "origin", "404", "body", "https", "POST"],
+    ids=["nothing", "origin", "404", "body", "https", "POST", "turn"],
 )  # fmt: skip
 def test_what_a_web_page_can_make_browsers_do_bans_nobody(sent: bytes) -> None:
     """Else any page could lock its visitors out of a server."""
@@ -245,7 +246,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.mark.row(62, 77)
 @pytest.mark.parametrize(
-    ("sent", "banned"), [(GARBAGE * 5, True), (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", False), (b"", False)]
+    ("sent", "banned"), [(GARBAGE * 5, True), (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", False), (b"", False), (TURN, False)]
 )
 def test_what_is_no_tls_is_a_failure_unless_a_browser_may_have_sent_it(
     authority: Authority, sent: bytes, banned: bool
@@ -266,6 +267,23 @@ def test_what_is_no_tls_is_a_failure_unless_a_browser_may_have_sent_it(
         answer(server, RUDE, GARBAGE * 5)
         assert wait_for(lambda: len(refusals(observer)) == 4)
         assert banned == ((0, "address banned") in refusals(observer))
+
+
+@pytest.mark.row(62, 77)
+def test_who_has_no_certificate_is_not_banned(authority: Authority) -> None:
+    """A page that fetches from the server makes browsers come without one."""
+    observer = RecordingObserver()
+    tls = ServerTLS(authority.issue("localhost"), client_ca=authority.file)
+    limits = Limits(address_failures=1)
+    with running(json_server(observer=observer, exempt_addresses=[], limits=limits, tls=tls)) as server:
+        for _ in range(3):
+            with dial(server, RUDE) as sock, pytest.raises(OSError, match="certificate required"):
+                client_context(authority.file).wrap_socket(sock, server_hostname="localhost").recv(1)
+        context = client_context(authority.file, authority.issue("me"))
+        with context.wrap_socket(dial(server, RUDE), server_hostname="localhost") as honest:
+            honest.sendall(UPGRADE)
+            assert honest.recv(1000).startswith(b"HTTP/1.1 101 ")
+    assert [] == observer.named("refused")
 
 
 @pytest.mark.row(1)

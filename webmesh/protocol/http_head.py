@@ -32,6 +32,10 @@ _CR = 0x0D
 # First bytes of a TLS alert and of a TLS handshake.
 _TLS_RECORDS = (b"\x15", b"\x16")
 _TLS_INSTEAD = "TLS where plain HTTP is spoken"  # any link to https:// makes a browser do that
+STUN = b"\0"
+"""First byte of the requests of STUN and TURN, which a page can make browsers send to any port."""
+_STUN_INSTEAD = "STUN where HTTP is spoken"
+_PAGES_DOING = (_TLS_INSTEAD, _STUN_INSTEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class HeadReader(ABC):
             self._check_beginning(bytes(self._buffer[: min(good, _LONGEST_METHOD + 1)]))
         if forbidden:
             reason = _forbidden_reason(forbidden[0], at_start=forbidden.start() == 0)
-            raise RefusedHead(400, reason, offence=reason != _TLS_INSTEAD)
+            raise RefusedHead(400, reason, offence=reason not in _PAGES_DOING)
 
     def _check_line(self, line: bytes) -> None:
         if self._lines == 0:
@@ -199,6 +203,8 @@ class AnswerHead(HeadReader):
 def _forbidden_reason(byte: bytes, *, at_start: bool) -> str:
     if at_start and byte in _TLS_RECORDS:
         return _TLS_INSTEAD
+    if at_start and byte == STUN:
+        return _STUN_INSTEAD
     if byte == b"\r":
         return "CR without LF"
     return "byte outside ASCII" if byte > b"\x7f" else "control character"

@@ -21,6 +21,7 @@ from webmesh.deadline import Deadline
 from webmesh.exceptions import RemoteProtocolError
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.handshake import HttpRequest, Refusal, ServerHandshake, UpgradeRequest
+from webmesh.protocol.http_head import STUN
 from webmesh.protocol.networks import parse_ip
 from webmesh.protocol.proxy_protocol import MOST, ProxyHeader
 from webmesh.websocket.addresses import is_failure
@@ -232,14 +233,16 @@ class Arrival:
         tls = self._reception.tls
         if tls is None:
             return True
+        first = b""
         try:
             with _within(deadline):
+                first = self._sock.recv(1, MSG_PEEK)
                 self._sock = secured = tls.wrap(self._sock)
                 secured.do_handshake()
                 return True
         except OSError as error:
             self._report(0, "TLS failed", tls_failure(error))
-            if is_tls_offence(error):
+            if first != STUN and is_tls_offence(error):
                 self._fail()
             self._linger()  # else a reset could overtake the alert that tells the peer why
         else:

@@ -23,7 +23,7 @@ Password = str | bytes | Callable[[], str | bytes]
 # gevent's class derives from the standard library's, whichever of them the name `ssl.SSLContext` means now.
 _AnyContext: type[ssl.SSLContext] = SSLContext.__mro__[1]
 
-_OFFENCES = frozenset({"CERTIFICATE_VERIFY_FAILED", "PEER_DID_NOT_RETURN_A_CERTIFICATE", "WRONG_VERSION_NUMBER"})
+_OFFENCES = frozenset({"CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER"})
 
 
 class ServerTLS:
@@ -173,8 +173,8 @@ def tls_failure(error: OSError) -> str:
 
 
 def is_tls_offence(error: OSError) -> bool:
-    """Whether a TLS handshake failed as it does with those who do not mean well: no TLS at all, nor HTTP from a browser
-    that was shown a wrong link, or no certificate where one is asked for."""
+    """Whether a TLS handshake failed as it does with those who do not mean well: no TLS at all, or a certificate that is
+    nobody's we know. HTTP, or no certificate where one is asked for, is what any web page can make browsers send."""
     return getattr(error, "reason", None) in _OFFENCES
 
 
