@@ -82,3 +82,12 @@ def test_what_counts_as_one_peer(address: str, network: str | None) -> None:
 def test_a_unix_socket_never_waits() -> None:
     """Or one guesser would shut out everybody."""
     assert 0 == failed(99, address="unix:/run/shop.sock").wait("unix:/run/shop.sock", 100.0)
+
+
+@pytest.mark.row(54)
+def test_a_neighbour_on_the_link_is_one_peer_whatever_its_port() -> None:
+    """The zone is ours to name and tells nothing; each neighbour counts by its whole address."""
+    table = failed(9, address="[fe80::1%eth0]:4711")
+
+    assert 0 < table.wait("[fe80::1%eth0]:9", 100.0)
+    assert 0 == table.wait("[fe80::2%eth0]:4711", 100.0)

@@ -326,6 +326,76 @@ def test_whoever_guesses_has_to_wait() -> None:
     assert overloaded.value.retry_after is not None and 0 < overloaded.value.retry_after <= 1
 
 
+@pytest.mark.row(54)
+@pytest.mark.parametrize("how", ["header", "cookie", "crash", "hello"])
+def test_guesses_at_the_same_time_are_guesses_too(how: str) -> None:
+    """No more are checked at once than may fail; a crash counts, and a cookie that is nobody's when nothing follows."""
+    asked: list[str | None] = []
+
+    def slow(credentials: Credentials) -> str | None:
+        asked.append(credentials.token)
+        gevent.sleep(0.02)
+        if how == "crash":
+            raise KeyError(credentials.token)
+        return None
+
+    def guess(server: WebMeshServer) -> None:
+        with suppress(PeerClosed, InvalidStatus):
+            if how == "hello":
+                with peer(server) as one:
+                    hello(one, "guess")
+            elif how == "cookie":
+                with connect(f"{server.url}", additional_headers={"Cookie": "sid=9"}, open_timeout=PATIENCE):
+                    pass
+            else:
+                with peer(server, "guess"):
+                    pass
+
+    with running(guarded_server(slow, limits=Limits(failed_logins=3))) as server:
+        with native_threads(1 if how == "cookie" else 12) as spawn:
+            for outcome in [spawn(guess, server) for _ in range(12)]:
+                outcome.get()
+    assert 3 <= len(asked) < 12
+
+
+@pytest.mark.row(54)
+@pytest.mark.parametrize("error", [gevent.Timeout, gevent.GreenletExit])
+@pytest.mark.parametrize("by_header", [True, False])
+def test_what_an_authenticator_raises_is_its_own(
+    error: type[BaseException], by_header: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where it is what gevent ends greenlets with: an incident like any other, and the token stays out of logs."""
+
+    def crash(credentials: Credentials) -> None:
+        raise error(f"asking for {credentials.token}")  # type: ignore[call-arg]
+
+    with running(guarded_server(crash)) as server:
+        if by_header:
+            with pytest.raises(InvalidStatus) as refused, peer(server, "hush"):
+                pass
+            assert 500 == refused.value.response.status_code
+        else:
+            with peer(server) as one:
+                assert "internal" in hello(one, "hush")
+                assert 1013 == ended(one)[0]
+    assert "authenticator failed" in caplog.text
+    assert "hush" not in caplog.text
+
+
+@pytest.mark.row(54)
+def test_an_overload_of_the_programs_is_not_called_a_failed_login() -> None:
+    """503: nobody has failed."""
+
+    def busy(credentials: Credentials) -> None:
+        raise Overloaded("too many tickets were used lately")
+
+    with running(guarded_server(busy)) as server:
+        with pytest.raises(InvalidStatus) as refused, peer(server, "t-ann"):
+            pass
+    response = refused.value.response
+    assert (503, b"the login could not be checked\n") == (response.status_code, response.body)
+
+
 @pytest.mark.row(55)
 def test_an_identity_that_has_expired_is_none() -> None:
     """Whatever the authenticator thinks of it."""

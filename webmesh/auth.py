@@ -78,6 +78,11 @@ class Credentials:
     path: str = "/"
     """Of the upgrade request."""
 
+    @property
+    def guessable(self) -> bool:
+        """Whether somebody may have been guessing: a certificate cannot be guessed."""
+        return self.token is not None or "authorization" in self.headers or "cookie" in self.headers
+
 
 Authenticator = Callable[[Credentials], Identity | str | None]
 """Called with what a peer shows; returns who it is (a text is a subject without roles), or `None` for what it does

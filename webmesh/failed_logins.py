@@ -5,6 +5,7 @@ Decides how long. Knows no connection; time is handed in. Row 54 of docs/THREATS
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 
 from webmesh.protocol.forwarded import parse_node
@@ -18,6 +19,9 @@ MEMORY = 300.0
 
 ADDRESSES = 4096
 """Addresses that are kept, about 1 MiB; beyond them the one that failed longest ago is forgotten first."""
+
+
+_ZONE = re.compile(r"%[^\]]*")
 
 
 class FailedLogins:
@@ -50,6 +54,11 @@ class FailedLogins:
         penalty: float = min(LONGEST_WAIT, 2.0 ** min(count - self._free, 16))
         return max(0.0, last + penalty - now)
 
+    def spent(self, address: str, now: float) -> bool:
+        """Whether each further failure of *address* costs it a wait."""
+        count, last = self._failures.get(network_of(address) or "", (0, now))
+        return count >= self._free and now - last < MEMORY
+
     def failed(self, address: str, now: float) -> None:
         """A login from *address* was refused. What is refused for its wait alone is none, or it would last for ever."""
         key = network_of(address)
@@ -66,5 +75,8 @@ def network_of(address: str) -> str | None:
     all the same to us."""
     if address.startswith("unix:"):
         return None
-    peer = parse_node(address)
-    return address if peer is None else str(subscriber(peer.address))
+    peer = parse_node(_ZONE.sub("", address))
+    if peer is None:
+        return address
+    # All neighbours on a link have the same first 64 bits there.
+    return str(peer.address if peer.address.is_link_local else subscriber(peer.address))

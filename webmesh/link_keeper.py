@@ -250,7 +250,8 @@ class LinkKeeper:
             ended = True
             self._failed(error)
             if not isinstance(error, WebMeshError):  # of the program's own, as of what makes tokens
-                raise ConnectFailed(self._rounds.url, [f"{type(error).__name__}: {error}"]) from error
+                # Its text may quote the token; whoever wants it finds it in the cause.
+                raise ConnectFailed(self._rounds.url, [type(error).__name__]) from error
             if self._refusal is not None and not isinstance(error, HandshakeRejected | ConfigurationError):
                 raise self._refusal() from error
             raise

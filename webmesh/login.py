@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -26,7 +26,8 @@ from webmesh.exceptions import (
     ConfigurationError, FailedPrecondition, HandlerFailed, Overloaded, PermissionDenied, RemoteError, Unauthenticated,
     Unavailable,
 )  # fmt: skip
-from webmesh.failed_logins import FailedLogins
+from webmesh.failed_logins import FailedLogins, network_of
+from webmesh.lanes import Lanes
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.http_head import Refusal
@@ -62,6 +63,13 @@ class Access:
     token_in_url: bool = False
     requires: Requirement | None = None
     """Of routes that say nothing themselves."""
+
+
+_Answer = tuple[Identity | None, BaseException | None]
+
+
+class TooManyFailures(Overloaded):
+    """The address of a peer has failed to log in too often, and has to wait."""
 
 
 class Login:
@@ -100,6 +108,7 @@ class Login:
         self._clock = clock
         self._refusals = Refusals(observer)
         self._failures = FailedLogins(limits.failed_logins)
+        self._turns, self._after_failures = Lanes(max(1, limits.failed_logins)), Lanes()
         self._strict = replace(limits, message_size=min(limits.login_size, limits.message_size))
         self._serializers: dict[type[AbstractMessageSerializer], AbstractMessageSerializer] = {}
         self._waiting: dict[WebSocketConnection, float] = {}
@@ -161,7 +170,9 @@ class Login:
 
     def forget(self, connection: WebSocketConnection) -> None:
         """It has ended."""
-        self._waiting.pop(connection, None)
+        if self._waiting.pop(connection, None) is not None and connection.request is not None:
+            if "cookie" in connection.request.headers:  # nobody's, and nothing better came: perhaps it was a guess
+                self._failures.failed(connection.address, self._clock())
 
     def _strict_serializer(self, serializer: AbstractMessageSerializer) -> AbstractMessageSerializer:
         """The same one with the limit of a login, which also bounds what it inflates."""
@@ -244,22 +255,29 @@ class Login:
             RemoteError: They refuse, or cannot tell.
         """
         address = credentials.address
-        wait = self._failures.wait(address, self._clock())
-        if wait > 0:
-            self._failed(address, "too many failures", counts=False)
-            raise Overloaded("too many failed logins", retry_after=wait)
+        self._check_patience(address)
         if credentials.token is not None and len(credentials.token) > self._limits.token_size:
             self._failed(address, "token too long")
             raise Unauthenticated("the token is too long")
-        try:
-            identity = self._run_without_doubt(credentials)
-        except (Unauthenticated, PermissionDenied) as error:
-            self._failed(address, error.code)
-            raise
+        # No more at a time than may fail: else all guesses would be made before the first of them has failed.
+        spent = self._failures.spent(address, self._clock())
+        with (self._after_failures if spent else self._turns).turn(network_of(address) or object()):
+            self._check_patience(address)
+            try:
+                identity = self._run_without_doubt(credentials)
+            except (Unauthenticated, PermissionDenied) as error:
+                self._failed(address, error.code)
+                raise
         if identity is not None and identity.expired:
             self._failed(address, "expired")
             raise Unauthenticated("the login has expired")
         return identity
+
+    def _check_patience(self, address: str) -> None:
+        wait = self._failures.wait(address, self._clock())
+        if wait > 0:
+            self._failed(address, "too many failures", counts=False)
+            raise TooManyFailures("too many failed logins", retry_after=wait)
 
     def _run_without_doubt(self, credentials: Credentials) -> Identity | None:
         for _ in range(MOST_DOUBTS):
@@ -273,19 +291,29 @@ class Login:
         timeout = gevent.Timeout(self._timeouts.login)
         try:
             with timeout:
-                context = self._context.copy()
-                if self._blocking:
-                    return self._executor.run(context, first_that_knows, self._authenticators, credentials)
-                return context.run(first_that_knows, self._authenticators, credentials)
-        except (RemoteError, KeyboardInterrupt):
-            raise  # its answer; or the program is being ended
-        except BaseException as error:  # the edge around user code: nobody is let in by a crash
-            if error is timeout:
-                self._failed(credentials.address, "too slow", counts=False)
-                raise Unavailable("the login could not be checked in time", retry_after=RETRY_AFTER) from None
-            if isinstance(error, gevent.Timeout | gevent.GreenletExit) and not _raised_by_program(error):
-                raise  # of whoever waits for us, or ends us
-            raise self._incident(credentials, error) from None
+                known, error = self._apart(credentials)
+        except gevent.Timeout as late:
+            if late is not timeout:
+                raise  # of whoever waits for us
+            self._failed(credentials.address, "too slow", counts=False)
+            raise Unavailable("the login could not be checked in time", retry_after=RETRY_AFTER) from None
+        if error is None:
+            return known
+        if isinstance(error, RemoteError | KeyboardInterrupt):
+            raise error  # its answer; or the program is being ended
+        raise self._incident(credentials, error) from None  # nobody is let in by a crash
+
+    def _apart(self, credentials: Credentials) -> _Answer:
+        """What the authenticators return or raise. In a thread or greenlet of their own, so that a timeout or an end
+        that they raise themselves is not taken for that of whoever waits here."""
+        context = self._context.copy()
+        if self._blocking:
+            return self._executor.run(context, _answer, self._authenticators, credentials)
+        asking = gevent.spawn(context.run, _answer, self._authenticators, credentials)
+        try:
+            return asking.get()
+        finally:
+            asking.kill(block=False)
 
     def _incident(self, credentials: Credentials, error: BaseException) -> RemoteError:
         """Note a crash. Neither its text nor its traceback's lines: either may quote the token."""
@@ -333,6 +361,13 @@ class Login:
         connection.shut_out(NOT_LOGGED_IN, reason)
 
 
+def _answer(authenticators: Sequence[Authenticator], credentials: Credentials) -> _Answer:
+    try:
+        return first_that_knows(authenticators, credentials), None
+    except BaseException as error:  # the edge around user code
+        return None, error
+
+
 def is_subject(connection: WebSocketConnection, subject: str) -> bool:
     """Whether the peer has shown to be *subject*."""
     return connection.identity is not None and connection.identity.subject == subject
@@ -347,7 +382,7 @@ def refusal_for(error: RemoteError, *, shown: bool) -> Refusal:
         return Refusal(401, "not authenticated", (("WWW-Authenticate", challenge),))
     if isinstance(error, PermissionDenied):
         return Refusal(403, "not allowed")
-    if isinstance(error, Overloaded):
+    if isinstance(error, TooManyFailures):
         return Refusal(429, "too many failed logins", retry)
     if isinstance(error, HandlerFailed):
         return Refusal(500, "the login could not be checked")

@@ -246,7 +246,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.mark.row(62, 77)
 @pytest.mark.parametrize(
-    ("sent", "banned"), [(GARBAGE * 5, True), (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", False), (b"", False), (TURN, False)]
+    ("sent", "banned"),
+    [(GARBAGE * 5, True), (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", False), (b"", False), (TURN, False)],
 )
 def test_what_is_no_tls_is_a_failure_unless_a_browser_may_have_sent_it(
     authority: Authority, sent: bytes, banned: bool

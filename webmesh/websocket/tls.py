@@ -173,8 +173,8 @@ def tls_failure(error: OSError) -> str:
 
 
 def is_tls_offence(error: OSError) -> bool:
-    """Whether a TLS handshake failed as it does with those who do not mean well: no TLS at all, or a certificate that is
-    nobody's we know. HTTP, or no certificate where one is asked for, is what any web page can make browsers send."""
+    """Whether a TLS handshake failed as it does with those who do not mean well: no TLS at all, or a stranger's
+    certificate. HTTP, or no certificate where one is asked for, is what any web page can make browsers send."""
     return getattr(error, "reason", None) in _OFFENCES
 
 
