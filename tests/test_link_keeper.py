@@ -383,3 +383,17 @@ def test_a_goodbye_of_an_old_link_means_nothing() -> None:
     connection = alone.wait()
     alone.keeper.goodbye(connection, {})
     assert connection is alone.keeper.connection
+
+
+def test_what_a_token_source_raises_is_quoted_nowhere() -> None:
+    """Its text may hold a token: errors and events tell the type, and have the cause for whoever looks for it."""
+    world = World()
+    world.answer = RuntimeError("refused refresh_token=hush")
+    first = catch(world.keeper.connect, PATIENCE)
+    later = catch(world.wait, 0.05)
+    world.keeper.stop()
+    texts = [f"{first!r} {first}", f"{later!r} {later}", *map(str, world.events)]
+    assert "RuntimeError" in texts[0]
+    assert [] == [text for text in texts if "hush" in text]
+    causes = [event.error.__cause__ for event in world.events if event.error is not None]
+    assert causes and set(causes) == {world.answer}

@@ -143,7 +143,8 @@ class ClientLink:
         """
         self._check_open()
         self._start()
-        return self.home.run(self._wait, seconds, fail_fast, begun=follow_current)
+        connection: WebSocketConnection = self.home.run(self._wait, seconds, fail_fast, begun=follow_current)
+        return connection
 
     def _wait(self, seconds: float, fail_fast: bool) -> WebSocketConnection:
         return self.keeper.wait(seconds, fail_fast=fail_fast)

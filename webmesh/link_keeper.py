@@ -248,10 +248,13 @@ class LinkKeeper:
             raise
         except Exception as error:
             ended = True
+            if not isinstance(error, WebMeshError):
+                # Of the program's own, as of what makes tokens: its text may quote one. The cause has it all.
+                told = ConnectFailed(self._rounds.url, [type(error).__name__])
+                told.__cause__ = error
+                self._failed(told, cause=error)
+                raise told from error
             self._failed(error)
-            if not isinstance(error, WebMeshError):  # of the program's own, as of what makes tokens
-                # Its text may quote the token; whoever wants it finds it in the cause.
-                raise ConnectFailed(self._rounds.url, [type(error).__name__]) from error
             if self._refusal is not None and not isinstance(error, HandshakeRejected | ConfigurationError):
                 raise self._refusal() from error
             raise
@@ -288,9 +291,9 @@ class LinkKeeper:
         self._hurry.set()
         self._on_open(connection)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, cause: Exception | None = None) -> None:
         self._error = error
-        self._comeback = after_failure(error, ever_connected=self._ever_connected)
+        self._comeback = after_failure(cause or error, ever_connected=self._ever_connected)
         if self._series is not None:
             self._series.failed(self._clock())
         if self._comeback.final:
