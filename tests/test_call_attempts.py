@@ -217,3 +217,20 @@ def test_a_spawned_call_that_may_have_run_is_not_sent_again() -> None:
     case.link.home.stop()
     assert [] == case.sent
     assert None is Case(budget=None).spawned(ONCE)
+
+
+def test_an_error_that_the_client_has_given_up_for_is_told_on_as_final() -> None:
+    """After five attempts, or none for want of time or budget; not where a call was sent as once and for all."""
+    spent = RetryBudget(tokens=1, ratio=0.001)
+    for case, terms, final in (
+        (Case(*[Unavailable() for _ in range(5)]), REPEATABLE, True),
+        (Case(Unavailable(retry_after=60)), REPEATABLE, True),
+        (Case(Unavailable(), budget=spent), REPEATABLE, True),
+        (Case(Unavailable(details=NOT_STARTED), Unavailable()), ONCE, True),
+        (Case(Unavailable()), ONCE, False), (Case(Unavailable(), budget=None), REPEATABLE, False),
+    ):
+        error = catch(case.run, terms)
+        assert error.retryable
+        assert {"code": "unavailable", "message": ""} | ({"retryable": False} if final else {}) == {
+            key: value for key, value in error.to_wire().items() if key in ("code", "message", "retryable")
+        }

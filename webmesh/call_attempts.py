@@ -23,7 +23,7 @@ from webmesh.exceptions import ConnectionClosed, RequestTimeout, TransportError
 from webmesh.known_routes import KnownRoutes
 from webmesh.observer import Observer
 from webmesh.options import RetryBudget
-from webmesh.retries import ATTEMPTS, RETRIABLE, RetryTokens, retry_delay, retry_reason, surely_not_begun
+from webmesh.retries import ATTEMPTS, RETRIABLE, RetryTokens, exhausted, retry_delay, retry_reason, surely_not_begun
 from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion
 from webmesh.websocket.websocket_connection import WebSocketConnection
@@ -122,17 +122,19 @@ class CallAttempts:
     ) -> None:
         """Wait before the next attempt, or raise *error* if there is to be none."""
         tokens = self._tokens
-        if tokens is None or attempt >= ATTEMPTS or self._link.closed:
+        if tokens is None or self._link.closed:
             raise error
         reason = retry_reason(error, repeatable=self.repeatable(path, terms))
         if reason is None:
-            raise error
+            raise error if attempt == 1 else exhausted(error)
+        if attempt >= ATTEMPTS:
+            raise exhausted(error)
         self._count(connection, tokens)
         moved = self._link.keeper.connection is not connection  # so the next attempt is no concern of who refused this
         delay = retry_delay(None if moved else getattr(error, "retry_after", None), attempt, random.random)
         left = deadline.remaining()
         if not tokens.failed() or (left is not None and delay >= left):
-            raise error
+            raise exhausted(error)
         self._observer.call_retried(path, reason)
         pause = Completion[None]()  # not gevent's sleep, which would make a hub for a thread that has none
         follow_current(pause)

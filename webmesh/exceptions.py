@@ -226,9 +226,12 @@ class RemoteError(RequestError):
         details: Any serializable object, or None.
         retryable: Whether the same request may succeed later.
         retry_after: Seconds to wait before that, where the answering side said so.
+        exhausted: Whether a client of this process has had it for a call that it has sent, or might have sent, again.
+            A handler that passes it on does so as not retryable: on each hop the attempts would multiply.
     """
 
     code: str = "unknown"
+    exhausted: bool = False
     retryable_by_default: ClassVar[bool] = False
 
     def __init__(
@@ -254,8 +257,9 @@ class RemoteError(RequestError):
     def to_wire(self) -> dict[str, Any]:
         """The `error` map of docs/PROTOCOL.md section 2; defaults are left out."""
         wire: dict[str, Any] = {"code": self.code, "message": self.message}
-        if self.retryable != self.retryable_by_default:
-            wire["retryable"] = self.retryable
+        retryable = self.retryable and not self.exhausted
+        if retryable != self.retryable_by_default:
+            wire["retryable"] = retryable
         if self.retry_after is not None:
             wire["retry_after_ms"] = max(0, round(self.retry_after * 1000))
         if self.details is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from webmesh.exceptions import NOT_STARTED, ConnectionClosed, Overloaded, ReplyLost, Unavailable
+from webmesh.exceptions import NOT_STARTED, ConnectionClosed, Overloaded, RemoteError, ReplyLost, Unavailable
 from webmesh.options import RetryBudget
 
 ATTEMPTS = 5
@@ -61,6 +61,13 @@ def retry_reason(error: Exception, *, repeatable: bool) -> str | None:
             return "not started"
         return error.code if repeatable else None
     return None
+
+
+def exhausted(error: Exception) -> Exception:
+    """*error* as what a client raises that has sent a call as often as it is going to."""
+    if isinstance(error, RemoteError):
+        error.exhausted = True
+    return error
 
 
 def surely_not_begun(error: BaseException) -> bool:

@@ -12,7 +12,9 @@ import pytest
 
 from tests.running import PATIENCE, connected, running, wait_for
 from webmesh.call import current_call
-from webmesh.exceptions import DeadlineExceeded, FailedPrecondition, Overloaded, RemoteError, ReplyLost, RequestTimeout
+from webmesh.exceptions import (
+    DeadlineExceeded, FailedPrecondition, Overloaded, RemoteError, ReplyLost, RequestTimeout, Unavailable,
+)  # fmt: skip
 from webmesh.options import Backoff, Limits
 from webmesh.testing import FaultProxy, RecordingObserver
 from webmesh.webmesh_client import WebMeshClient
@@ -240,3 +242,30 @@ def test_a_call_that_is_given_up_is_free_though_the_inner_one_waits_for_its_next
             assert wait_for(lambda: ends == ["Cancelled"], PATIENCE / 4)
             assert 1 == len(asked)
         to_far.close()
+
+
+@EACH_PLACE
+def test_retries_do_not_multiply_over_hops(blocking: bool) -> None:
+    """The client next to the trouble sends again; what it gives up for is final for those behind it."""
+    asked: list[Any] = []
+    a, b, c = WebMeshServer(), WebMeshServer(), WebMeshServer()
+
+    @a.on("/", idempotent=True)
+    def busy(payload: Any, path: str, client: Any) -> None:
+        asked.append(payload)
+        raise Unavailable("busy")
+
+    def ask(server: WebMeshServer, inner: list[WebMeshClient]) -> None:
+        @server.on("/", blocking=blocking, idempotent=True)
+        def pass_on(payload: Any, path: str, client: Any) -> Any:
+            return inner[0].call("/", idempotent=True, timeout=PATIENCE)
+
+    nearer: tuple[list[WebMeshClient], ...] = ([], [])
+    ask(b, nearer[0])
+    ask(c, nearer[1])
+    with connected(a) as to_a, connected(b) as to_b, connected(c) as to_c:
+        nearer[0].append(to_a)
+        nearer[1].append(to_b)
+        with pytest.raises(Unavailable) as raised:
+            to_c.call("/", idempotent=True, timeout=PATIENCE)
+    assert (5, False) == (len(asked), raised.value.retryable)
