@@ -22,6 +22,8 @@ from webmesh.websocket.hub import HubThread
 class Wire:
     """Stands where bytes would leave."""
 
+    full = False
+
     def flush_soon(self) -> None:
         """Nothing to flush."""
 

@@ -199,6 +199,8 @@ class Dispatcher:
         try:
             headed = call.headers is not NO_HEADERS
             result = self._run_headed(plan, call) if headed else self._run(plan, call, plan.enter)
+            if conversation.stream.full:
+                call.await_room()
             if call.armed:
                 self._disarm(call)
             if call.armed and call.request_id is not None:

@@ -186,7 +186,7 @@ class HandledCall(Call):
         conversation.say(envelope.credit(answering.id, window))
 
     def put(self, item: Any) -> None:
-        """Send an item; waits for the peer's credit and for its socket.
+        """Send an item; waits for the peer's credit and for room.
 
         Raises:
             Cancelled: The peer has given up.
@@ -198,13 +198,16 @@ class HandledCall(Call):
         sender = answering.sender
         while not self._takes(answering):
             self._wait(answering)
+        if self.conversation.stream.full:
+            self.conversation.stream.drain()
+            if not self._takes(answering):
+                return self.put(item)
         conversation = self.conversation
         data = conversation.send(envelope.item(answering.id, item, sender.seq))
         sender.take()
         if sender.retained is not None:
             sender.retained.add(data)
         conversation.stream.flush_soon()
-        conversation.stream.drain()
 
     def _takes(self, answering: Answering) -> bool:
         """Whether an item may be sent now.
@@ -244,6 +247,12 @@ class HandledCall(Call):
     def kept(self) -> bool:
         """Whether it outlives its connection: then its answer must find its way, whatever has happened."""
         return self.answering is not None and self.answering.keeper is not None
+
+    def await_room(self) -> None:
+        """Wait until its reply finds room, within its time; it can be cancelled meanwhile. Nobody waits for that of a
+        peer that is away."""
+        if self.request_id is None or self.wanted:
+            self.conversation.stream.drain()
 
     def answer(self, message: dict[str, Any]) -> None:
         """Send its reply or error, over the connection that its peer has now.

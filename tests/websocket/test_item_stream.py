@@ -19,6 +19,8 @@ from webmesh.websocket.item_stream import ItemStream
 class NoWire:
     """Stands where bytes would leave."""
 
+    full = False
+
     def flush_soon(self) -> None:
         """Nothing to flush."""
 

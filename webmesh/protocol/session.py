@@ -258,6 +258,11 @@ class Session:
         self._held_size += size
         return True
 
+    @property
+    def waiting(self) -> int:
+        """Requests that are held."""
+        return len(self._held) if self._held else 0
+
     def occupy(self, size: int) -> bool:
         """Count a request that begins to be handled, if it is a large one; `release` ends that.
 

@@ -71,7 +71,10 @@ class Conversation:
         self._awaited: dict[RequestId, Callable[[], object]] | None = None
         self.turns: Turns[Any] | None = None
         self.credit_timeout = credit_timeout
-        self._in_flight = self._places = limits.in_flight  # the second is less by streams in greenlets of their own
+        self._in_flight = limits.in_flight
+        self._apart = 0  # greenlets that handle and are not of `turns`
+        self._held_up = False  # requests are held because the peer takes too little
+        self._places = limits.in_flight  # for what is read now: none while requests are held up
         self.serializer = serializer
         self._wire_type = bytes if serializer.binary else str
         self._serialize = serializer.serialize
@@ -99,7 +102,8 @@ class Conversation:
             if kind is Request and event.credit is not None:
                 if self._serve_apart(event):
                     return
-            if len(item) < LARGE and (self.turns is None or self.turns.in_flight < self._places):
+            free = not self.stream.full and (self.turns is None or self.turns.in_flight < self._places)
+            if free and len(item) < LARGE:
                 self._serve(event, self)
             else:
                 size, item = len(item), None  # a large one would be held twice: as bytes and decoded
@@ -111,7 +115,9 @@ class Conversation:
         """Answer a stream that outlives this connection in a greenlet of its own: those that read are needed for
         the connection's end. False when it is none, or there are too many."""
         keeper = self.keeper
-        if keeper is None or request.stream or self.turns is not None and self.turns.in_flight >= self._places:
+        if keeper is None or request.stream or self.stream.full:
+            return False
+        if self.turns is not None and self.turns.in_flight >= self._places:
             return False
         try:
             answering = self.session.begin(request, None)  # now: what the peer says of it may come before its greenlet
@@ -120,7 +126,7 @@ class Conversation:
         if not keeper.enter(answering):
             self.session.finish(answering)
             return False
-        self._places -= 1
+        self._count_apart(1)
         gevent.spawn(self._run_apart, request, answering)
         return True
 
@@ -137,7 +143,11 @@ class Conversation:
             try:
                 self.serve_waiting()
             finally:
-                self._places += 1
+                self._count_apart(-1)
+
+    def _count_apart(self, more: int) -> None:
+        self._apart += more
+        self._places = 0 if self._held_up else self._in_flight - self._apart
 
     def admit_only(
         self, admits: Callable[[Any, object], bool], serializer: AbstractMessageSerializer, size: int
@@ -172,35 +182,64 @@ class Conversation:
 
     def _find_room(self, request: Request | Notification, size: int) -> None:
         """Handle a large request, or keep one that finds no room yet, or refuse it."""
-        has_place = self.turns is None or self.turns.in_flight < self._places
-        if has_place and self.session.occupy(size):
+        # While the peer takes too little, no request of its is begun: the answer would have to wait. Notifications are.
+        behind = self._held_up or self.stream.full and type(request) is Request
+        if not behind and self._has_place() and self.session.occupy(size):
             try:
                 self._serve(request, self)
             finally:
                 self.session.release(size)
             return
-        if self.session.hold(request, size, time.monotonic()):
+        held = self.session.hold(request, size, time.monotonic())
+        while not held and behind and self.turns is not None and self.turns.pause(self.stream.pause):
+            held = self.session.hold(request, size, time.monotonic())
+        if held:
+            if behind and not self._held_up:
+                self._held_up = True
+                self._serve_beside()
             return
         self._observer.refused("request", Overloaded.code)
         if isinstance(request, Request):
             text = f"{self._in_flight} requests of this connection are handled and too many wait"
             self.say(envelope.error(request.id, Overloaded(text).to_wire()))
 
+    def _has_place(self) -> bool:
+        return self.turns is None or self.turns.in_flight < self._in_flight - self._apart
+
     def serve_waiting(self) -> None:
         """Handle what waits for room, one after another, in the greenlet whose handler has just made some."""
-        now = time.monotonic()
-        until = now + HOLD
-        while (held := self.session.next_held(now)) is not None:
-            request, size = held
+        until = time.monotonic() + HOLD
+        while self.session.waiting:
+            self.stream.drain()
+            held = self.session.next_held(time.monotonic())
+            if held is None:
+                return  # for what is in hand now, after which it is looked at again
+            # As in `turns`: if handling switches, somebody else is to go on.
+            switched = self.hub.loop.run_callback(self._serve_beside) if self._held_up else None
             try:
-                self._serve(request, self, getcurrent())
+                self._serve(held[0], self, getcurrent())
             finally:
-                self.session.release(size)
+                self.session.release(held[1])
+                if switched is not None:
+                    switched.stop()
             self.stream.end_turn()
-            now = time.monotonic()
-            if now > until:
-                gevent.sleep(0)  # others want the hub, too
-                until = now + HOLD
+            if time.monotonic() > until:
+                self.stream.let_others()
+                until = time.monotonic() + HOLD
+        self._held_up = False
+        self._count_apart(0)
+
+    def _serve_beside(self) -> None:
+        """Let another greenlet handle what is held up, as soon as the peer has taken enough."""
+        if self._has_place():
+            self._count_apart(1)
+            gevent.spawn(self._run_beside)
+
+    def _run_beside(self) -> None:
+        try:
+            self.serve_waiting()
+        finally:
+            self._count_apart(-1)
 
     def switched(self, greenlet: Any) -> None:
         """In the hub: handling the current message in *greenlet* has switched."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from webmesh.deadline import Deadline
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError, RequestTimeout
 from webmesh.protocol import envelope
 from webmesh.websocket.hub import Completion, HubThread
@@ -35,6 +37,7 @@ class ItemStream:
         self._credit_bell: Completion[None] = Completion(home.hub)
         self._sent_all = False
         self._timer: Any = None
+        self._deadline = Deadline(None)
 
     def opened(self, request: OpenRequest) -> None:
         """The request is on its way. Called once, by the connection."""
@@ -142,11 +145,19 @@ class ItemStream:
         while not request.sender.ready or self._inbox.over:
             self._check_open()
             self._credit_bell.wait()
+        if self._conversation.stream.full:
+            self._await_room()
+            if self._inbox.over:
+                self._check_open()
         message = envelope.item(request.id, item, request.sender.seq)
         self._conversation.send(message)
         request.sender.take()
         self._conversation.stream.flush_soon()
-        self._conversation.stream.drain()
+
+    def _await_room(self) -> None:
+        """Not longer than the stream may last."""
+        with suppress(TimeoutError):  # then the stream is over
+            self._conversation.stream.drain(self._deadline.remaining())
 
     def _check_open(self) -> None:
         if self._inbox.error is not None:
@@ -167,6 +178,7 @@ class ItemStream:
     def expire_in(self, seconds: float) -> None:
         """End the stream with `RequestTimeout` after *seconds*; called in the hub."""
         timer = self._home.hub.loop.timer(seconds)
+        self._deadline = Deadline(seconds)
         self._timer = timer
         timer.start(self._abandon, RequestTimeout(self.path, seconds))
 

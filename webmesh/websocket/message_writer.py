@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import gevent
-from gevent.event import Event
 from gevent.hub import get_hub
 
 from webmesh.exceptions import ConnectionClosed
@@ -18,12 +17,15 @@ from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.protocol.frames import Frames
 from webmesh.websocket.outgoing import Outgoing, Policy
+from webmesh.websocket.room import Room
 from webmesh.websocket.wire import PlainWire
 from webmesh.websocket.write_batch import write_batch
 
 FLUSH_SIZE = 64 * 1024
 """Bytes of answers after which they leave before the turn is over: about one socket buffer."""
 OPEN, CLOSING, CLOSED = "open", "closing", "closed"
+STUCK = 1.0
+"""Seconds without a byte taken after which a reader no longer waits for a full queue: its peer may wait for it."""
 
 
 class MessageWriter:
@@ -34,6 +36,7 @@ class MessageWriter:
 
     Attributes:
         state: `OPEN`, `CLOSING` from our close frame on, or `CLOSED`.
+        full: Whether who sends is to `drain` before: too much waits for the peer, or others wait for room already.
         flushes: Batches that were handed to the socket or its queue; what was taken since the last one has not been.
         shares_frames: Whether `server_frame(message)` is what is sent here, so that one frame, made once, can be
             offered to many connections.
@@ -43,7 +46,7 @@ class MessageWriter:
     __slots__ = (
         "_after_queue", "_batch", "_clock", "_close_timer", "_encode", "_ending", "_flushing", "_frames", "_hub",
         "_limits", "_observer", "_out", "_out_size", "_queue", "_room", "_send", "_timeouts", "_wire", "_wrote_at",
-        "flushes", "shares_frames", "state",
+        "flushes", "full", "shares_frames", "state",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +61,7 @@ class MessageWriter:
     ) -> None:
         self.state = OPEN
         self.shares_frames = False
+        self.full = False
         self.flushes = 0
         self._hub = get_hub()
         self._batch = write_batch(self._hub)
@@ -74,7 +78,7 @@ class MessageWriter:
         self._flushing = False
         self._queue: Outgoing | None = None  # made when the socket does not take all for the first time
         self._after_queue: Callable[[], None] | None = None
-        self._room: Event | None = None
+        self._room: Room | None = None  # made when somebody has to wait for the first time
         self._ending: ConnectionClosed | None = None
         self._close_timer: Any = None
         self._wrote_at = clock()
@@ -131,6 +135,7 @@ class MessageWriter:
             return True
         self.flush()
         taken = queue.offer(frame, self._limits.send_queue, policy, conflate_key)
+        self._grown(queue)
         if not taken and policy == "close":
             self.cut_off(4008, f"too slow: {queue.size} bytes are waiting")
         return taken
@@ -149,15 +154,14 @@ class MessageWriter:
                 self.flushes += 1
 
     def end_turn(self) -> None:
-        """Let what one turn of the reader produced leave; waits where the peer has not taken enough.
-
-        It leaves with what the other connections have when the hub has served everything that was ready.
+        """Let what one turn of the reader produced leave, with what the other connections have, when the hub has served
+        everything that was ready. Waits only where the queue has far outgrown its limit by what must not wait.
         """
         if self._out and not self._flushing:
             self._flushing = True
             self._batch.add(self._flush_now)
-        if self._queue is not None:
-            self.drain()
+        if self.full and self.queued > self._most:
+            self.pause()
 
     def flush_soon(self) -> None:
         """Flush when the running greenlet switches, with whatever else is sent until then."""
@@ -169,13 +173,55 @@ class MessageWriter:
         self._flushing = False
         self.flush()
 
-    def drain(self) -> None:
-        """Wait until no more than `Limits.send_queue` bytes await the socket."""
-        while self._queue is not None and self._queue.size > self._limits.send_queue and self.state is not CLOSED:
+    def drain(self, seconds: float | None = None) -> None:
+        """Wait until no more than `Limits.send_queue` bytes await the socket, and all who have waited before have gone
+        on. Send before the next switch. Comes back at once when the connection is closing.
+
+        Raises:
+            TimeoutError: There was no room within *seconds*.
+        """
+        if self.full:
             if self._room is None:
-                self._room = Event()
-            self._room.clear()
-            self._room.wait()
+                self._room = Room(self._hub, self._has_room, self._all_have_room)
+            self._room.wait(seconds)
+
+    def pause(self) -> bool:
+        """For who reads: wait for room as long as the peer takes anything; false when it does not, or needs not wait.
+
+        A peer that takes nothing may wait for us to read. Then reading goes on, until the queue is far too long.
+        """
+        while self.full:
+            try:
+                self.drain(STUCK)
+                return True
+            except TimeoutError:
+                if self.queued <= self._most and self._clock() - self._wrote_at >= STUCK:
+                    return False
+        return False
+
+    @property
+    def _most(self) -> int:
+        """Bytes that replies which cannot wait, as refusals, may fill the queue with before reading pauses."""
+        return 2 * self._limits.send_queue + self._limits.message_size
+
+    def _has_room(self) -> bool:
+        if self.state is not OPEN:
+            return True
+        self.flush()  # what is taken and not written counts too
+        return self._queue is None or self._queue.size <= self._limits.send_queue
+
+    def _all_have_room(self) -> None:
+        self.full = False
+
+    def _grown(self, queue: Outgoing) -> None:
+        if queue.size > self._limits.send_queue and self.state is OPEN:
+            self.full = True
+
+    def _make_room(self) -> None:
+        if self._room is None:
+            self.full = False
+        else:
+            self._room.open()
 
     @property
     def ending(self) -> ConnectionClosed | None:
@@ -203,6 +249,7 @@ class MessageWriter:
         queue = self._queue
         if queue is not None and queue.size:
             queue.add(frames)
+            self._grown(queue)
             return True
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         try:
@@ -216,6 +263,7 @@ class MessageWriter:
         if queue is None:
             queue = self._queue = Outgoing(self._left_out)
         queue.begin(frames, sent)
+        self._grown(queue)
         gevent.spawn(self._write_queue, queue)
         return True
 
@@ -246,8 +294,8 @@ class MessageWriter:
                 return
             self._wrote_at = self._clock()
             queue.sent(sent)
-            if self._room is not None and queue.size <= self._limits.send_queue:
-                self._room.set()
+            if self.full and queue.size <= self._limits.send_queue:
+                self._make_room()
             if sent < len(chunk):
                 return
 
@@ -292,8 +340,7 @@ class MessageWriter:
             self._queue.cut(closing)
         else:
             self._write([closing])
-        if self._room is not None:
-            self._room.set()
+        self._make_room()
         self._end_in(self._timeouts.close)
 
     def _once_written(self, act: Callable[[], None]) -> None:
@@ -321,5 +368,4 @@ class MessageWriter:
         if self._close_timer is not None:
             self._close_timer.close()
             self._close_timer = None
-        if self._room is not None:
-            self._room.set()
+        self._make_room()

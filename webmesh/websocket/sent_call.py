@@ -7,13 +7,18 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from gevent import getcurrent
 
+from webmesh.deadline import Deadline
+from webmesh.exceptions import RequestTimeout
+from webmesh.websocket.hub import Completion
 from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH, ItemStream
 
 if TYPE_CHECKING:
     from webmesh.websocket.conversation import Conversation
+    from webmesh.websocket.future import Future
     from webmesh.websocket.hub import HubThread
-    from webmesh.websocket.roles import Waiter
+    from webmesh.websocket.stream import MessageStream
 
 
 class SentCall:
@@ -21,7 +26,7 @@ class SentCall:
 
     __slots__ = ("completion", "conversation", "home", "request")
 
-    def __init__(self, conversation: Conversation, home: HubThread, completion: Waiter) -> None:
+    def __init__(self, conversation: Conversation, home: HubThread, completion: Completion[Any]) -> None:
         self.conversation = conversation
         self.home = home
         self.completion = completion
@@ -31,10 +36,29 @@ class SentCall:
         """Send it; raises as `Conversation.ask`."""
         self.request = self.conversation.ask(path, payload, self.completion, timeout=seconds, headers=headers)
 
-    def start_or_fail(self, path: str, payload: Any, seconds: float | None, headers: dict[str, str] | None) -> None:
-        """`start` for a caller in another thread, who gets what goes wrong from the completion."""
+    def start_in_time(self, future: Future, payload: Any, headers: dict[str, str] | None) -> None:
+        """`start` when there is room for it, in a greenlet.
+
+        Raises:
+            RequestTimeout: There was none before its time was up; nothing is sent.
+        """
+        await_room(self.conversation.stream, future.path, future.deadline, future.timeout)
+        if not self.completion.done:  # given up meanwhile
+            self.start(future.path, payload, future.deadline.remaining(), headers)
+
+    def start_or_fail(self, future: Future, payload: Any, headers: dict[str, str] | None) -> None:
+        """In the hub: `start` for a caller in another thread, who gets what goes wrong from the completion."""
+        if self.completion.done:
+            return
+        full = self.conversation.stream.full
+        if full and getcurrent() is self.home.hub:
+            gevent.spawn(self.start_or_fail, future, payload, headers)
+            return
         try:
-            self.start(path, payload, seconds, headers)
+            if full:
+                self.start_in_time(future, payload, headers)
+            else:
+                self.start(future.path, payload, future.timeout, headers)
         except Exception as error:  # the caller's thread is where it belongs
             self.completion.fail(error)
 
@@ -44,6 +68,18 @@ class SentCall:
             self.home.post(self.abandon)
         elif self.request is not None:
             self.conversation.abandon(self.request)
+
+
+def await_room(stream: MessageStream, path: str, deadline: Deadline, seconds: float | None) -> None:
+    """Wait until there is room, and all who have waited before have gone on; in the hub.
+
+    Raises:
+        RequestTimeout: There was none before *deadline*, which was *seconds* away.
+    """
+    try:
+        stream.drain(deadline.remaining())
+    except TimeoutError:
+        raise RequestTimeout(path, 0.0 if seconds is None else seconds) from None
 
 
 def send_in_background(stream: ItemStream, items: Iterable[Any], *, in_hub: bool) -> None:

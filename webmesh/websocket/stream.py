@@ -84,7 +84,7 @@ class MessageStream(MessageWriter):
         frames = self._frames
         while self.state is not CLOSED:
             if frames.pending:
-                self._let_others()
+                self.let_others()
                 data = b""
             elif self._early:
                 data, self._early = self._early, b""
@@ -112,7 +112,7 @@ class MessageStream(MessageWriter):
                 return incoming
         return None
 
-    def _let_others(self) -> None:
+    def let_others(self) -> None:
         """Come back when the hub has looked at all sockets. After `sleep(0)` it only runs what is ready already, for up
         to 5 ms and often more: seen to hold others up for 30 ms."""
         turn = self._hub.loop.timer(0)
@@ -246,6 +246,7 @@ class MessageStream(MessageWriter):
         self.state = CLOSING
         self._ending = ConnectionClosed(code, reason)
         self._write([closing])
+        self._make_room()
         self._end_in(self._timeouts.close)
 
     def refuse(self, code: int, reason: str) -> None:
@@ -267,6 +268,7 @@ class MessageStream(MessageWriter):
             self.state = CLOSING
             self._ending = ConnectionClosed(item.code, item.reason)
             self._write([self._frames.close(item.code)])
+            self._make_room()
         if self._client or self._congested:
             self._end_in(self._timeouts.close)
         if not self._client:

@@ -66,6 +66,7 @@ class Turns(Generic[T]):
         self._parked: list[_Place] = []  # followers likewise
         self._handover: Any = None
         self._others = 0
+        self._paused = False
         self._ended = False
 
     @property
@@ -90,6 +91,18 @@ class Turns(Generic[T]):
             self._hub.loop.run_callback(self._parked.pop()[1].switch, False)
         if self._resting:
             self._hub.loop.run_callback(self._relieve)
+
+    def pause(self, wait: Callable[[], bool]) -> bool:
+        """While an item is handled, before anything has switched: what *wait* returns, and nobody reads meanwhile."""
+        if self._leader is not getcurrent() or self._handover is None:
+            return False
+        self._handover.stop()
+        self._paused = True
+        try:
+            return wait()
+        finally:
+            self._paused = False
+            self._handover = self._hub.loop.run_callback(self._switched)
 
     def _live(self, me: Any, parked: list[_Place]) -> None:
         while True:
@@ -177,7 +190,7 @@ class Turns(Generic[T]):
         """
         # A leader that handles has a handover waiting, or has handed on.
         handles = self._handover is not None and self._handover.pending
-        if self._ended or handles or not self._resting:
+        if self._ended or self._paused or handles or not self._resting:
             return
         follower = self._leader
         self._leader, waiter = self._resting.pop()

@@ -30,7 +30,7 @@ from webmesh.websocket.plain_connection import PlainConnection
 from webmesh.websocket.plain_messages import PlainMessages
 from webmesh.websocket.refusals import tell_end, tell_stall
 from webmesh.websocket.roles import Answerer
-from webmesh.websocket.sent_call import SentCall, send_in_background
+from webmesh.websocket.sent_call import SentCall, await_room, send_in_background
 from webmesh.websocket.stream import OPEN, MessageStream
 from webmesh.websocket.turns import Turns
 
@@ -404,15 +404,16 @@ class WebSocketConnection(PlainConnection):
         future = Future(path, completion, Deadline(seconds), seconds, sent.abandon)
         extra = headers_for(headers, self._service, self._limits.call_chain)
         if not self._home.inside():
-            self._home.post(sent.start_or_fail, path, payload, seconds, extra)
+            if self._stream.full:  # so that a thread that asks in a row has no more in memory than others
+                self._home.run(await_room, self._stream, path, future.deadline, seconds)
+            self._home.post(sent.start_or_fail, future, payload, extra)
             call = CURRENT.get()
             if call is not None:
                 call.follow(future)
-        elif getcurrent() is self._home.hub:
+        elif not self._stream.full or getcurrent() is self._home.hub:
             sent.start(path, payload, seconds, extra)
         else:
-            self._stream.drain()
-            sent.start(path, payload, seconds, extra)
+            sent.start_in_time(future, payload, extra)
         return future
 
     def _send_message(self, message: dict[str, Any]) -> None:
@@ -425,7 +426,10 @@ class WebSocketConnection(PlainConnection):
         self, stream: ItemStream, payload: Any, left: float | None, headers: dict[str, str] | None, window: int,
         announced: bool,
     ) -> None:  # fmt: skip
-        self._stream.drain()
+        if self._stream.full:
+            deadline = Deadline(left)
+            await_room(self._stream, stream.path, deadline, left)
+            left = deadline.remaining()
         request = self.conversation.ask(
             stream.path, payload, stream, timeout=left, headers=headers, credit=window, stream=announced
         )
