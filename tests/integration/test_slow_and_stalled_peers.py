@@ -113,6 +113,7 @@ def check_stall(peer: WebSocketConnection, process: Any, observer: RecordingObse
     """Stop the process behind *peer*, and let it go on."""
     assert name == peer.call("/who")
     os.kill(process.pid, signal.SIGSTOP)
+    assert wait_for(lambda: ") T " in Path(f"/proc/{process.pid}/stat").read_text())  # it may still answer before
     answer = peer.spawn("/who", timeout=PATIENCE)
     assert wait_for(lambda: peer.stalled)
     assert peer.stats.stalled
