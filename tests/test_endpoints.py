@@ -173,12 +173,12 @@ def test_a_plain_route_without_a_free_thread_is_busy() -> None:
 @pytest.mark.row(92)
 @pytest.mark.parametrize("path", ["/", "/a", "/nowhere"])
 def test_nothing_is_accepted_while_it_closes(path: str) -> None:
-    """503 with the time to come back: the address is all right, the moment is not."""
+    """503 with the time to come back, the one that calls are told too: the address is all right, the moment is not."""
     ends = endpoints(plain("/a"))
     ends.closing = True
     decision = decide(ends, path)
     assert isinstance(decision, Refusal)
-    assert (503, "Retry-After") == (decision.status, decision.headers[0][0])
+    assert (503, ("Retry-After", "1")) == (decision.status, decision.headers[0])
 
 
 @pytest.mark.row(9)

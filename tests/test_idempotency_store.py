@@ -74,6 +74,45 @@ def test_what_is_too_old_may_run_again(path: str) -> None:
     store.close()
 
 
+def test_what_still_runs_is_not_pushed_out(path: str) -> None:
+    """Neither by many others nor by its age, nor is what was cut off."""
+    store = SQLiteStore(path, **BOUNDS)
+    assert [None, None] == [store.begin(b"long", b"print"), store.begin(b"cut off", b"print")]
+    with sqlite3.connect(path) as database:
+        database.execute("update webmesh_idempotency set at = at - 301")
+    for number in range(2 * SWEEP_EVERY):
+        store.begin(b"%d" % number, b"")
+        store.end(b"%d" % number, b"x" * 900)
+    store.end(b"long", b"paid")
+    known = [store.begin(b"long", b"print"), store.begin(b"cut off", b"print")]
+    store.close()
+    assert [Remembered(b"print", b"paid"), Remembered(b"print", None)] == known
+
+
+def test_an_end_is_recorded_whatever_has_become_of_the_beginning(path: str) -> None:
+    """Whoever has deleted it: what was done must not be done again."""
+    store = SQLiteStore(path, **BOUNDS)
+    store.begin(b"a", b"print")
+    with sqlite3.connect(path) as database:
+        database.execute("delete from webmesh_idempotency")
+    store.end(b"a", b"paid")
+    assert Remembered(b"print", b"paid") == store.begin(b"a", b"print")
+    store.close()
+
+
+@pytest.mark.row(86)
+def test_what_never_ended_is_bounded_too(path: str) -> None:
+    """As many processes as there are may be killed in the middle of their calls."""
+    for _ in range(3):
+        store = SQLiteStore(path, **BOUNDS)
+        for number in range(9):
+            store.begin(os.urandom(8), b"%d" % number)
+        store.close()
+    SQLiteStore(path, **BOUNDS).close()
+    with sqlite3.connect(path) as database:
+        assert (10,) == database.execute("select count(*) from webmesh_idempotency").fetchone()
+
+
 @pytest.mark.row(86)
 @pytest.mark.parametrize("size", [0, 900])
 def test_it_is_bounded_by_number_and_bytes(path: str, size: int) -> None:

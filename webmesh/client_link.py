@@ -18,7 +18,7 @@ from webmesh.call import follow_current, serving_context
 from webmesh.callbacks import Callbacks
 from webmesh.client_session import ClientSession
 from webmesh.dispatch import Dispatcher
-from webmesh.exceptions import ConnectionClosed
+from webmesh.exceptions import ConnectionClosed, LocalProtocolError
 from webmesh.execution import Executor, ends_itself, stop_home
 from webmesh.known_routes import KnownRoutes
 from webmesh.link_keeper import LinkKeeper, Rounds
@@ -196,7 +196,7 @@ class ClientLink:
             self._observer.connection_opened(connection)
             connection.run()
         finally:
-            with suppress(ConnectionClosed):  # the hub's end, at that of the process
+            with suppress(ConnectionClosed, LocalProtocolError):  # the hub's end, at that of the process; a fork
                 connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
             del self._readers[connection]
             url = self._rounds.url.partition("?")[0]  # a query may hold a secret

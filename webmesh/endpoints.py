@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _BUSY = Refusal(503, "no thread is free for this route", (("Retry-After", "5"),))
 _FOREIGN_HOST = Refusal(403, "host not allowed")
-_CLOSING = Refusal(503, "the server is closing", (("Retry-After", "5"),))
+_CLOSING = Refusal(503, "the server is closing", (("Retry-After", "1"),))
 _DOUBTED = Refusal(503, "rights are being changed", (("Retry-After", "5"),))
 _BUILT_IN: tuple[type[AbstractMessageSerializer], ...] = (MessagePackSerializer, StandardJsonSerializer)
 

@@ -17,6 +17,8 @@ from webmesh.idempotency import IdempotencyStore, Remembered
 MEMORY = "memory://"
 SWEEP_EVERY = 256
 """Keys that begin between two looks for what is too old or too much: such a look reads all rows."""
+UNKNOWN_SECONDS = 24 * 3600
+"""Seconds for which a call counts as begun when nothing was recorded of its end: longer than calls last."""
 BUSY_SECONDS = 5.0
 """Seconds that a write waits for another process which uses the same file."""
 
@@ -65,7 +67,9 @@ class SQLiteStore:
 
     def __init__(self, path: str, *, keys: int, size: int, seconds: float, synchronous: str = "normal") -> None:
         self._keys, self._size, self._seconds = keys, size, seconds
+        self._unknown = max(UNKNOWN_SECONDS, seconds)
         self._begun = 0
+        self._running: dict[bytes, bytes] = {}
         # Outcomes are the callers' data; SQLite gives its other files the same rights.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         # Made here, used by one thread of a pool at a time.
@@ -88,10 +92,12 @@ class SQLiteStore:
             self._sweep()
         inserted = self._execute(
             f"insert into webmesh_idempotency values (?, ?, null, {_NOW}) on conflict (key) do update"
-            f" set fingerprint = excluded.fingerprint, outcome = null, at = excluded.at where at < {_NOW} - ?",
-            (key, fingerprint, self._seconds),
+            " set fingerprint = excluded.fingerprint, outcome = null, at = excluded.at"
+            f" where at < {_NOW} - case when outcome is null then ? else ? end",
+            (key, fingerprint, self._unknown, self._seconds),
         )
         if inserted.rowcount:
+            self._running[key] = fingerprint
             return None
         found = self._execute("select fingerprint, outcome from webmesh_idempotency where key = ?", (key,))
         row = found.fetchone()
@@ -99,11 +105,17 @@ class SQLiteStore:
 
     def end(self, key: bytes, outcome: bytes) -> None:
         """See `IdempotencyStore`."""
-        self._execute(f"update webmesh_idempotency set outcome = ?, at = {_NOW} where key = ?", (outcome, key))
+        self._execute(
+            f"insert into webmesh_idempotency values (?, ?, ?, {_NOW}) on conflict (key) do update"
+            " set outcome = excluded.outcome, at = excluded.at",
+            (key, self._running.get(key, b""), outcome),
+        )
+        self._running.pop(key, None)
 
     def forget(self, key: bytes) -> None:
         """See `IdempotencyStore`."""
         self._execute("delete from webmesh_idempotency where key = ?", (key,))
+        self._running.pop(key, None)
 
     def close(self) -> None:
         """See `IdempotencyStore`."""
@@ -111,16 +123,20 @@ class SQLiteStore:
             self._database.close()
 
     def _sweep(self) -> None:
-        """Delete what is too old, and the oldest of what is too much."""
-        self._execute(f"delete from webmesh_idempotency where at < {_NOW} - ?", (self._seconds,))
-        self._execute(
-            "delete from webmesh_idempotency where key in (select key from ("
-            " select key, row_number() over newest as number,"
-            " sum(coalesce(length(outcome), 0)) over newest as size from webmesh_idempotency"
-            " window newest as (order by at desc, key rows unbounded preceding))"
-            " where number > ? or size > ?)",
-            (self._keys, self._size),
-        )
+        """Delete what is too old, and the oldest of what is too much. What has begun and not ended is bounded apart
+        from the rest, which must not push it out: what still runs is the newest of it, and never more than `keys`."""
+        for which, seconds in (("is null", self._unknown), ("is not null", self._seconds)):
+            self._execute(
+                f"delete from webmesh_idempotency where outcome {which} and at < {_NOW} - ?", (seconds,)
+            )
+            self._execute(
+                "delete from webmesh_idempotency where key in (select key from ("
+                " select key, row_number() over newest as number,"
+                " sum(coalesce(length(outcome), 0)) over newest as size from webmesh_idempotency"
+                f" where outcome {which} window newest as (order by at desc, key rows unbounded preceding))"
+                " where number > ? or size > ?)",
+                (self._keys, self._size),
+            )
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         try:

@@ -227,7 +227,7 @@ class Serving:
                 self._draining.admit(connection)
             self._converse(connection, upgraded.decision)
         finally:
-            with suppress(ConnectionClosed):  # the hub's end, at that of the process
+            with suppress(ConnectionClosed, LocalProtocolError):  # the hub's end, at that of the process; a fork
                 connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
             del parts.connections[connection.id]
             if parts.login is not None:

@@ -506,6 +506,38 @@ def test_a_forked_child_can_neither_use_nor_disturb_what_its_parent_made(mode: s
     assert ["child own own", "child refused 4 served 1", "parent True 0", "slow True"] == sorted(lines)
 
 
+QUIET_CHILD = """
+import os, sys
+os.dup2(1, 2)
+from webmesh import WebMeshClient, WebMeshServer
+
+server = WebMeshServer()
+server.on("/", blocking=False)(lambda payload, path, peer: payload)
+server.listen(port=0)
+server.await_started()
+client = WebMeshClient(server.url)
+client.call("/")
+child = os.fork()
+if child == 0:
+    other = WebMeshClient(server.url)
+    print(other.call("/", "child", timeout=10))
+    other.close()
+    sys.exit()
+_, status = os.waitpid(child, 0)
+print(client.call("/", "parent", timeout=10), status)
+client.close()
+server.close()
+"""
+
+
+@pytest.mark.row(88)
+@pytest.mark.parametrize("mode", ["plain", "patched"])
+def test_the_end_of_a_forked_child_is_quiet(mode: str) -> None:
+    """What ends there with the hub is the parent's, and no failure."""
+    patch = "from gevent import monkey; monkey.patch_all()\n" if mode == "patched" else ""
+    assert "child\nparent 0\n" == run_program(patch + QUIET_CHILD)
+
+
 LATE_CHILD = """
 import os, socket, sys, time
 from webmesh import WebMeshServer
