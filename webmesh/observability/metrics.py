@@ -59,7 +59,7 @@ class Metrics(Observer):
 
     Args:
         buckets: Upper bounds of the latency histogram, in seconds, ascending.
-        prefix: What the names of all metrics begin with.
+        prefix: What the names of all metrics begin with; letters, digits and `_`.
 
     Raises:
         ConfigurationError: The bounds are no numbers or do not ascend; no metric can have that prefix.
