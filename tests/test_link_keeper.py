@@ -397,3 +397,32 @@ def test_what_a_token_source_raises_is_quoted_nowhere() -> None:
     assert [] == [text for text in texts if "hush" in text]
     causes = [event.error.__cause__ for event in world.events if event.error is not None]
     assert causes and set(causes) == {world.answer}
+
+
+@pytest.mark.row(77)
+def test_goodbyes_one_after_another_are_followed_ever_more_slowly() -> None:
+    """A server could send us to itself without end; after a stable connection the next one counts as the first."""
+    world = World(Backoff(first=0.001, maximum=1, stable_after=60))
+    for _ in range(4):
+        world.keeper.goodbye(world.wait(), {"alternates": ["ws://y"]})
+    world.wait()
+    expected = [pytest.approx(delay, rel=0.01) for delay in (0.001, 0.002, 0.004)]
+    assert expected == [event.delay for event in world.events if event.state == "waiting"]
+    world.clock.advance(60)
+    world.keeper.goodbye(world.wait(), {"alternates": ["ws://y"]})
+    world.wait()
+    assert 3 == world.states.count("waiting")
+
+
+def test_a_failed_attempt_of_the_program_does_not_hide_the_delay_of_the_background() -> None:
+    """What is left of it is told with the failure, and which delay it is."""
+    world = World(NEVER)
+    world.answer = DOWN
+    assert isinstance(catch(world.wait, 0.01), ConnectFailed)
+    assert wait_for(lambda: "waiting" in world.states)
+    world.clock.advance(PATIENCE)
+    assert DOWN is catch(world.keeper.connect, PATIENCE)
+    first, second = [event for event in world.events if event.state == "waiting"]
+    world.keeper.stop()
+    assert first.delay is not None
+    assert (1, 1, first.delay - PATIENCE, DOWN) == (first.attempt, second.attempt, second.delay, second.error)

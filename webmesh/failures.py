@@ -82,4 +82,5 @@ class Failures:
 def _of_one_that_began(error: RemoteError) -> RemoteError:
     """*error* without the word that no handler has seen the request: that was another one's, which a handler asked."""
     kind = REMOTE_ERRORS.get(error.code, RemoteError)  # a class of the program's own may take other arguments
-    return kind(error.message, code=error.code, retryable=error.retryable, retry_after=error.retry_after)
+    retryable = error.retryable and not error.exhausted
+    return kind(error.message, code=error.code, retryable=retryable, retry_after=error.retry_after)

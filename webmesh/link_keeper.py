@@ -113,6 +113,8 @@ class LinkKeeper:
         self._error: Exception | None = None
         self._refusal: Callable[[], Exception] | None = None
         self._waiting = 0
+        self._moved = False  # by a goodbye, since there was a stable connection
+        self._next_at = 0.0  # when the background's next attempt is due
         self._settled = Event()
         """Set while there is a connection, or none will come: those who wait look again."""
         self._hurry = Event()
@@ -227,10 +229,15 @@ class LinkKeeper:
             self._give_up("given up", lambda: self._not_there("given up, connect() tries anew"))
             return False
         delay = series.next_delay(self._comeback.asked if self._rounds.alone else self._rounds.asked)
-        self._tell("waiting", self._comeback.reason, error=self._error, delay=delay, attempt=series.attempt)
+        self._next_at = self._clock() + delay
+        self._tell_waiting(delay)
         self._hurry.clear()
         self._hurry.wait(delay)
         return self._present() is None
+
+    def _tell_waiting(self, delay: float) -> None:
+        attempt = 0 if self._series is None else self._series.attempt
+        self._tell("waiting", self._comeback.reason, error=self._error, delay=delay, attempt=attempt)
 
     def _dial(self, deadline: Deadline) -> WebSocketConnection:
         if self.stopped:
@@ -301,7 +308,7 @@ class LinkKeeper:
         elif self._greenlet is None:
             self._tell("lost", self._comeback.reason, error=error)
         elif self._greenlet is not getcurrent():
-            self._tell("waiting", self._comeback.reason, error=error)  # still, for the next attempt in the background
+            self._tell_waiting(max(0.0, self._next_at - self._clock()))  # still, for the next one in the background
 
     # -------------------------------------------------------------------- ending
 
@@ -317,8 +324,8 @@ class LinkKeeper:
         self._settled.clear()
         self._comeback = after_close(why.code)
         self._error = why
-        if self._series is not None:
-            self._series.ended(self._clock())
+        if self._series is not None and self._series.ended(self._clock()):
+            self._moved = False
         if self.stopped:
             return
         self._tell("lost", self._comeback.reason, error=why)
@@ -342,8 +349,13 @@ class LinkKeeper:
         self._error = None
         self.connection = None
         self._retiring[connection] = gevent.spawn(self._retire, connection)
-        # Where this is the only address, it is that of a server that takes nobody in for the moment.
-        self._keep_up(at_once=better or not self._rounds.alone)
+        if self._series.ended(self._clock()):
+            self._moved = False
+        # Where this is the only address, it is that of a server that takes nobody in for the moment. And servers that
+        # send us away one after another, or to and fro, are dialled ever more slowly.
+        at_once = not self._moved and (better or not self._rounds.alone)
+        self._moved = True
+        self._keep_up(at_once=at_once)
 
     def _retire(self, connection: WebSocketConnection) -> None:
         while connection.open:

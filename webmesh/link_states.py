@@ -35,7 +35,7 @@ class LinkEvent:
     delay: float | None = None
     """With `waiting`: seconds until the next attempt."""
     attempt: int = 0
-    """With `waiting`: which delay this is since the last stable connection, from 1."""
+    """With `waiting`: which delay this is since the last stable connection, from 1; 0 for none."""
     url: str = ""
     """What is or was dialled, without its query."""
     resumed: bool = False

@@ -182,3 +182,15 @@ def test_a_flood_of_alternates_is_cut() -> None:
     some.suggest([f"ws://x{number}" for number in range(1000)])
     some.dial(60)
     assert 17 == len(net.calls)
+
+
+def test_alternates_that_were_not_needed_are_forgotten() -> None:
+    """Each goodbye may name sixteen others; the one that took us stays as long as we are there."""
+    net = Net()
+    some = rounds(net, A)
+    for number in range(20):
+        some.suggest([f"ws://d{number}", *(f"ws://x{number}-{other}" for other in range(10))])
+        some.dial(5)
+        some.leave()
+    assert ["ws://a", "ws://d19"] == sorted(some._order)
+    assert {"ws://d19"} >= {*some._first, *some._last}

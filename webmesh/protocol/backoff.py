@@ -38,12 +38,14 @@ class BackoffSeries:
         self._opened_at = now
         self._down_since = None
 
-    def ended(self, now: float) -> None:
-        """The connection has ended; if it was stable the series begins anew."""
-        if self._opened_at is not None and now - self._opened_at >= self._backoff.stable_after:
+    def ended(self, now: float) -> bool:
+        """The connection has ended; if it was stable, which is returned, the series begins anew."""
+        stable = self._opened_at is not None and now - self._opened_at >= self._backoff.stable_after
+        if stable:
             self.reset()
         self._opened_at = None
         self.failed(now)
+        return stable
 
     def failed(self, now: float) -> None:
         """There is none, as an attempt has shown: the time after which to give up begins, unless it has."""

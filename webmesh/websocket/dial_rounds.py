@@ -111,12 +111,14 @@ class DialRounds:
     def _dial_one(self, url: str, seconds: float) -> Upgraded:
         self.url = shown(url)
         upgraded = self._dial(url, seconds=seconds, first=self._first.get(url, ""), last=self._last.get(url, ""))
-        self._order.remove(url)
-        self._order.insert(0, url)
+        self._order = [url, *(other for other in self._order if other != url and other in self._own)]
         self._first[url] = upgraded.address
         self._last.pop(url, None)
         self._not_before.pop(url, None)
         self._connected = url
+        for known in (self._first, self._last, self._not_before):
+            for gone in known.keys() - set(self._order):  # suggested once, and not needed
+                del known[gone]
         return upgraded
 
     def _rejected(self, url: str, error: HandshakeRejected) -> None:
@@ -150,7 +152,7 @@ class DialRounds:
             self._last[url] = self._first.pop(url, "")
 
     def suggest(self, urls: Iterable[object]) -> bool:
-        """Try these first, once; whether any can be used.
+        """Try these first, until one of all takes us; whether any can be used.
 
         What a peer suggests may be anything. A client of TLS never goes where there is none: it would show its
         credentials there.
