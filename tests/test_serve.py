@@ -97,3 +97,24 @@ def test_a_module_that_patches_by_itself_is_in_time(tmp_path):
 
     assert "[]" == finished.stdout
     assert "Warning" not in finished.stderr
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("webmesh.serve", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.row(91)
+@pytest.mark.parametrize("module", ["webmesh.cli.arguments", "gevent.monkey", "webmesh.cli.serving"])
+def test_an_interrupt_while_it_starts_is_told_by_the_status_alone(module: str) -> None:
+    """Whichever of our modules, or of gevent's, is being imported then."""
+    finished = run_python("-c", INTERRUPTED, module)
+    assert (130, "", "") == (finished.returncode, finished.stdout, finished.stderr)

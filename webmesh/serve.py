@@ -6,10 +6,9 @@ only import the standard library and what does the same; all the rest is `webmes
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
-
-from webmesh.cli.arguments import parse_serve_options
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m webmesh.serve") -> int:
@@ -19,8 +18,15 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m webme
         arguments: What follows the command; None takes those of the process.
         prog: What the user typed to get here, for messages.
     """
-    if arguments is None:
-        arguments = sys.argv[1:]
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments, prog)
+    except KeyboardInterrupt:  # while something was being imported: afterwards the signal is that of `cli.serving`
+        return 128 + signal.SIGINT
+
+
+def _main(arguments: Sequence[str], prog: str) -> int:
+    from webmesh.cli.arguments import parse_serve_options
+
     options = parse_serve_options(arguments, prog)
     if options.reload and options.report_to is None:
         from webmesh.cli.reloading import supervise
