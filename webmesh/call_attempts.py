@@ -12,12 +12,11 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gevent
 
 from webmesh.call import CURRENT, follow_current
-from webmesh.client_link import ClientLink
 from webmesh.deadline import Deadline, finite
 from webmesh.exceptions import ConnectionClosed, RequestTimeout, TransportError
 from webmesh.known_routes import KnownRoutes
@@ -26,9 +25,12 @@ from webmesh.options import RetryBudget
 from webmesh.retries import ATTEMPTS, RETRIABLE, RetryTokens, exhausted, retry_delay, retry_reason, surely_not_begun
 from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion
-from webmesh.websocket.websocket_connection import WebSocketConnection
 
-Send = Callable[[WebSocketConnection, float], Any]
+if TYPE_CHECKING:
+    from webmesh.client_link import ClientLink
+    from webmesh.websocket.websocket_connection import WebSocketConnection
+
+Send: TypeAlias = "Callable[[WebSocketConnection, float], Any]"
 """Sends a call on a connection, with so many seconds left, and waits for its end."""
 
 

@@ -6,13 +6,15 @@ Decides when `$routes` is asked, and what its answer means for a path. What foll
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
 from webmesh.exceptions import ReplyLost, WebMeshError
 from webmesh.routing import Router
-from webmesh.websocket.websocket_connection import WebSocketConnection
+
+if TYPE_CHECKING:
+    from webmesh.websocket.websocket_connection import WebSocketConnection
 
 LEARN_AFTER = 1.0
 """Seconds from the connection, and up to as long again at random, until the server is asked: thousands of clients that

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 from gevent import getcurrent
@@ -24,7 +24,9 @@ from webmesh.link_states import LinkEvent, LinkStates
 from webmesh.protocol.backoff import BackoffSeries
 from webmesh.protocol.comeback import Comeback, after_close, after_failure
 from webmesh.websocket.upgraded import Upgraded
-from webmesh.websocket.websocket_connection import WebSocketConnection
+
+if TYPE_CHECKING:
+    from webmesh.websocket.websocket_connection import WebSocketConnection
 
 RETIRE_INTERVAL = 0.05
 """Seconds between two looks whether a connection that new calls have left is idle and can be closed."""

@@ -6,7 +6,7 @@ Made once, when serving begins, so that a call only has to look. Running them is
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from webmesh.authorisation import Requirement, requirement
 from webmesh.call import CURRENT, Call, CallNext, Middleware, chained
@@ -14,7 +14,9 @@ from webmesh.exceptions import InvalidArgument, Overloaded
 from webmesh.handled_call import HandledCall
 from webmesh.lanes import Lanes
 from webmesh.route_options import RouteOptions
-from webmesh.routing import Route
+
+if TYPE_CHECKING:
+    from webmesh.routing import Route
 
 
 class Plan:

@@ -7,7 +7,7 @@ that owns the socket; any number of greenlets may send.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.hub import get_hub
@@ -15,11 +15,13 @@ from gevent.hub import get_hub
 from webmesh.exceptions import ConnectionClosed
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
-from webmesh.protocol.frames import Frames
 from webmesh.websocket.outgoing import Outgoing, Policy
 from webmesh.websocket.room import Room
-from webmesh.websocket.wire import PlainWire
 from webmesh.websocket.write_batch import write_batch
+
+if TYPE_CHECKING:
+    from webmesh.websocket.wire import PlainWire
+    from webmesh.protocol.frames import Frames
 
 FLUSH_SIZE = 64 * 1024
 """Bytes of answers after which they leave before the turn is over: about one socket buffer."""

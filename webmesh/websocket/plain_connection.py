@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError
-from webmesh.websocket.plain_messages import PlainMessages
-from webmesh.websocket.stream import MessageStream
+
+if TYPE_CHECKING:
+    from webmesh.websocket.plain_messages import PlainMessages
+    from webmesh.websocket.stream import MessageStream
 
 
 class PlainConnection:

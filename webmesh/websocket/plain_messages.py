@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import getcurrent
@@ -19,8 +19,11 @@ from webmesh.options import Limits
 from webmesh.protocol.frames import Incoming
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.inbox import Inbox
-from webmesh.websocket.stream import OPEN, MessageStream
+from webmesh.websocket.message_writer import OPEN
 from webmesh.websocket.turns import HOLD
+
+if TYPE_CHECKING:
+    from webmesh.websocket.stream import MessageStream
 
 FAULT_PATIENCE = 1.0
 """Seconds for a handler to answer what came before a peer's fault, in the same packet perhaps."""

@@ -12,15 +12,17 @@ import select
 import socket as stdlib_socket
 import ssl
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import getcurrent, monkey
 from gevent.hub import get_hub
 from gevent.ssl import SSLSocket  # not the standard library's, also in a process that is not patched
 
-from webmesh.protocol.liveness import TcpState
 from webmesh.websocket.tcp_info import give_up_after, tcp_state
+
+if TYPE_CHECKING:
+    from webmesh.protocol.liveness import TcpState
 
 READ_SIZE = 120 * 1024
 """Bytes asked for in one read: a 64 KiB message in one piece, and a buffer that malloc does not map anew."""
