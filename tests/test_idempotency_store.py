@@ -89,6 +89,23 @@ def test_what_still_runs_is_not_pushed_out(path: str) -> None:
     assert [Remembered(b"print", b"paid"), Remembered(b"print", None)] == known
 
 
+def test_the_newest_of_one_second_stay(path: str) -> None:
+    """Which of them ended last is known more exactly than that."""
+    bounds = {**BOUNDS, "keys": 200, "size": 10**6}
+    store = SQLiteStore(path, **bounds)
+    for number in range(2 * SWEEP_EVERY):
+        store.begin(b"%d" % number, b"")
+        store.end(b"%d" % number, b"x")
+    store.begin(b"z", b"print")
+    store.end(b"z", b"paid")
+    store.close()
+
+    store = SQLiteStore(path, **bounds)
+    known = store.begin(b"z", b"print")
+    store.close()
+    assert Remembered(b"print", b"paid") == known
+
+
 def test_an_end_is_recorded_whatever_has_become_of_the_beginning(path: str) -> None:
     """Whoever has deleted it: what was done must not be done again."""
     store = SQLiteStore(path, **BOUNDS)

@@ -24,12 +24,13 @@ BUSY_SECONDS = 5.0
 
 _SCHEMA = """
 create table if not exists webmesh_idempotency (
-    key blob primary key, fingerprint blob not null, outcome blob, at integer not null
+    key blob primary key, fingerprint blob not null, outcome blob, at real not null
 ) without rowid;
 create index if not exists webmesh_idempotency_at on webmesh_idempotency (at);
 """
-# The wall clock, and SQLite's own: an age must survive the end of the process, as no monotonic clock's reading does.
-_NOW = "cast(strftime('%s', 'now') as integer)"
+# The wall clock, and SQLite's own: an age must survive the end of the process, as no monotonic clock's reading does. To
+# the millisecond, or the bounds could not tell the newest of one second from its oldest.
+_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 def open_store(url: str, *, keys: int, size: int, seconds: float) -> IdempotencyStore | None:
