@@ -237,6 +237,24 @@ def test_no_import_cycle() -> None:
         pytest.fail(f"import cycle: {' → '.join(error.args[1])}")
 
 
+def test_the_longest_chain_of_imports() -> None:
+    """Whoever follows what a module is loaded with is through after ten; imports inside functions do not count."""
+    loaded = {
+        module.name: set(imported_names(Module("", module.path, top_level(module.tree)), set(PACKAGE))) & set(PACKAGE)
+        for module in MODULES
+    }
+    depth: dict[str, int] = {}
+    for name in TopologicalSorter({name: names - {name} for name, names in loaded.items()}).static_order():
+        depth[name] = 1 + max((depth[below] for below in loaded[name] - {name}), default=0)
+    assert {} == {name: length for name, length in depth.items() if length > 10}
+
+
+def top_level(tree: ast.Module) -> ast.Module:
+    """What runs when the module is loaded, but for its functions and classes."""
+    kept = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return ast.Module(body=kept, type_ignores=[])
+
+
 def test_the_table_names_no_module_that_is_gone() -> None:
     """Every line of the table stands for a file or a folder."""
     missing = {
