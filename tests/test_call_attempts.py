@@ -234,3 +234,19 @@ def test_an_error_that_the_client_has_given_up_for_is_told_on_as_final() -> None
         assert {"code": "unavailable", "message": ""} | ({"retryable": False} if final else {}) == {
             key: value for key, value in error.to_wire().items() if key in ("code", "message", "retryable")
         }
+
+
+@pytest.mark.row(92)
+def test_the_next_attempt_goes_where_new_calls_go() -> None:
+    """The link may have moved while the old connection is open for what was begun there: no attempt helps there."""
+    case = Case(*[Unavailable(details=NOT_STARTED)] * 4, "reply")
+    old = case.link.connection
+    used: list[Any] = []
+
+    def moving(connection: Any, seconds: float) -> Any:
+        used.append(connection)
+        case.link.connection = SimpleNamespace(open=True, requests=(0, 0))
+        return "reply" if connection is not old else case.send(connection, seconds)
+
+    assert "reply" == case.attempts.run(moving, "/", Deadline(10), ONCE, old)
+    assert [True, False] == [connection is old for connection in used]

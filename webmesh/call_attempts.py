@@ -83,6 +83,7 @@ class CallAttempts:
             if error is not None:
                 self._pause(error, attempt, path, deadline, terms, connection)
                 attempt += 1
+                connection = None  # it may be that of a server that has said goodbye, and is open for what it began
             if connection is None or not connection.open:
                 connection = self._next(path, deadline, terms, error)
             try:
