@@ -41,6 +41,7 @@ LAYERS = {
     "webmesh.route_tree": 1,
     "webmesh.routing": 1,
     "webmesh.failed_logins": 1,
+    "webmesh.shares": 1,
     "webmesh._speedups": 1,
     # 2 transport: gevent, no user code
     "webmesh.processes": 2,

@@ -131,3 +131,25 @@ def test_the_digest_of_a_key_tells_where_its_parts_end() -> None:
     keys = [Key("a", "b", "c"), Key("ab", "", "c"), Key("", "ab", "c"), Key("a", "bc", ""), Key("1:a", "b", "c")]
     assert 5 == len({one.digest for one in keys})
     assert {32} == {len(one.digest) for one in keys}
+
+
+def test_one_subject_does_not_push_out_what_others_have() -> None:
+    """Who holds more than half loses its own oldest, by number and by bytes; alone it may have all."""
+    for window, outcome in ((Window(keys=10), b""), (Window(keys=100, size=10_000), bytes(400))):
+        for number in range(30):
+            if number < 2:
+                window.begin(key(f"{number}", "ann"), b"", None)
+                window.end(key(f"{number}", "ann"), outcome, number)
+            window.begin(key(f"{number}", "eve"), b"", None)
+            window.end(key(f"{number}", "eve"), outcome, number)
+        assert all(window.find(key(text, "ann"), 30) for text in ("0", "1"))
+        assert window.find(key("0", "eve"), 30) is None and window.find(key("29", "eve"), 30) is not None
+
+
+def test_one_subject_does_not_take_all_places_of_running_calls() -> None:
+    """Half of them and one: others can still begin theirs."""
+    window = Window(keys=10)
+    with pytest.raises(Overloaded, match="of one subject"):
+        for number in range(10):
+            window.begin(key(f"{number}", "eve"), b"", None)
+    window.begin(key("a", "ann"), b"", None)

@@ -251,6 +251,57 @@ def test_sessions_that_are_away_are_bounded() -> None:
         assert [False, True, True] == [hello(mesh.link()[0], resume=resume_of(one))["resumed"] for one in answers]
 
 
+@pytest.mark.row(86)
+def test_one_subject_does_not_push_out_the_sessions_of_others() -> None:
+    """Who has more than half of those that are away loses its own longest one."""
+    with node(limits=Limits(away_sessions=4)) as mesh:
+        answers = []
+        for subject in ("ann", *["eve"] * 6):
+            client, server = mesh.link()
+            server.identity = Identity(subject)
+            answers.append(hello(client))
+            mesh.cut(client)
+        client, server = mesh.link()
+        server.identity = Identity("ann")
+
+        assert 4 == mesh.sessions.away
+        assert hello(client, resume=resume_of(answers[0]))["resumed"]
+
+
+@pytest.mark.row(86)
+def test_what_all_sessions_keep_is_bounded() -> None:
+    """The one that has been away longest ends; what nobody else can give up drops its own oldest."""
+    with node(limits=Limits(sessions_size=1000)) as mesh:
+        sessions = []
+        for _ in range(2):
+            client, server = mesh.link()
+            hello(client)
+            sessions.append(mesh.of(server))
+            mesh.cut(client)
+            sessions[-1].notify("/a", "x" * 600)
+        assert [True, False] == [session.over for session in sessions]
+        assert ("ended", "too many bytes") in states(mesh)
+        sessions[1].notify("/a", "x" * 600)
+        assert 600 < mesh.sessions.room.taken < 1000
+        mesh.later(1000)
+        assert 0 == mesh.sessions.room.taken
+
+
+@pytest.mark.row(56)
+def test_a_function_may_say_which_sessions_are_expelled() -> None:
+    """It is asked of those that are away; what only connections have is a no."""
+    with node() as mesh:
+        for subject in ("ann", "eve"):
+            client, server = mesh.link()
+            server.identity = Identity(subject)
+            hello(client)
+            mesh.cut(client)
+        mesh.sessions.expel(lambda one: one.address == "pair")
+        assert 2 == mesh.sessions.away
+        mesh.sessions.expel(lambda one: one.identity.subject == "eve")
+        assert 1 == mesh.sessions.away
+
+
 def test_a_server_that_closes_keeps_nobody() -> None:
     """Neither who is away, nor who is lost from then on."""
     with node() as mesh:

@@ -6,7 +6,7 @@ business, memory that outlives the process a store's. Wire form: docs/PROTOCOL.m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +14,7 @@ import msgpack  # type: ignore[import-untyped]
 import ujson
 
 from webmesh.exceptions import Overloaded
+from webmesh.shares import Shares
 
 NOT_KEPT = b""
 """Stands for an outcome that cannot be told any more: too large, nothing that msgpack carries, or cut off."""
@@ -108,6 +109,7 @@ class IdempotencyWindow:
         self._dropped = dropped
         self._running: dict[Key, Entry] = {}
         self._ended: dict[Key, Entry] = {}  # in the order in which they ended
+        self._runs, self._counts, self._sizes = Shares(), Shares(), Shares()  # of each subject: running, ended, bytes
         self.size = 0
         """Bytes of what has ended."""
 
@@ -134,35 +136,50 @@ class IdempotencyWindow:
         """
         if len(self._running) >= self._keys:
             raise Overloaded(f"{len(self._running)} calls with an idempotency key are running, the limit")
+        if self._runs[key.subject] > self._keys // 2:
+            raise Overloaded(f"{self._runs[key.subject]} such calls of one subject are running, the limit")
         entry = self._running[key] = Entry(fingerprint, waiting)
+        self._runs.add(key.subject)
         self._make_room()
         return entry
 
     def end(self, key: Key, outcome: bytes, now: float) -> None:
         """It has ended so; one that is too large to be kept becomes `NOT_KEPT`."""
         entry = self._running.pop(key)
+        self._runs.remove(key.subject)
         entry.outcome = outcome if len(outcome) <= self._limit // 2 else NOT_KEPT
         entry.ended_at = now
         entry.size = ENTRY_SIZE + len(entry.outcome) + sum(map(len, key))
         self._ended[key] = entry
         self.size += entry.size
+        self._counts.add(key.subject)
+        self._sizes.add(key.subject, entry.size)
         self._make_room()
 
     def forget(self, key: Key) -> None:
         """It never began, or may begin again."""
         del self._running[key]
+        self._runs.remove(key.subject)
 
     def _expire(self, now: float) -> None:
         while self._ended and now - next(iter(self._ended.values())).ended_at > self._seconds:
-            self._drop_oldest()
+            self._drop(next(iter(self._ended)))
 
     def _make_room(self) -> None:
+        """The oldest goes; of one subject's alone while that one has more than half, or it would push out all others'."""
         while self._ended and (len(self) > self._keys or self.size > self._limit):
-            self._drop_oldest()
+            shares = self._sizes if self.size > self._limit else self._counts
+            oldest: Iterator[Key] = iter(self._ended)
+            if shares.greedy:
+                oldest = (key for key in self._ended if shares.is_greedy(key.subject))
+            self._drop(next(oldest))
             self._dropped()
 
-    def _drop_oldest(self) -> None:
-        self.size -= self._ended.pop(next(iter(self._ended))).size
+    def _drop(self, key: Key) -> None:
+        size = self._ended.pop(key).size
+        self.size -= size
+        self._counts.remove(key.subject)
+        self._sizes.remove(key.subject, size)
 
 
 def fingerprint_of(payload: object) -> bytes:

@@ -91,6 +91,10 @@ class Limits:
     """Sessions that are kept although their peers are away, as many as connections. Beyond it the one ends that has
     been away longest."""
 
+    sessions_size: int = 256 * 1024 * 1024
+    """Bytes that are kept for all sessions of a server together: what 256 full backlogs take. Beyond it the one ends
+    that has been away longest."""
+
     receive_queue: int = 64
     """Messages of a plain WebSocket route that wait for its handler; at the bound reading pauses."""
 

@@ -161,6 +161,5 @@ class ServerParts:
         kicked = [one for one in self.welcomed() if (who(one) if callable(who) else is_subject(one, who))]
         for connection in kicked:
             self.home.run(connection.shut_out, KICKED, reason)
-        if not callable(who):
-            self.home.run(self.sessions.expel, who)
+        self.sessions.expel(who)
         return len(kicked)

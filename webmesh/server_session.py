@@ -125,7 +125,7 @@ class ServerSession:
 
     def _make_room(self) -> Room:
         if self._room is None:
-            self._room = Room(self._sessions.limits.session_backlog)
+            self._room = Room(self._sessions.limits.session_backlog, self._sessions.room)
         return self._room
 
     # ------------------------------------------------------------------- receipts
@@ -151,6 +151,10 @@ class ServerSession:
             self._streams.acknowledge(int.from_bytes(payload[12:], "big"))
         if not self._messages and not (self._streams is not None and self._streams.unsettled):
             self._sessions.unsettled.discard(self)
+
+    def holds_more_than(self, room: Room) -> bool:
+        """Whether anything is retained here, and not in *room*."""
+        return self._room is not None and self._room is not room and self._room.taken > 0
 
     def settle(self, now: float, patience: float) -> None:
         """Ask for a receipt of what is left, unless that was done within *patience* seconds."""
@@ -259,6 +263,8 @@ class ServerSession:
             for answering in running:
                 answering.keeper = None
             self._cancel([answering for answering in running if answering.away])
+        if self._room is not None:
+            self._room.close()
         self._conversation = self.connection = None
         self._call(self.on_end, reason)
 

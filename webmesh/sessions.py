@@ -16,7 +16,9 @@ from webmesh.options import Limits, Timeouts
 from webmesh.observer import Observer
 from webmesh.protocol.envelope import MAX_ID, RequestId
 from webmesh.protocol.kept_streams import Position
+from webmesh.protocol.retained import CommonRoom, Room
 from webmesh.server_session import ServerSession
+from webmesh.shares import Shares
 
 if TYPE_CHECKING:
     from webmesh.websocket.hub import HubThread
@@ -97,6 +99,8 @@ class Sessions:
         self.unsettled: set[ServerSession] = set()
         self._sessions: dict[str, ServerSession] = {}
         self._away: dict[ServerSession, float] = {}  # the longest away first, as all wait equally long
+        self._shares = Shares()
+        self.room = CommonRoom(limits.sessions_size, self._make_room)
         self._closed = False
 
     def __len__(self) -> int:
@@ -134,7 +138,7 @@ class Sessions:
         if session.connection is not None:
             replaced = ConnectionClosed(REPLACED, "replaced by a newer link of the same session")
             session.connection.conversation.stream.abort(replaced, say=True)
-        if self._away.pop(session, None) is None:  # its end came with that of the old link
+        if not self._come(session):  # its end came with that of the old link
             self.observer.session_changed("refused", "ended")
             return None
         going = session.attach(connection, asked.received, asked.streams)
@@ -164,23 +168,48 @@ class Sessions:
             return False
         self._away[session] = self.clock() + self.timeouts.session
         self.observer.session_changed("lost", "")
+        self._shares.add(_subject(session.identity))
         if len(self._away) > self.limits.away_sessions:
-            self._end(next(iter(self._away)), "too many")
+            self._end(self._first_to_go(), "too many")
         return not session.over
+
+    def _first_to_go(self) -> ServerSession:
+        """The longest away; of one subject's alone while that one has more than half of those that are away."""
+        if self._shares.greedy:
+            return next(one for one in self._away if self._shares.is_greedy(_subject(one.identity)))
+        return next(iter(self._away))
+
+    def _make_room(self, asking: Room) -> bool:
+        """All sessions together retain too much: the one ends that has been away longest, of those with anything."""
+        for session in self._away:
+            if session.holds_more_than(asking):
+                self._end(session, "too many bytes")
+                return True
+        return False
+
+    def _come(self, session: ServerSession) -> bool:
+        """It is not away any more; whether it was."""
+        if self._away.pop(session, None) is None:
+            return False
+        self._shares.remove(_subject(session.identity))
+        return True
 
     def goodbye(self, session: ServerSession) -> None:
         """The peer leaves on purpose: nothing is kept for it."""
         self._end(session, "goodbye")
 
-    def expel(self, subject: str) -> None:
-        """End the sessions of *subject* that are away: it cannot go on with them."""
+    def expel(self, who: str | Callable[[Any], bool]) -> None:
+        """End those that are away of a subject, or for which a function returns true: they are not gone on with.
+
+        What it asks of a session that only connections have is a no. From any thread.
+        """
         for session in tuple(self._away):
-            if _subject(session.identity) == subject:
-                self._end(session, "kicked")
+            if _is_meant(session, who):
+                self.home.run(self._end, session, "kicked")
 
     def _end(self, session: ServerSession, reason: str) -> None:
         self._sessions.pop(session.id, None)
-        self._away.pop(session, None)
+        self._come(session)
         self.unsettled.discard(session)
         if not session.over:
             session.end(reason)
@@ -211,3 +240,12 @@ class Sessions:
 
 def _subject(identity: Any) -> str | None:
     return None if identity is None else identity.subject
+
+
+def _is_meant(session: ServerSession, who: str | Callable[[Any], bool]) -> bool:
+    if not callable(who):
+        return _subject(session.identity) == who
+    try:
+        return bool(who(session))
+    except AttributeError:
+        return False

@@ -378,7 +378,8 @@ class WebMeshServer:
         checked are checked again.
 
         Args:
-            who: The subject of their identity, or a function that says which connections.
+            who: The subject of their identity, or a function that says which connections. It is asked of sessions
+                whose peers are away, too, which have `identity` and `metadata`, and end.
             reason: Told to them; at most 100 bytes.
 
         Returns:

@@ -7,22 +7,50 @@ the items of one stream. When they were sent, and over which connection, is for 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 
-class Room:
-    """Bytes that everything retained for one session may take together."""
+class CommonRoom:
+    """Bytes that the rooms of all sessions may take together.
 
-    __slots__ = ("limit", "taken")
+    Args:
+        make_room: Called with the room that asks when there is none left; ends what another one holds, or returns false.
+    """
 
-    def __init__(self, limit: int) -> None:
+    __slots__ = ("_make_room", "limit", "taken")
+
+    def __init__(self, limit: int, make_room: Callable[[Room], bool]) -> None:
         self.limit = limit
         self.taken = 0
+        self._make_room = make_room
+
+    def take(self, size: int, room: Room) -> bool:
+        """Whether there was, or could be made, room for *size* bytes more; they are counted then."""
+        while self.taken + size > self.limit:
+            if not self._make_room(room):
+                return False
+        self.taken += size
+        return True
+
+
+class Room:
+    """Bytes that everything retained for one session may take together.
+
+    Args:
+        common: That of all sessions, of which this one is a part.
+    """
+
+    __slots__ = ("common", "limit", "taken")
+
+    def __init__(self, limit: int, common: CommonRoom | None = None) -> None:
+        self.limit = limit
+        self.taken = 0
+        self.common = common
 
     def take(self, size: int) -> bool:
         """Whether there was room for *size* bytes more; they are counted then."""
-        if self.taken + size > self.limit:
+        if self.taken + size > self.limit or not (self.common is None or self.common.take(size, self)):
             return False
         self.taken += size
         return True
@@ -30,6 +58,14 @@ class Room:
     def give_back(self, size: int) -> None:
         """Bytes that are no longer retained."""
         self.taken -= size
+        if self.common is not None:
+            self.common.taken -= size
+
+    def close(self) -> None:
+        """Nothing of it counts for all any more."""
+        if self.common is not None:
+            self.common.taken -= self.taken
+            self.common = None
 
 
 class Retained:
