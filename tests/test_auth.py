@@ -195,3 +195,10 @@ def test_secrets_that_can_be_guessed_are_refused(secrets: Any) -> None:
 def test_a_subject_stands_for_an_identity() -> None:
     """And an identity for itself."""
     assert Identity("ann") == identity_of("ann") == identity_of(Identity("ann"))
+
+
+@pytest.mark.parametrize("ends", ["x", float("nan"), float("inf"), True])
+def test_an_identity_ends_at_a_time_or_never(ends: Any) -> None:
+    """What cannot be compared with the clock would never expire, or fail late."""
+    with pytest.raises(ConfigurationError, match="expires_at"):
+        Identity("ann", expires_at=ends)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from gevent.event import Event
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -137,6 +138,25 @@ def test_streams_and_threads_are_checked_too() -> None:
         with pytest.raises(PermissionDenied):
             list(client.stream("/items", timeout=PATIENCE))
         assert ["permission_denied"] * 4 == [outcome(client, path) for path in ("/isolated", "/queued") * 2]
+
+
+def test_who_may_not_call_takes_no_place() -> None:
+    """Roles are looked at before `max_in_flight`: the one place is for those who may have it."""
+    inside, going_on = Event(), Event()
+
+    def wait(payload: Any, path: str, client: Any) -> None:
+        inside.set()
+        going_on.wait(PATIENCE)
+
+    server = server_with()
+    server.on("/one", requires="admin", max_in_flight=1)(wait)
+    with connected(server, headers=ADMIN) as client, WebMeshClient(server.url, headers=NOBODY) as other:
+        running_now = client.spawn("/one", timeout=PATIENCE)
+        assert inside.wait(PATIENCE)
+        assert "permission_denied" == outcome(other, "/one")
+        assert "resource_exhausted" == outcome(client, "/one")
+        going_on.set()
+        running_now.result()
 
 
 @pytest.mark.row(56)

@@ -165,6 +165,23 @@ def test_the_program_does_not_know_of_those_who_wait() -> None:
     assert [("came", Identity("ann")), ("went", Identity("ann"))] == told
 
 
+@pytest.mark.row(53)
+def test_who_has_not_logged_in_makes_place_for_others() -> None:
+    """The oldest of them goes when the server is full; who has logged in stays."""
+    with running(guarded_server(limits=Limits(connections=3))) as server:
+        with peer(server, "t-ann") as ann, peer(server) as first, peer(server) as second:
+            second.ping().wait(PATIENCE)
+            with peer(server, "t-eve") as eve:
+                for one in (ann, eve):
+                    one.send('{"path": "/who", "id": 1}')
+                    assert '"id":1' in str(one.recv(PATIENCE)).replace(" ", "")
+                with pytest.raises(PeerClosed):
+                    first.recv(PATIENCE)
+                assert '"session"' in hello(second, "t-ann")
+                with pytest.raises(InvalidStatus, match="503"), peer(server, "t-ann"):
+                    pass
+
+
 # --------------------------------------------------------------------- by $hello
 
 

@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +29,8 @@ class Identity:
     """Who a peer has shown to be.
 
     Raises:
-        ConfigurationError: There is no subject, or roles are one text, whose letters would each be taken for a role.
+        ConfigurationError: There is no subject, or roles are one text, whose letters would each be taken for a role;
+            or it ends at what is no time.
     """
 
     subject: str
@@ -49,6 +51,9 @@ class Identity:
         if not all(isinstance(role, str) for role in roles):
             raise ConfigurationError("an identity's roles must be texts")
         object.__setattr__(self, "roles", roles)
+        ends = self.expires_at
+        if ends is not None and (isinstance(ends, bool) or not isinstance(ends, int | float) or not isfinite(ends)):
+            raise ConfigurationError("an identity's expires_at must be a finite number of seconds, or None")
 
     def expires_in(self) -> float | None:
         """Seconds until it expires, at or below 0 once it has; `None` for never.

@@ -166,7 +166,7 @@ class IdempotencyWindow:
             self._drop(next(iter(self._ended)))
 
     def _make_room(self) -> None:
-        """The oldest goes; of one subject's alone while that one has more than half, or it would push out all others'."""
+        """The oldest goes; that of one subject while it has more than half, or it would push out all others'."""
         while self._ended and (len(self) > self._keys or self.size > self._limit):
             shares = self._sizes if self.size > self._limit else self._counts
             oldest: Iterator[Key] = iter(self._ended)

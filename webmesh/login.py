@@ -174,6 +174,15 @@ class Login:
             if "cookie" in connection.request.headers:  # nobody's, and nothing better came: perhaps it was a guess
                 self._failures.failed(connection.address, self._clock())
 
+    def make_place(self) -> bool:
+        """Connections are too many: end the one that has waited longest for its login; whether there was one."""
+        for connection in self._waiting:
+            self._failed(connection.address, "dropped for a newer one", counts=False)
+            self.forget(connection)
+            connection.abort(TRY_LATER, "dropped for a newer one")
+            return True
+        return False
+
     def _strict_serializer(self, serializer: AbstractMessageSerializer) -> AbstractMessageSerializer:
         """The same one with the limit of a login, which also bounds what it inflates."""
         kind = type(serializer)

@@ -29,8 +29,8 @@ class Plan:
     """
 
     __slots__ = (
-        "blocking", "bounded", "cancel", "check", "enter", "in_flight", "isolate", "max_in_flight", "options", "own",
-        "route", "seconds", "simple",
+        "_by_roles", "blocking", "bounded", "cancel", "check", "enter", "in_flight", "isolate", "max_in_flight",
+        "options", "own", "route", "seconds", "simple",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +44,7 @@ class Plan:
         asked = None if self.own else requirement(options.requires, requires)
         self.enter = _entrance(route, middleware if asked is None else [asked, *middleware])
         self.check = None if asked is None else chained([asked], _enter_nothing)
+        self._by_roles = asked if asked is not None and asked.by_roles else None
         self.blocking = blocking if options.blocking is None else options.blocking
         self.isolate = options.isolate and not self.blocking
         self.seconds = seconds if options.timeout is None else options.timeout
@@ -58,7 +59,10 @@ class Plan:
 
         Raises:
             Overloaded: There is none.
+            Unauthenticated, PermissionDenied: The caller lacks the role that the route asks for.
         """
+        if self._by_roles is not None:  # a function of the program's may block, so it is asked where the handler runs
+            self._by_roles.check(call)
         if self.max_in_flight is not None:
             if self.in_flight >= self.max_in_flight:
                 raise Overloaded(f"{self.in_flight} calls of {self.route.pattern} are running, the limit")

@@ -64,7 +64,7 @@ class Serving:
             address, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer, tls=parts.tls,
             decide=parts.endpoints.decide, serve=self._serve,
             http=parts.endpoints.page(pages(ready=lambda: not self.closing, mount=parts.mount, more=more)),
-            doors=parts.doors,
+            doors=parts.doors, make_place=parts.login.make_place if parts.login is not None else lambda: False,
         )  # fmt: skip
         self._host = address.host if isinstance(address, TcpAddress) else None
         self._starter: gevent.Greenlet[[], None] | None = None

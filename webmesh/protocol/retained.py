@@ -15,7 +15,8 @@ class CommonRoom:
     """Bytes that the rooms of all sessions may take together.
 
     Args:
-        make_room: Called with the room that asks when there is none left; ends what another one holds, or returns false.
+        make_room: Called with the room that asks when there is none left; ends what another one holds, or returns
+            false.
     """
 
     __slots__ = ("_make_room", "limit", "taken")

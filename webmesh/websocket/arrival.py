@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gevent import Timeout, getcurrent
+from gevent import Timeout, getcurrent, sleep
 from gevent.socket import MSG_PEEK, SHUT_WR, socket
 
 from webmesh.deadline import Deadline
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 READ_SIZE = 16 * 1024
 """Bytes asked for in one read of a head: most heads are whole after one."""
+
+TURNS = 50
+"""Turns of the hub in which a connection that was aborted gives its place back; it needs a few."""
 
 RETRY_AFTER = 5
 """Seconds after which a client that found the server full may come back."""
@@ -73,6 +76,7 @@ class Reception:
     decide: Decide
     serve: Serve
     http: Callable[[HttpRequest], HttpAnswer]
+    make_place: Callable[[], bool]
 
 
 class Arrival:
@@ -320,11 +324,21 @@ class Arrival:
                 return _later(503, "too many connect at once", seconds)
             if not addresses.connect(visitor):
                 return _CROWDED
-        self._admitted = self._reception.admission.admit(self)
+        self._admitted = self._reception.admission.admit(self) or self._replace()
         if not self._admitted:
             self._disconnect()
             return FULL
         return None
+
+    def _replace(self) -> bool:
+        """Take the place of a connection that is worth less, if there is one; it needs some turns of the hub to end."""
+        if not self._reception.make_place():
+            return False
+        for _ in range(TURNS):
+            sleep(0)
+            if self._reception.admission.admit(self):
+                return True
+        return False
 
     def _disconnect(self) -> None:
         if self._visitor is not None:

@@ -54,6 +54,7 @@ class Listener:
             returns. What it returns is the close code, or anything else when there is none to tell.
         http: Answers what is no upgrade.
         doors: Who stands before it; `None` for nobody.
+        make_place: Called when there are as many connections as may be; ends one that is worth less, or returns false.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Listener:
         serve: Serve,
         http: Callable[[HttpRequest], HttpAnswer],
         doors: Doors | None = None,
+        make_place: Callable[[], bool] = lambda: False,
     ) -> None:
         self._wanted = address
         self._limits = limits
@@ -78,7 +80,8 @@ class Listener:
         doors = doors or Doors()
         addresses = Addresses(limits, timeouts, exempt=doors.exempt)
         self._reception = Reception(
-            limits, timeouts, tls, self._admission, addresses, doors, Refusals(observer), decide, serve, http
+            limits, timeouts, tls, self._admission, addresses, doors, Refusals(observer), decide, serve, http,
+            make_place,
         )
         self._binding: Binding | None = None
         self._server: _Server | None = None
