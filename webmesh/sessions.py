@@ -215,7 +215,7 @@ class Sessions:
             session.end(reason)
             self.observer.session_changed("ended", reason)
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float, late: float = 0.0) -> None:
         """End those whose time is up, and ask for receipts; called about once a second."""
         while self._away:
             session, until = next(iter(self._away.items()))

@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from tests.integration.test_slow_and_stalled_peers import Crawler
 from tests.running import PATIENCE, native_threads, running, wait_for
-from webmesh import Limits, RequestTimeout, Timeouts, WebMeshClient, WebMeshServer
+from webmesh import ConfigurationError, Limits, RequestTimeout, Timeouts, WebMeshClient, WebMeshServer
 from webmesh.message_serializers import MessagePackSerializer
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
@@ -122,3 +122,9 @@ def test_calls_wait_for_room_within_their_time():
         assert connection.stats.queued < queued + len(BLOB)
         assert known == connection.requests[0]
         assert connection.open
+
+
+def test_a_key_that_cannot_be_hashed_is_refused_however_quick_the_peer_is():
+    """And not only on the day when it is slow."""
+    with crawled() as (connection, _), pytest.raises(ConfigurationError, match="hashable"):
+        connection.notify("/price", 1, conflate_key=["gold"])

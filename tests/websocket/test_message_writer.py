@@ -129,11 +129,9 @@ def test_the_newest_of_a_key_arrives(wires: Wires):
     line.stream.offer("price 0", "drop_newest", "price")
     line.stream.send("other")
     for number in range(1, 100):
-        assert line.stream.replaces("price")
         line.stream.offer(f"price {number}", "drop_newest", "price")
 
     assert [message, "price 99", "other"] == line.hear(3)
-    assert not line.stream.replaces("price")
     line.stream.abort(ConnectionClosed(1000))
 
 
@@ -217,4 +215,19 @@ def test_a_compressed_message_that_is_left_out_spoils_none_behind_it(wires: Wire
     assert message == line.hear()
     assert {f"{number:03}" * 1000 for number in range(93, 100)} == set(line.hear(7))
     until(lambda: 0 == line.stream.queued)
+    line.stream.abort(ConnectionClosed(1000))
+
+
+@pytest.mark.row(66)
+def test_a_larger_value_for_a_key_waits_for_room_too(wires: Wires):
+    """Replacing a message with a small one needs none."""
+    line, message = clogged(wires, 100_000)
+    line.stream.offer("a", "wait", "key")
+    assert line.stream.take("b", "wait", "key")
+    larger = gevent.spawn(line.stream.take, "c" * 1000, "wait", "key")
+    settle()
+    assert not larger.ready()
+
+    assert [message, "c" * 1000] == line.hear(2)
+    assert larger.get()
     line.stream.abort(ConnectionClosed(1000))

@@ -128,7 +128,10 @@ def test_only_the_newest_of_a_key_stays():
     queue.begin([b"x"], 0)
     for value in (b"gold 1", b"iron 1", b"gold 2", b"gold three"):
         assert queue.offer(value, ROOM, "drop_newest", value[:4])
-    assert queue.holds(b"gold") and not queue.holds(b"lead") and not queue.holds(None)
+    assert [True, True, False, False] == [
+        queue.replaces(b"x", 0, b"gold"), queue.replaces(b"x" * 99, ROOM, b"gold"),
+        queue.replaces(b"x" * 99, 0, b"gold"), queue.replaces(b"x", ROOM, b"lead"),
+    ]  # fmt: skip
     assert 2 == queue.conflated
 
     assert b"x" == bytes(queue.next())
@@ -151,7 +154,7 @@ def test_numbers_as_keys_do_not_meet_other_messages():
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "close"])
 def test_a_replacement_counts_for_its_own_size(policy: Any):
-    """One that fits where the old one was is taken by a full queue."""
+    """One that fits where the old one was is taken by a full queue; one that does not leaves the old one there."""
     queue = Outgoing()
     queue.begin([b"x" * 10], 0)
     limit = 10 + ENTRY + 10
@@ -159,8 +162,8 @@ def test_a_replacement_counts_for_its_own_size(policy: Any):
     assert queue.offer(b"1" * 10, limit, policy, "key")
     assert not queue.offer(b"2" * 11, limit, policy, "key")
 
-    assert 10 + (policy != "drop_oldest") * (ENTRY + 10) == queue.size
-    assert b"x" * 10 + b"1" * 10 * (policy != "drop_oldest") == written(queue)
+    assert 10 + ENTRY + 10 == queue.size
+    assert b"x" * 10 + b"1" * 10 == written(queue)
 
 
 def test_who_waits_has_waited():
@@ -223,6 +226,10 @@ class Model:
 
         cost = len(frame) + ENTRY
         assert cost <= limit
+        stays = [each for each in self.entries if each[0] != "drop_oldest" and (key is None or each[1] != key)]
+        least = sum(ENTRY + len(each) for _, _, each in stays) + sum(map(len, self.begun))
+        if policy == "drop_oldest" and least + cost > limit:
+            return
         while policy == "drop_oldest" and self.size() - old() + cost > limit:
             oldest = [each for each in self.entries if each[0] == "drop_oldest"]
             if not oldest:
@@ -273,3 +280,17 @@ def test_frames_are_whole_and_counted_whatever_happens(acts: list[Any]):
 
     assert expected == out
     assert b"".join([*model.begun, *(frame for _, _, frame in model.entries)]) == written(queue)
+
+
+@pytest.mark.row(66)
+def test_nothing_gives_way_for_what_finds_no_room_in_any_case():
+    """What may go is looked at first: a reply that fills the queue leaves the others where they are."""
+    queue = Outgoing()
+    queue.begin([b"x"], 0)
+    for number in range(10):
+        queue.offer(b"%d" % number, ROOM, "drop_oldest")
+    queue.add([b"R" * 1000])
+
+    assert not queue.offer(b"late", 500, "drop_oldest")
+    assert 1 == queue.dropped
+    assert b"x0123456789" + b"R" * 1000 == written(queue)

@@ -23,10 +23,12 @@ class Connection:
 
     def __init__(self, act: Callable[[], object] = lambda: None) -> None:
         self.ticks: list[float] = []
+        self.lates: list[float] = []
         self.act = act
         self.ticked = Event()
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float, late: float = 0.0) -> None:
+        self.lates.append(late)
         self.ticks.append(now)
         self.ticked.set()
         self.act()
@@ -198,3 +200,15 @@ def test_the_guard_looks_at_connections_and_at_nothing_else(
 
     assert {first, second} == set(seen)
     assert {"connection could not be looked after"} == {record.getMessage() for record in caplog.records}
+
+
+def test_a_late_beat_tells_how_late_it_is(beating: Callable[..., Pulse]):
+    """As after a hold of the hub; ordinary lateness is none."""
+    clock = FakeClock()
+    connection = Connection()
+    pulse = beating([connection], clock=clock)
+    connection.wait()
+    clock.advance(60)
+    connection.wait(len(connection.ticks) + 2)
+
+    assert [60 - pulse.period] == [pytest.approx(late) for late in connection.lates if late]

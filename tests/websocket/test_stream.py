@@ -1380,3 +1380,17 @@ def test_connections_that_come_and_go_leave_nothing(wires: Wires):
         run(number)
 
     until(lambda: (len(descriptors()), alive(), streams()) == before)
+
+
+@pytest.mark.row(67)
+def test_a_peer_does_not_pay_for_time_in_which_nothing_was_written(wires: Wires):
+    """As while our own process was stopped."""
+    patient = Timeouts(ping_interval=1e6, liveness=2e6, write=10, message=1e6)
+    line = Line(wires, small=True, timeouts=patient).read_on()
+    line.clog()
+    line.stream.tick(line.clock.advance(9))
+    line.stream.tick(line.clock.advance(60), late=59)
+    assert OPEN == line.stream.state
+
+    line.stream.tick(line.clock.advance(6))
+    assert CLOSED == line.stream.state

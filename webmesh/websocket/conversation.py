@@ -358,12 +358,7 @@ class Conversation:
         Raises:
             EncodeError, ConnectionClosed: As `send`.
         """
-        stream = self.stream
-        body = self._serialize(message)
-        if policy == "wait" and not stream.replaces(conflate_key):
-            stream.drain()
-        stream.check_open()
-        return stream.offer(body, policy, conflate_key)
+        return self.stream.take(self._serialize(message), policy, conflate_key)
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a message of the protocol's own, soon; after the end it is dropped."""

@@ -114,7 +114,7 @@ class MessageWriter:
         """Take a message unless the peer is too slow for it; never waits, and raises nothing when it has gone.
 
         Args:
-            policy: For a full queue. With "wait" the message is taken in any case: call `drain` before.
+            policy: For a full queue. With "wait" the message is taken in any case; `take` waits before.
             conflate_key: While the queue moves slowly, only the newest message with this key stays.
 
         Returns:
@@ -123,7 +123,7 @@ class MessageWriter:
         return self.state is OPEN and self.offer_frame(self._encode(message), policy, conflate_key)
 
     def offer_frame(self, frame: bytes, policy: Policy, conflate_key: Hashable = None) -> bool:
-        """`offer` for a message that is a frame already; see `shares_frames`."""
+        """`offer` for a message that is a frame already, made once for many receivers; see `shares_frames`."""
         if self.state is not OPEN:
             return False
         queue = self._queue
@@ -142,9 +142,19 @@ class MessageWriter:
             self.cut_off(4008, f"too slow: {queue.size} bytes are waiting")
         return taken
 
-    def replaces(self, conflate_key: Hashable) -> bool:
-        """Whether a message with this key waits, so that a new one needs no more room."""
-        return self._queue is not None and self._queue.holds(conflate_key)
+    def take(self, message: str | bytes, policy: Policy, conflate_key: Hashable) -> bool:
+        """`offer`, but with "wait" waits for room, unless what it replaces makes enough.
+
+        Raises:
+            ConnectionClosed: It is closing or closed.
+        """
+        self.check_open()
+        frame = self._encode(message)
+        if policy == "wait" and self.full and self._queue is not None:
+            if not self._queue.replaces(frame, self._limits.send_queue, conflate_key):
+                self.drain()
+                self.check_open()
+        return self.offer_frame(frame, policy, conflate_key)
 
     def flush(self) -> None:
         """Write what was taken, as one write; never waits. What the socket does not take is queued."""

@@ -37,6 +37,18 @@ def checked_policy(policy: str) -> Policy:
     return policy  # type: ignore[return-value]
 
 
+def check_key(key: object) -> None:
+    """Nothing, if *key* can stand for messages that replace each other.
+
+    Raises:
+        ConfigurationError: It cannot be hashed.
+    """
+    try:
+        hash(key)
+    except TypeError:
+        raise ConfigurationError(f"a conflate_key must be hashable, not {type(key).__name__}") from None
+
+
 class Outgoing:
     """The queue of one connection.
 
@@ -50,8 +62,8 @@ class Outgoing:
     """
 
     __slots__ = (
-        "_begun", "_close", "_droppable", "_entries", "_number", "_on_drop", "_ping", "_pong", "conflated", "dropped",
-        "size",
+        "_begun", "_close", "_droppable", "_droppable_size", "_entries", "_number", "_on_drop", "_ping", "_pong",
+        "conflated", "dropped", "size",
     )  # fmt: skip
 
     def __init__(self, on_drop: Callable[[Policy], object] = lambda policy: None) -> None:
@@ -64,6 +76,7 @@ class Outgoing:
         # By number, or by (key,). Ordered: leaving out any, and taking the oldest, costs the same however many wait.
         self._entries: OrderedDict[int | tuple[Hashable], bytes] = OrderedDict()
         self._droppable: OrderedDict[int | tuple[Hashable], None] | None = None  # those of drop_oldest
+        self._droppable_size = 0
         self._number = 0
 
     # ------------------------------------------------------------------- filling
@@ -112,7 +125,7 @@ class Outgoing:
         place: int | tuple[Hashable] = self._number + 1 if key is None else (key,)
         before = self._cost(place)
         cost = len(frame) + ENTRY
-        if policy == "drop_oldest" and cost <= limit:
+        if policy == "drop_oldest" and self._can_fit(place, before, cost, limit):
             while self.size - before + cost > limit and self._droppable:
                 if self._leave_out_oldest() == place:
                     before = 0
@@ -127,13 +140,23 @@ class Outgoing:
                 if self._droppable is None:
                     self._droppable = OrderedDict()
                 self._droppable[place] = None
+        if self._droppable is not None and place in self._droppable:
+            self._droppable_size += cost - before
         self._entries[place] = frame
         self.size += cost - before
         return True
 
-    def holds(self, key: Hashable) -> bool:
-        """Whether a message with this key waits, so that another one would replace it."""
-        return key is not None and (key,) in self._entries
+    def _can_fit(self, place: int | tuple[Hashable], before: int, cost: int, limit: int) -> bool:
+        """Whether there is room once all that may be left out is; else nothing is to go in vain."""
+        own = before if self._droppable is None or place not in self._droppable else 0
+        return self.size - self._droppable_size - own + cost <= limit
+
+    def replaces(self, frame: bytes, limit: int, key: Hashable) -> bool:
+        """Whether a message with this key waits, whose room is enough for *frame*, or with what else is free."""
+        if key is None or (key,) not in self._entries:
+            return False
+        more = len(frame) + ENTRY - self._cost((key,))
+        return more <= 0 or self.size + more <= limit
 
     def _cost(self, place: int | tuple[Hashable]) -> int:
         frame = self._entries.get(place)
@@ -142,7 +165,9 @@ class Outgoing:
     def _leave_out_oldest(self) -> int | tuple[Hashable]:
         assert self._droppable is not None
         place, _ = self._droppable.popitem(last=False)
-        self.size -= len(self._entries.pop(place)) + ENTRY
+        cost = len(self._entries.pop(place)) + ENTRY
+        self.size -= cost
+        self._droppable_size -= cost
         self._drop("drop_oldest")
         return place
 
@@ -167,6 +192,7 @@ class Outgoing:
         self.dropped += len(self._entries)
         self._entries.clear()
         self._droppable = None
+        self._droppable_size = 0
         self._ping = self._pong = b""
         self._close = close
         self.size = len(self._begun) + len(close)
@@ -175,6 +201,7 @@ class Outgoing:
         """Nothing is written any more."""
         self._entries.clear()
         self._droppable = None
+        self._droppable_size = 0
         self._begun = self._ping = self._pong = self._close = b""
         self.size = 0
 
@@ -201,7 +228,9 @@ class Outgoing:
                 break
             del self._entries[place]
             if self._droppable is not None:
-                self._droppable.pop(place, None)
+                if place in self._droppable:
+                    del self._droppable[place]
+                    self._droppable_size -= len(frame) + ENTRY
             taken.append(frame)
             size += len(frame)
             self.size -= ENTRY

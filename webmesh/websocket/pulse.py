@@ -24,8 +24,9 @@ SLICE = 256
 class Ticking(Protocol):
     """What has deadlines."""
 
-    def tick(self, now: float) -> None:
-        """Look at them; *now* is the clock's reading."""
+    def tick(self, now: float, late: float = 0.0) -> None:
+        """Look at them; *now* is the clock's reading. For *late* seconds of late nothing could be read or written here,
+        as while code held the hub or the process was stopped: the peer must not pay for them."""
 
 
 class Pulse:
@@ -69,19 +70,28 @@ class Pulse:
             self._greenlet.kill(block=False)
 
     def _beat(self) -> None:
+        before = self._clock()
         while True:
             gevent.sleep(self.period)
             now = self._clock()
+            late = now - before - self.period
+            before = now
+            late = late if late > self.period else 0.0
             for other in self._others:
-                self._look_at(other, now, None)
+                self._look_at(other, now, 0.0, None)
             for number, connection in enumerate(tuple(self._connections), 1):
-                self._look_at(connection, now, self._guard)
+                self._look_at(connection, now, late, self._guard)
                 if number % SLICE == 0:
                     gevent.sleep(0)
 
-    def _look_at(self, connection: Ticking, now: float, guard: Callable[[Any, float], None] | None) -> None:
+    def _look_at(
+        self, connection: Ticking, now: float, late: float, guard: Callable[[Any, float], None] | None
+    ) -> None:
         try:
-            connection.tick(now)
+            if late:
+                connection.tick(now, late)
+            else:
+                connection.tick(now)
             if guard is not None:
                 guard(connection, now)
         except Exception as error:  # a supervisor's edge: one connection's fault must not cost the others theirs

@@ -184,15 +184,20 @@ class MessageStream(MessageWriter):
         """Whether the peer sends no more, or is gone, however much of what it sent is unread."""
         return self._wire.peer_has_ended()
 
-    def tick(self, now: float, busy: bool = False) -> bool | None:
+    def tick(self, now: float, busy: bool = False, late: float = 0.0) -> bool | None:
         """Look at every deadline; called about once a second, with the clock's reading.
 
         Args:
             busy: Somebody waits for an answer of this peer.
+            late: Seconds in which nothing could be read or written here; see `pulse.Ticking`.
 
         Returns:
             True when the peer has stalled just now, false when it has recovered, else `None`.
         """
+        if late:
+            self._wrote_at = min(now, self._wrote_at + late)
+            if self._begun_at is not None:
+                self._begun_at = min(now, self._begun_at + late)
         if self._congested and now - self._wrote_at > self._timeouts.write:
             self.abort(ConnectionClosed(4008, "too slow: no byte taken in time"))
         if self.state is not OPEN:

@@ -25,7 +25,7 @@ from webmesh.websocket.conversation import Conversation
 from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.item_stream import ItemStream
-from webmesh.websocket.outgoing import Policy, checked_policy
+from webmesh.websocket.outgoing import Policy, check_key, checked_policy
 from webmesh.websocket.plain_connection import PlainConnection
 from webmesh.websocket.plain_messages import PlainMessages
 from webmesh.websocket.refusals import tell_end, tell_stall
@@ -132,10 +132,10 @@ class WebSocketConnection(PlainConnection):
         """Make it a plain connection. Called once, in the hub, by whoever made it."""
         self._plain = PlainMessages(self._stream, self._home, self._limits)
 
-    def tick(self, now: float) -> None:
-        """Look at all deadlines; called about once a second in the hub."""
+    def tick(self, now: float, late: float = 0.0) -> None:
+        """Look at all deadlines; called about once a second in the hub. See `pulse.Ticking`."""
         conversation = self._conversation
-        stalled = self._stream.tick(now, conversation is not None and conversation.session.open_requests > 0)
+        stalled = self._stream.tick(now, conversation is not None and conversation.session.open_requests > 0, late)
         if stalled is not None:
             self._tell_stalled(stalled)
         if self._turns is not None:
@@ -180,7 +180,8 @@ class WebSocketConnection(PlainConnection):
     @property
     def stalled(self) -> bool:
         """Whether the peer hangs: its machine takes what is sent, but no answer came to a ping within
-        `Timeouts.stalled`. Nothing is dropped, and calls go on waiting; give new work to another one if you can."""
+        `Timeouts.stalled`. Calls go on waiting; give new work to another one if you can. Only when messages wait for
+        it and it takes none for `Timeouts.write` is it closed, with 4008."""
         return self._stream.stalled
 
     @property
@@ -337,8 +338,9 @@ class WebSocketConnection(PlainConnection):
         Raises:
             ConnectionClosed: The connection has ended.
             EncodeError: The payload cannot be sent.
-            ConfigurationError: There is no such policy.
+            ConfigurationError: There is no such policy, or the key cannot be hashed.
         """
+        check_key(conflate_key)
         policy = self.slow_peer if slow_peer is None else checked_policy(slow_peer)
         message = envelope.notification(path, payload, headers_for(headers, self._service, self._limits.call_chain))
         if policy == "wait" and conflate_key is None:
