@@ -10,12 +10,13 @@ from gevent.event import Event
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.running import PATIENCE, connected, running
+from tests.running import PATIENCE, connected, running, wait_for
 from webmesh.auth import Credentials, Identity
 from webmesh.authorisation import Policy, Requirement, requirement
 from webmesh.call import Call
 from webmesh.exceptions import ConfigurationError, PermissionDenied, RemoteError, Unauthenticated
 from webmesh.routing import Router
+from webmesh.testing import RecordingObserver
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
 
@@ -126,6 +127,31 @@ def test_what_is_remembered_is_for_those_who_may_ask_now() -> None:
         connection.identity = allowed
         client.call("/a", 1, idempotency_key="k", timeout=PATIENCE)
     assert [1] == ran
+
+
+def test_a_repeat_that_waited_is_checked_once_more() -> None:
+    """Who has lost its role while the first call ran gets nothing of its outcome."""
+    inside, going_on = Event(), Event()
+
+    def wait(payload: Any, path: str, client: Any) -> str:
+        inside.set()
+        going_on.wait(PATIENCE)
+        return "secret"
+
+    observer = RecordingObserver()
+    server = server_with(observer=observer)
+    server.on("/a", requires="admin")(wait)
+    with connected(server, headers=ADMIN) as client, WebMeshClient(server.url, headers=ADMIN) as other:
+        first = client.spawn("/a", 1, idempotency_key="k", timeout=PATIENCE)
+        assert inside.wait(PATIENCE)
+        repeat = other.spawn("/a", 1, idempotency_key="k", timeout=PATIENCE)
+        assert wait_for(lambda: ("request", "repeated") in observer.named("refused"))
+        for connection in server.connections:
+            connection.identity = Identity("ann")
+        going_on.set()
+        assert "secret" == first.result()
+        with pytest.raises(PermissionDenied):
+            repeat.result()
 
 
 def test_streams_and_threads_are_checked_too() -> None:

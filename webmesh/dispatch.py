@@ -244,9 +244,12 @@ class Dispatcher:
     def _run_headed(self, plan: Plan, call: HandledCall) -> Any:
         if plan.own or IDEMPOTENCY_KEY not in call.headers:
             return self._run(plan, call, plan.enter)
-        if plan.check is not None:  # what is remembered is for those who may ask now
-            self._run(plan, call, plan.check)
-        return self._keyed.run(call, plan.enter, functools.partial(self._run, plan, call))
+        run = functools.partial(self._run, plan, call)
+        if plan.check is None:
+            return self._keyed.run(call, plan.enter, run)
+        check = functools.partial(run, plan.check)
+        check()  # what is remembered is for those who may ask now
+        return self._keyed.run(call, plan.enter, run, check)
 
     def _run(self, plan: Plan, call: HandledCall, enter: CallNext) -> Any:
         if type(call.request) is Request and call.request.stream:

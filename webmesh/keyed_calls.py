@@ -60,12 +60,19 @@ class KeyedCalls:
         # One thread, so that what concerns a key happens in the order in which it was asked for.
         self._executor = Executor(1, 2 * limits.idempotency_keys)
 
-    def run(self, call: HandledCall, enter: CallNext, execute: Callable[[CallNext], Any]) -> Any:
+    def run(
+        self,
+        call: HandledCall,
+        enter: CallNext,
+        execute: Callable[[CallNext], Any],
+        check: Callable[[], object] = lambda: None,
+    ) -> Any:
         """The result of *call*, or the error that it ended with, now or when it came before.
 
         Args:
             enter: Runs its handler.
             execute: Has the function that it is given called where the handler runs, and returns what that does.
+            check: Raises when the caller may not have an outcome that it had to wait for.
 
         Raises:
             InvalidArgument: The key is none, came with another payload, or is a stream's.
@@ -75,9 +82,9 @@ class KeyedCalls:
         key, fingerprint = _key_of(call), fingerprint_of(call.payload)
         entry = self._window.find(key, time.monotonic())
         if entry is not None:
-            return self._again(call, entry, fingerprint)
+            return self._again(call, entry, fingerprint, check if entry.outcome is None else None)
         entry = self._window.begin(key, fingerprint, Completion(get_hub()))
-        return self._first(call, key, entry, enter, execute)
+        return self._first(call, key, entry, enter, execute, check)
 
     def close(self, timeout: float) -> None:
         """Close the store, when what was asked of it is done. Nobody waits longer than *timeout*, for each of both."""
@@ -97,8 +104,9 @@ class KeyedCalls:
     # ---------------------------------------------------------------- the first one
 
     def _first(
-        self, call: HandledCall, key: Key, entry: Entry, enter: CallNext, execute: Callable[[CallNext], Any]
-    ) -> Any:
+        self, call: HandledCall, key: Key, entry: Entry, enter: CallNext, execute: Callable[[CallNext], Any],
+        check: Callable[[], object],
+    ) -> Any:  # fmt: skip
         fingerprint, attempt = entry.fingerprint, _Attempt()
         try:
             known = self._recall(key, fingerprint, attempt)
@@ -110,7 +118,7 @@ class KeyedCalls:
                 self._settle(key, entry, attempt)
             else:
                 gevent.spawn(self._end_late, call, key, entry, attempt)
-        return self._again(call, entry, fingerprint)
+        return self._again(call, entry, fingerprint, check)
 
     def _recall(self, key: Key, fingerprint: bytes, attempt: _Attempt) -> Remembered | None:
         """What the store knows; `None` when the call is the first one, which it has noted."""
@@ -210,7 +218,9 @@ class KeyedCalls:
 
     # ------------------------------------------------------------------ the repeats
 
-    def _again(self, call: HandledCall, entry: Entry, fingerprint: bytes) -> Any:
+    def _again(
+        self, call: HandledCall, entry: Entry, fingerprint: bytes, check: Callable[[], object] | None
+    ) -> Any:
         if entry.fingerprint != fingerprint:
             raise InvalidArgument(f"the {IDEMPOTENCY_KEY} was used before, with another payload")
         if call.request_id is None:
@@ -218,6 +228,8 @@ class KeyedCalls:
             return None
         self._observer.refused("request", "repeated")
         outcome = entry.waiting.wait() if entry.outcome is None else entry.outcome
+        if check is not None:  # much may have changed while it waited
+            check()
         if not outcome:
             text = "it began before, and how it ended is not known here"
             raise Aborted(text, retryable=False, details={"outcome": "unknown"})
