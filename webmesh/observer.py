@@ -19,7 +19,10 @@ class Observer:
         """A WebSocket handshake was completed, on either side."""
 
     def connection_closed(self, connection: object, code: int, reason: str) -> None:
-        """A connection has ended; *code* is 1006 when there was no close handshake."""
+        """A connection has ended.
+
+        *code* is the peer's, or ours where this side ended it, answered or not, and 1006 where nobody said one.
+        """
 
     def handshake_refused(self, address: str, status: int, reason: str) -> None:
         """A connection was turned away before it was a WebSocket; *status* is 0 where no HTTP was spoken."""
