@@ -290,6 +290,13 @@ def test_less_than_is_allowed_is_no_hold(seen: Seen) -> None:
     assert [] == seen.told()
 
 
+def test_what_a_thread_did_before_it_was_watched_is_no_hold(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that has computed for long may make a server then."""
+    monkeypatch.setattr(WatchedHub, "_cpu_time", lambda self: 900.0)
+    seen.look()
+    assert [] == seen.told()
+
+
 def test_more_than_is_allowed_is_a_hold_of_nobody_in_particular(seen: Seen) -> None:
     """Code that belongs to no call: the stack says what it is."""
     seen.looks(8)

@@ -145,6 +145,9 @@ class WatchedHub:
         Raises:
             ValueError, AttributeError: The hub is gone.
         """
+        if self._turns < 0:  # for the first time: whatever its thread did before is not looked at
+            self._turns, self._looked = self.hub.loop.iteration, now
+            self._moved(now)
         gap, self._looked = now - self._looked - period, now
         turns, worked = self.hub.loop.iteration, gap > period and self._worked(gap)
         if gap >= self.seconds and not worked and time.process_time() - self._process > gap / 2:

@@ -230,15 +230,22 @@ def test_a_page_takes_a_call_back(server: WebMeshServer, talk: Callable[..., Any
 
 def test_a_handler_takes_its_call_to_the_page_back(server: WebMeshServer, talk: Callable[..., Any]) -> None:
     """The page learns that its answer is not wanted any more; if it answers all the same, that harms nothing."""
+    asked = threading.Event()
 
     @server.on("/undecided")
     def undecided(payload: object, path: str, client: Any) -> str:
         future = client.spawn("/slow", timeout=PATIENCE)
+        assert asked.wait(PATIENCE)
         future.cancel()
         return "thought better of it"
 
+    @server.on("/asked")
+    def note(payload: object, path: str, client: Any) -> None:
+        asked.set()
+
     slow, cancel, reply, after = talk("""
         const slow = await mesh.ask({path: "/undecided", id: 1});
+        await mesh.send({path: "/asked"});
         const [cancel, reply] = [await mesh.next(), await mesh.next()];
         await mesh.send({id: slow.id, data: "late"});
         return [slow, cancel, reply, await mesh.ask({path: "/", id: 2, data: "after"})];
