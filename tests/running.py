@@ -102,7 +102,8 @@ class Census:
         resolvers = gevent.get_hub().threadpool.size  # gevent's own, which stay for some seconds
         greenlets = [one for one in gc.get_objects() if issubclass(type(one), gevent.Greenlet) and one]
         return {
-            "threads": threading.active_count(),
+            # Not those that only stand for a native thread which has logged something: "tasks" counts that.
+            "threads": sum(not isinstance(one, threading._DummyThread) for one in threading.enumerate()),
             "tasks": len(os.listdir("/proc/self/task")) - resolvers,
             "descriptors": len(os.listdir("/proc/self/fd")),
             "greenlets": len(greenlets),
