@@ -104,7 +104,7 @@ def test_memory_follows_bytes_not_pieces() -> None:
     for _ in range(10_000):
         assembly.add(b"x")
 
-    assert sys.getsizeof(assembly._payload) < 12_000
+    assert sum(map(sys.getsizeof, assembly._chunks)) < 12_000
 
 
 @pytest.mark.parametrize("size, expected", [(3, b"789"), (10, b"0123456789"), (50, b"0123456789")])
@@ -114,3 +114,18 @@ def test_tail_is_the_end_of_what_has_come(size: int, expected: bytes) -> None:
     assembly.add(b"0123456789")
 
     assert expected == assembly.tail(size)
+
+
+@pytest.mark.row(21, 30)
+@pytest.mark.parametrize("size", [997, 70_000, 200_000])
+def test_a_large_message_is_never_copied_as_it_grows(size: int) -> None:
+    """It is held in buffers of bounded size, whatever its pieces are; its end and the whole are as they came."""
+    message = bytes(range(256)) * 1200
+    assembly = Assembly(text=False, limit=len(message))
+
+    for start in range(0, len(message), size):
+        assembly.add(message[start : start + size])
+        assert message[: start + size][-40_000:] == assembly.tail(40_000)
+
+    assert max(map(len, assembly._chunks)) < 64 * 1024 + size
+    assert message == assembly.finish()

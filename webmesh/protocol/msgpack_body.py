@@ -120,7 +120,6 @@ def inflate(data: bytes, limit: int) -> bytes:
         DecodeError: It is damaged, cut short, or something follows it.
     """
     inflater = zlib.decompressobj()
-    body: bytes | bytearray
     try:
         if len(data) <= _PIECE:
             body, left = inflater.decompress(data, limit + 1), len(inflater.unused_data)
@@ -134,28 +133,31 @@ def inflate(data: bytes, limit: int) -> bytes:
         raise DecodeError("zlib stream that stops before its end")
     if left:
         raise DecodeError(f"{left} bytes after the end of the zlib stream")
-    return bytes(body)
+    return body
 
 
-def _inflate_pieces(inflater: zlib._Decompress, data: memoryview, limit: int) -> tuple[bytes | bytearray, int]:
-    """What is inflated, at most one byte beyond *limit*, and how many bytes follow the stream.
+def _inflate_pieces(inflater: zlib._Decompress, data: memoryview, limit: int) -> tuple[bytes, int]:
+    """What is inflated, and how many bytes follow the stream; `MessageTooBig` beyond *limit*.
 
-    In one go zlib would copy what it has not read of a bomb, and gather its output twice: seen to take 4 MiB for 1.
+    In one go zlib would copy what it has not read of a bomb, and gather its output twice: seen to take 4 MiB for 1. So
+    would one buffer that grows.
     """
-    body = bytearray()
+    pieces: list[bytes] = []
+    size = 0
     for start in range(0, len(data), _PIECE):
         piece: bytes | memoryview = data[start : start + _PIECE]
         full = True  # with all of the piece taken, zlib may still hold what it gives
         while (piece or full) and not inflater.eof:
-            step = min(_PIECE, limit + 1 - len(body))
+            step = min(_PIECE, limit + 1 - size)
             inflated = inflater.decompress(piece, step)
-            body += inflated
-            if len(body) > limit:
-                return body, 0
+            pieces.append(inflated)
+            size += len(inflated)
+            if size > limit:
+                raise MessageTooBig(size, limit)
             piece, full = inflater.unconsumed_tail, len(inflated) == step
         if inflater.eof:
-            return body, len(inflater.unused_data) + len(data) - min(len(data), start + _PIECE)
-    return body, 0
+            return b"".join(pieces), len(inflater.unused_data) + len(data) - min(len(data), start + _PIECE)
+    return b"".join(pieces), 0
 
 
 def _plain(value: object, limits: Limits) -> object:
