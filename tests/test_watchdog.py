@@ -106,6 +106,14 @@ def held(observer: RecordingObserver) -> list[tuple[Any, ...]]:
     return observer.named("hub_held")
 
 
+@pytest.fixture(autouse=True)
+def nobody_else() -> None:
+    """A server that another test has left behind is not watched here."""
+    watchdog._WATCHDOG.hubs.clear()
+    watchdog._WATCHDOG.ring()
+    assert wait_for(lambda: watchdog._WATCHDOG._unclaimed)
+
+
 # ------------------------------------------------------------- whole servers
 
 
