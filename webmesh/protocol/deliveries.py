@@ -1,0 +1,156 @@
+"""At-least-once: what was delivered and not yet acknowledged, and when it is delivered again.
+
+Pure: the clock's reading is passed in; sending is the caller's. One table serves one subscriber or one group. A
+subscriber that answers with an error is treated like one that is silent: the wait before the next attempt is the
+back-off, and until it is over the message counts as that member's, so that others are preferred for new ones.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+M = TypeVar("M")
+T = TypeVar("T", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivery:
+    """When a message that nobody acknowledges is delivered again, in seconds.
+
+    Attributes:
+        first: After the first delivery; each further wait is *factor* times as long, up to *most*.
+        attempts: Deliveries of one message; after the last it is a dead letter.
+    """
+
+    first: float = 5.0
+    factor: float = 2.0
+    most: float = 60.0
+    attempts: int = 5
+
+    def wait(self, attempt: int) -> float:
+        """Seconds to wait for the acknowledgement of delivery number *attempt*, from 1."""
+        try:
+            return min(self.most, self.first * self.factor ** (attempt - 1))
+        except OverflowError:
+            return self.most
+
+
+@dataclass(slots=True)
+class Delivery(Generic[M, T]):
+    """One message on its way.
+
+    Attributes:
+        number: Names it within its table; the wire's `id`.
+        attempt: How many times it has been sent.
+        to: Who has it now; `None` while nobody has.
+        due: The clock's reading at which its acknowledgement is late.
+    """
+
+    number: int
+    message: M
+    attempt: int = 0
+    to: T | None = None
+    due: float = 0.0
+
+
+class Deliveries(Generic[M, T]):
+    """Messages that await their acknowledgement.
+
+    A message is in one of two states: *waiting* for somebody to take it, or *pending* at a member.
+
+    Args:
+        most: Messages of both kinds; the caller stops at it.
+    """
+
+    def __init__(self, redelivery: Redelivery, *, most: int) -> None:
+        self._redelivery = redelivery
+        self._most = most
+        self._next = 0
+        self._open: dict[int, Delivery[M, T]] = {}
+        self._waiting: list[int] = []  # a heap: the oldest message goes first, also when it comes back
+        self._pending: dict[T, dict[int, None]] = {}
+
+    def __len__(self) -> int:
+        """Messages that are not yet acknowledged."""
+        return len(self._open)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further message has room."""
+        return len(self._open) >= self._most
+
+    def pending(self, member: T) -> int:
+        """Messages that *member* has and has not acknowledged."""
+        return len(self._pending.get(member, ()))
+
+    def add(self, message: M) -> Delivery[M, T]:
+        """Enter a message; it waits."""
+        delivery: Delivery[M, T] = Delivery(self._next, message)
+        self._next += 1
+        self._open[delivery.number] = delivery
+        heapq.heappush(self._waiting, delivery.number)
+        return delivery
+
+    def take(self, member: T, now: float) -> Delivery[M, T] | None:
+        """The oldest message that waits, now pending at *member*; `None` when none does."""
+        while self._waiting:
+            delivery = self._open.get(heapq.heappop(self._waiting))
+            if delivery is not None and delivery.to is None:
+                delivery.attempt += 1
+                delivery.to = member
+                delivery.due = now + self._redelivery.wait(delivery.attempt)
+                self._pending.setdefault(member, {})[delivery.number] = None
+                return delivery
+        return None
+
+    def acknowledge(self, number: int, member: T) -> bool:
+        """*member* has handled it; False when it is nobody's any more, or another's."""
+        delivery = self._open.get(number)
+        if delivery is None or delivery.to != member:
+            return False
+        self._release(delivery)
+        del self._open[number]
+        return True
+
+    def leave(self, member: T) -> int:
+        """*member* has gone: what it had waits for another, at once. Returns how many that are."""
+        numbers = list(self._pending.get(member, ()))
+        for number in numbers:
+            self._wait_again(self._open[number])
+        return len(numbers)
+
+    def late(self, now: float) -> list[Delivery[M, T]]:
+        """Take back what was not acknowledged in time; returns those that were tried often enough: dead letters.
+
+        The others wait for the next `take`.
+        """
+        dead = []
+        overdue = [delivery for delivery in self._open.values() if delivery.to is not None and delivery.due <= now]
+        for delivery in overdue:
+            if delivery.attempt >= self._redelivery.attempts:
+                self._release(delivery)
+                del self._open[delivery.number]
+                dead.append(delivery)
+            else:
+                self._wait_again(delivery)
+        return dead
+
+    def next_late(self) -> float | None:
+        """The clock's reading at which `late` has something to do."""
+        return min((delivery.due for delivery in self._open.values() if delivery.to is not None), default=None)
+
+    def _wait_again(self, delivery: Delivery[M, T]) -> None:
+        self._release(delivery)
+        heapq.heappush(self._waiting, delivery.number)
+
+    def _release(self, delivery: Delivery[M, T]) -> None:
+        member, delivery.to = delivery.to, None
+        if member is None:
+            return
+        numbers = self._pending[member]
+        del numbers[delivery.number]
+        if not numbers:
+            del self._pending[member]

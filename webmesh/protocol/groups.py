@@ -1,0 +1,56 @@
+"""Which member of a group gets a message: the one that has the fewest in hand.
+
+Pure. Members with equally few take turns, so that an idle group shares its work evenly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Group(Generic[T]):
+    """The members of one group, and whose turn it is.
+
+    Args:
+        pending: How many messages a member has in hand.
+    """
+
+    __slots__ = ("_members", "_pending")
+
+    def __init__(self, pending: Callable[[T], int]) -> None:
+        self._members: dict[T, None] = {}
+        self._pending = pending
+
+    def __len__(self) -> int:
+        """Members."""
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[T]:
+        """The members; who was chosen longest ago first."""
+        return iter(tuple(self._members))
+
+    def join(self, member: T) -> None:
+        """Add a member; it is the next one to be chosen among equals."""
+        if member not in self._members:
+            self._members = {member: None, **self._members}
+
+    def leave(self, member: T) -> None:
+        """Remove a member; does nothing for one that is not there."""
+        self._members.pop(member, None)
+
+    def choose(self, *, without: T | None = None) -> T | None:
+        """The member with the fewest messages in hand; `None` when there is nobody.
+
+        Args:
+            without: Not this one, as when the publisher is a member and wants no echo.
+        """
+        candidates = [member for member in self._members if member != without]
+        if not candidates:
+            return None
+        chosen = min(candidates, key=self._pending)  # the first among equals: who was chosen longest ago
+        del self._members[chosen]
+        self._members[chosen] = None
+        return chosen

@@ -1,0 +1,112 @@
+"""The history of one topic: numbered messages, bounded by count and age, and what a subscriber missed.
+
+Pure: the clock's reading and the epoch are passed in. Offsets count from 1 within one epoch and are never used
+again; an epoch is lost with the log itself, so a subscriber that names another one has missed an unknown number of
+messages. Wire form: docs/PROTOCOL.md sections 4 and 6.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Generic, NamedTuple, TypeVar
+
+M = TypeVar("M")
+
+
+class Entry(NamedTuple, Generic[M]):
+    """One message of a log: its offset, what it is, and the clock's reading at which it came."""
+
+    offset: int
+    message: M
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered(Generic[M]):
+    """What a subscriber gets that was away.
+
+    Attributes:
+        complete: Whether *entries* are all that came after its offset; where it is false there are none.
+    """
+
+    complete: bool
+    entries: list[Entry[M]]
+
+
+class TopicLog(Generic[M]):
+    """Messages of one topic, oldest first.
+
+    Args:
+        epoch: Names this numbering; another log of the same topic needs another one.
+        most: Messages that are kept; 0 keeps none and only counts.
+        ttl: Seconds that a message is kept; `None` for as long as there is room.
+        first: The offset of the first message.
+    """
+
+    def __init__(self, epoch: str, *, most: int, ttl: float | None = None, first: int = 1) -> None:
+        self.epoch = epoch
+        self._most = most
+        self._ttl = ttl
+        self._entries: deque[Entry[M]] = deque(maxlen=most)
+        self._next = first
+
+    @property
+    def offset(self) -> int:
+        """That of the newest message ever; one below the first before there was any."""
+        return self._next - 1
+
+    def __len__(self) -> int:
+        """Messages that are kept, also those whose time is over and that nothing has looked at since."""
+        return len(self._entries)
+
+    def append(self, message: M, now: float) -> int:
+        """Number a message and keep it; returns its offset."""
+        offset = self._next
+        self._next += 1
+        self._entries.append(Entry(offset, message, now))
+        self.expire(now)
+        return offset
+
+    def expire(self, now: float) -> None:
+        """Let go of what is too old."""
+        if self._ttl is not None:
+            while self._entries and self._entries[0].at <= now - self._ttl:
+                self._entries.popleft()
+
+    def after(self, offset: int, epoch: str, now: float) -> Recovered[M]:
+        """What came after *offset* of *epoch*: all of it, or nothing."""
+        self.expire(now)
+        oldest = self._entries[0].offset if self._entries else self._next
+        if epoch != self.epoch or not oldest - 1 <= offset <= self.offset:
+            return Recovered(False, [])
+        return Recovered(True, list(islice(self._entries, offset - oldest + 1, None)))
+
+    def newest(self, now: float) -> Entry[M] | None:
+        """The last message, unless its time is over."""
+        self.expire(now)
+        return self._entries[-1] if self._entries else None
+
+    def recent(self, seconds: float, now: float) -> list[Entry[M]]:
+        """What is kept of the last so many seconds."""
+        self.expire(now)
+        found = list(_until_older(reversed(self._entries), now - seconds))
+        found.reverse()
+        return found
+
+    def page(self, now: float, *, after: int = 0, most: int | None = None, reverse: bool = False) -> list[Entry[M]]:
+        """Part of what is kept: the messages above offset *after*, oldest first, or newest first with *reverse*."""
+        self.expire(now)
+        kept = [entry for entry in self._entries if entry.offset > after]
+        if reverse:
+            kept.reverse()
+        return kept if most is None else kept[:most]
+
+
+def _until_older(entries: Iterator[Entry[M]], than: float) -> Iterator[Entry[M]]:
+    for entry in entries:
+        if entry.at <= than:
+            return
+        yield entry
