@@ -132,6 +132,27 @@ class TopicTrie(Generic[V]):
                     open_ends.append((fixed, None, depth + 1))
         return found
 
+    def select(self, pattern: Segments) -> Iterator[V]:
+        """The values at all topics that *pattern* matches, where what was put here are topics and no patterns.
+
+        It costs by what matches, and by the topics that agree with the pattern's start.
+        """
+        ways: list[tuple[_Node[V], int]] = [(self._root, 0)]
+        while ways:
+            node, depth = ways.pop()
+            if depth == len(pattern):
+                yield from node.values or ()
+                continue
+            below = node.below or {}
+            if pattern[depth] == REST:
+                for lower in below.values():
+                    yield from lower.values or ()
+                    ways.append((lower, depth))
+            elif pattern[depth] == ONE:
+                ways.extend((lower, depth + 1) for lower in below.values())
+            elif pattern[depth] in below:
+                ways.append((below[pattern[depth]], depth + 1))
+
     def __iter__(self) -> Iterator[tuple[Segments, V]]:
         """All pairs of a pattern and a value."""
         ways: list[tuple[Segments, _Node[V]]] = [((), self._root)]

@@ -1,0 +1,186 @@
+"""The engine in an SQLite file: the contract, and what a restart leaves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.contract import KEPT, RETAINED, WORK, BrokerContract, RecordingSink, message
+from tests.processes import ENVIRONMENT
+from webmesh.brokers import one_node
+from webmesh.brokers.base import Keep, Since
+from webmesh.brokers.sqlite import SqliteBroker
+from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, Overloaded
+from webmesh.testing import FakeClock
+
+
+class TestSqlite(BrokerContract):
+    """By a clock that does not wait."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path):
+        self.clock, self.path = FakeClock(), tmp_path / "topics.db"
+
+    def open_broker(self, number: int) -> SqliteBroker:
+        return SqliteBroker(self.path, clock=self.clock)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+
+@pytest.fixture
+def restarted(tmp_path: Path):
+    """Makes an engine of the same file as the one before, which is stopped: `broker, sink = restarted()`."""
+    clock, running = FakeClock(), []
+
+    def restart() -> tuple[SqliteBroker, RecordingSink]:
+        for broker in running:
+            broker.stop()
+        broker, sink = SqliteBroker(tmp_path / "topics.db", clock=clock), RecordingSink()
+        broker.start(sink)
+        running.append(broker)
+        return broker, sink
+
+    yield restart
+    for broker in running:
+        broker.stop()
+
+
+def test_a_restart_keeps_history_and_its_numbers(restarted):
+    """In the same epoch, so that a subscriber recovers as if nothing had been."""
+    broker, _ = restarted()
+    epoch = broker.publish(message(payload=1), KEPT).epoch
+    broker, _ = restarted()
+    assert (2, epoch, False) == broker.publish(message(payload=2), KEPT)
+    found = broker.history("a/b", Since(0, epoch))
+    assert (True, [1, 2]) == (found.complete, [one.payload for one in found.items])
+    assert [1, 2] == [one.offset for one in found.items]
+
+
+def test_a_restart_keeps_values_ids_and_records(restarted):
+    """What is retained, what was published already, and what is held for others."""
+    broker, _ = restarted()
+    broker.publish(message(payload={"x": b"\x00"}, mine="y"), RETAINED)
+    broker.publish(message("b", dedupe_id="d"), KEPT)
+    broker.put("wills", "s", [1, "ü"], 60.0)
+    broker, _ = restarted()
+    (value,) = broker.retained(("**",))
+    assert ({"x": b"\x00"}, {"mine": "y"}) == (value.payload, dict(value.headers))
+    assert broker.publish(message("b", dedupe_id="d"), KEPT).duplicate
+    assert [1, "ü"] == broker.claim("wills", "s")
+
+
+def test_a_restart_gives_a_group_what_it_had_not_done(restarted):
+    """In order, before what comes after; what was done is gone."""
+    broker, sink = restarted()
+    keep = Keep(history=9, ack=True)
+    broker.join(WORK, 2, durable=True)
+    for number in range(4):
+        broker.publish(message("jobs/1", number), keep)
+    broker.done(WORK, sink.given[0][2])
+
+    broker, sink = restarted()
+    broker.publish(message("jobs/1", 4), keep)
+    broker.join(WORK, 9, durable=True)
+
+    assert [1, 2, 3, 4] == [one.payload for _, one, _ in sink.given]
+    assert [2, 3, 4, 5] == [one.offset for _, one, _ in sink.given]
+
+
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path):
+    """The end of the process at any moment loses nothing that it had answered."""
+    program = """
+import sys
+from tests.brokers.contract import KEPT, RecordingSink, message
+from webmesh.brokers.sqlite import SqliteBroker
+broker = SqliteBroker(sys.argv[1])
+broker.start(RecordingSink())
+while True:
+    print(broker.publish(message("a/b", "x" * 100), KEPT).offset, flush=True)
+"""
+    path, acknowledged = tmp_path / "topics.db", 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
+        for _ in range(20):
+            process.stdout.readline()
+        process.kill()
+        acknowledged = int((process.stdout.read().split("\n")[-2:-1] or ["0"])[0]) or acknowledged
+        process.wait()
+        process.stdout.close()
+    broker = SqliteBroker(path)
+    broker.start(RecordingSink())
+    found = broker.history("a/b", Since())
+    broker.stop()
+    assert found.offset >= acknowledged >= 20
+    assert list(range(found.offset - 4, found.offset + 1)) == [one.offset for one in found.items]
+
+
+def test_one_process_uses_a_file_at_a_time(restarted, tmp_path: Path):
+    """Two that number the same topics would give one number twice."""
+    restarted()
+    with pytest.raises(BrokerUnavailable, match="locked"):
+        SqliteBroker(tmp_path / "topics.db").start(RecordingSink())
+
+
+@pytest.mark.parametrize("content", [b"this is no database, whatever its name says" * 100, None])
+def test_a_file_that_cannot_be_used_is_told(tmp_path: Path, content: bytes | None):
+    """With its path; and the engine is not up."""
+    path = tmp_path / "x.db" if content else tmp_path / "no" / "x.db"
+    if content:
+        path.write_bytes(content)
+    broker = SqliteBroker(path)
+    with pytest.raises(BrokerUnavailable, match="x.db"):
+        broker.start(RecordingSink())
+    assert not broker.up
+
+
+def test_tables_of_another_version_are_left_alone(restarted, tmp_path: Path):
+    """A newer program's file is not touched by an older one."""
+    broker, _ = restarted()
+    broker._storage._run("PRAGMA user_version = 99")
+    broker.stop()
+    with pytest.raises(BrokerUnavailable, match="version 99"):
+        SqliteBroker(tmp_path / "topics.db").start(RecordingSink())
+
+
+def test_the_option_is_checked():
+    """Before anything is opened."""
+    with pytest.raises(ConfigurationError, match="normal"):
+        SqliteBroker("x", synchronous="sometimes")
+
+
+def test_a_message_that_cannot_be_kept_takes_no_number(restarted):
+    """All of a publication is written, or nothing."""
+    broker, _ = restarted()
+    broker.publish(message(payload=1), KEPT)
+    with pytest.raises(BrokerError, match="cannot be kept"):
+        broker.publish(message(payload=object()), KEPT)
+    assert 2 == broker.publish(message(payload=2), KEPT).offset
+
+
+@pytest.mark.row(86)
+def test_its_tables_are_bounded(restarted, monkeypatch: pytest.MonkeyPatch):
+    """Topics are refused, dedupe ids forgotten."""
+    monkeypatch.setattr(one_node, "MOST_TOPICS", 2)
+    monkeypatch.setattr(one_node, "DEDUPE_MOST", 2)
+    broker, _ = restarted()
+    for name in "abcd":
+        broker.publish(message("a", dedupe_id=name), KEPT)
+    assert [(2,)] == broker._storage._run("SELECT count(*) FROM seen")
+    broker.publish(message("b"), Keep(history=1, retain=True))
+    with pytest.raises(Overloaded):
+        broker.publish(message("c"), KEPT)
+    broker.publish(message("a"), RETAINED)
+    with pytest.raises(Overloaded):
+        broker.publish(message("c"), RETAINED)
+
+
+def test_what_is_stopped_says_so(restarted):
+    """Nothing is lost silently."""
+    broker, _ = restarted()
+    broker.stop()
+    with pytest.raises(BrokerUnavailable):
+        broker.publish(message(), KEPT)

@@ -1,0 +1,1 @@
+"""Engines of topics: what carries, numbers and keeps publications."""

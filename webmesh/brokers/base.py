@@ -1,0 +1,183 @@
+"""The contract of an engine: what carries publications between nodes, numbers them and keeps them.
+
+One page on it, for who writes another engine: docs/BROKERS.md. `memory` is the reference. An engine knows nothing of
+connections: who subscribes to what, acknowledgements of single subscribers and rights are the node's business.
+
+All methods are called in the hub of the node, may switch there, and raise `BrokerError`s only. What an engine tells
+the node it tells in that hub too.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from webmesh.protocol.publication import Publication
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How a topic is kept; see `WebMeshServer.topic`.
+
+    Attributes:
+        history: Publications that stay readable; 0 for none.
+        ttl: Seconds that they stay; `None` for as long as there is room.
+        retain: Whether the newest stays as the value that new subscribers get.
+        ack: Whether each delivery must be acknowledged: then groups outlive their members.
+    """
+
+    history: int = 0
+    ttl: float | None = None
+    retain: bool = False
+    ack: bool = False
+
+    @property
+    def numbered(self) -> bool:
+        """Whether publications get offsets."""
+        return self.history > 0 or self.ack
+
+
+class Accepted(NamedTuple):
+    """An engine has taken a publication.
+
+    Attributes:
+        offset, epoch: Its number, where the topic is numbered.
+        duplicate: It was there already, and nothing was published.
+    """
+
+    offset: int | None = None
+    epoch: str | None = None
+    duplicate: bool = False
+
+
+class GroupName(NamedTuple):
+    """A group: subscribers of one pattern that share its messages."""
+
+    pattern: tuple[str, ...]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Part of a topic's past.
+
+    Attributes:
+        items: Oldest first, unless the newest were asked for first.
+        offset: The newest publication's ever.
+        epoch: In which these offsets count.
+        complete: Whether *items* are everything after the offset that was asked for; where not, there are none.
+    """
+
+    items: list[Publication]
+    offset: int
+    epoch: str
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """From where to read: after an offset of an epoch, or the last so many seconds; neither reads all."""
+
+    offset: int | None = None
+    epoch: str | None = None
+    seconds: float | None = None
+
+
+class Sink(Protocol):
+    """What an engine tells the node that uses it."""
+
+    def deliver(self, publication: Publication) -> None:
+        """A publication for one of the patterns that the node wants; in order for each publisher and topic."""
+
+    def work(self, group: GroupName, publication: Publication, token: Any) -> None:
+        """A publication that this node alone has for one member of a group; it answers with `Broker.done`."""
+
+    def gap(self, reason: str) -> None:
+        """Publications may have been missed since the last one that was delivered."""
+
+    def health(self, up: bool, reason: str) -> None:
+        """The engine can be reached no longer, or again."""
+
+
+class Broker(ABC):
+    """An engine. One instance serves one node."""
+
+    @abstractmethod
+    def start(self, sink: Sink) -> None:
+        """Connect; from now on *sink* is told.
+
+        Raises:
+            BrokerUnavailable: It cannot be reached.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Disconnect; nothing is told any more. What is kept stays where the engine keeps it."""
+
+    @property
+    @abstractmethod
+    def up(self) -> bool:
+        """Whether it can be reached."""
+
+    # -------------------------------------------------------------- publications
+
+    @abstractmethod
+    def publish(self, publication: Publication, keep: Keep) -> Accepted:
+        """Number and keep a publication as *keep* says, and carry it to every node that wants it.
+
+        Raises:
+            BrokerUnavailable: It cannot be reached; nothing was published.
+        """
+
+    @abstractmethod
+    def want(self, pattern: tuple[str, ...]) -> None:
+        """Deliver what is published on topics that match. Wanting one twice needs it unwanted twice."""
+
+    @abstractmethod
+    def unwant(self, pattern: tuple[str, ...]) -> None:
+        """Deliver them no longer."""
+
+    @abstractmethod
+    def history(self, topic: str, since: Since, *, most: int | None = None, reverse: bool = False) -> History:
+        """What is kept of a topic."""
+
+    @abstractmethod
+    def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
+        """The retained values of all topics that match."""
+
+    # -------------------------------------------------------------------- groups
+
+    @abstractmethod
+    def join(self, group: GroupName, window: int, *, durable: bool) -> None:
+        """This node has members of *group*: give it its share, at most *window* publications that are not done.
+
+        Args:
+            durable: Whether what comes while no node has members waits for the next one.
+        """
+
+    @abstractmethod
+    def leave(self, group: GroupName) -> None:
+        """This node has no member any more: what it has not done goes to others."""
+
+    @abstractmethod
+    def done(self, group: GroupName, token: Any) -> None:
+        """A publication that was given as work needs no further delivery."""
+
+    # ------------------------------------------------------------------- records
+
+    @abstractmethod
+    def put(self, table: str, key: str, value: Any, ttl: float) -> None:
+        """Keep a record for all nodes, for *ttl* seconds; a later one with the same key replaces it."""
+
+    @abstractmethod
+    def claim(self, table: str, key: str) -> Any | None:
+        """Take a record away; of all who try, one gets it and the others get `None`."""
+
+    @abstractmethod
+    def records(self, table: str) -> Mapping[str, Any]:
+        """The records of a table whose time is not over."""
+
+
+Opener = Callable[..., Broker]

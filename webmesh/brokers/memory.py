@@ -1,0 +1,153 @@
+"""The engine in this process's memory: one node, no server to run, nothing kept across a restart."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from webmesh.brokers import one_node
+from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
+from webmesh.brokers.one_node import OneNodeBroker
+from webmesh.deadline import Clock
+from webmesh.exceptions import Overloaded
+from webmesh.protocol.publication import Publication
+from webmesh.protocol.topic_log import TopicLog
+from webmesh.protocol.topic_trie import TopicTrie
+
+
+class MemoryBroker(OneNodeBroker):
+    """`memory://`: see `Broker`."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        super().__init__(MemoryStorage(), clock)
+
+
+class MemoryStorage:
+    """See `one_node.Storage`."""
+
+    def __init__(self) -> None:
+        self._epoch = os.urandom(6).hex()
+        self._logs: dict[str, TopicLog[Publication]] = {}
+        self._retained: dict[str, Publication] = {}
+        self._retained_topics: TopicTrie[str] = TopicTrie()
+        self._seen: OrderedDict[tuple[str, str], tuple[float, Accepted]] = OrderedDict()
+        self._records: dict[str, dict[str, tuple[float, Any]]] = {}
+
+    def open(self) -> Iterable[tuple[GroupName, list[tuple[int, Publication]]]]:
+        """See `Storage.open`."""
+        return ()
+
+    def close(self) -> None:
+        """See `Storage.close`."""
+
+    # -------------------------------------------------------------- publications
+
+    def remembered(self, publication: Publication, now: float) -> Accepted | None:
+        """See `Storage.remembered`."""
+        seen = self._seen
+        while seen and next(iter(seen.values()))[0] <= now - one_node.DEDUPE_WINDOW:
+            seen.popitem(last=False)
+        found = seen.get((publication.topic, publication.dedupe_id or ""))
+        return None if found is None else found[1]
+
+    def keep(self, publication: Publication, keep: Keep, now: float) -> None:
+        """See `Storage.keep`."""
+        topic = publication.topic
+        if keep.numbered:
+            self._check_room(self._logs, topic)
+        if keep.retain:
+            self._check_room(self._retained, topic)
+        if keep.numbered:
+            self._number(publication, keep, now)
+        if keep.retain:
+            self._retain(publication)
+        if publication.dedupe_id is not None:
+            if len(self._seen) >= one_node.DEDUPE_MOST:
+                self._seen.popitem(last=False)
+            self._seen[topic, publication.dedupe_id] = (now, Accepted(publication.offset, publication.epoch))
+
+    def _check_room(self, table: Mapping[str, object], topic: str) -> None:
+        if topic not in table and len(table) >= one_node.MOST_TOPICS:
+            raise Overloaded(f"{len(table)} topics are kept, the limit; {topic} would be one more")
+
+    def _number(self, publication: Publication, keep: Keep, now: float) -> None:
+        log = self._logs.get(publication.topic)
+        if log is None:
+            log = self._logs[publication.topic] = TopicLog(self._epoch, most=keep.history, ttl=keep.ttl)
+        publication.offset, publication.epoch = log.offset + 1, log.epoch
+        log.append(publication, now)
+
+    def _retain(self, publication: Publication) -> None:
+        """Null takes the retained value away, as with MQTT."""
+        topic = publication.topic
+        if publication.payload is None:
+            self._forget(topic)
+            return
+        self._retained_topics.add(tuple(topic.split("/")), topic)
+        self._retained[topic] = publication
+
+    def _forget(self, topic: str) -> None:
+        if self._retained.pop(topic, None) is not None:
+            self._retained_topics.remove(tuple(topic.split("/")), topic)
+
+    def history(self, topic: str, since: Since, now: float, *, most: int | None, reverse: bool) -> History:
+        """See `Storage.history`."""
+        log = self._logs.get(topic)
+        if log is None:
+            complete = since.offset is None or (since.offset == 0 and since.epoch == self._epoch)
+            return History([], 0, self._epoch, complete)
+        complete = True
+        if since.seconds is not None:
+            found = log.recent(since.seconds, now)
+        elif since.offset is not None and not reverse:
+            recovered = log.after(since.offset, since.epoch or "", now)
+            found, complete = recovered.entries, recovered.complete
+        else:
+            found = log.page(now, after=since.offset or 0)
+        items = [entry.message for entry in found if not entry.message.expired(now)]
+        if reverse:
+            items.reverse()
+        return History(items if most is None else items[:most], log.offset, log.epoch, complete)
+
+    def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
+        """See `Storage.retained`."""
+        found = [self._retained[topic] for topic in self._retained_topics.select(pattern)]
+        for one in found:
+            if one.expired(now):
+                self._forget(one.topic)
+        return [one.as_retained() for one in found if not one.expired(now)]
+
+    # ------------------------------------------------------- groups and records
+
+    def add_group(self, group: GroupName) -> None:
+        """See `Storage.add_group`; the broker's own tables are all there is."""
+
+    def add_work(self, group: GroupName, token: int, publication: Publication) -> None:
+        """See `Storage.add_work`."""
+
+    def drop_work(self, group: GroupName, token: int) -> None:
+        """See `Storage.drop_work`."""
+
+    def put(self, table: str, key: str, value: Any, until: float) -> None:
+        """See `Storage.put`."""
+        self._records.setdefault(table, {})[key] = (until, value)
+
+    def claim(self, table: str, key: str, now: float) -> Any | None:
+        """See `Storage.claim`."""
+        value = self.records(table, now).get(key)
+        kept = self._records.get(table)
+        if kept is not None:
+            kept.pop(key, None)
+            if not kept:
+                del self._records[table]
+        return value
+
+    def records(self, table: str, now: float) -> Mapping[str, Any]:
+        """See `Storage.records`."""
+        kept = self._records.get(table, {})
+        for key in [key for key, (until, _) in kept.items() if until <= now]:
+            del kept[key]
+        return {key: value for key, (_, value) in kept.items()}

@@ -1,0 +1,263 @@
+"""What engines of one node share: live messages and groups. What is kept, and where, is their `Storage`'s business."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
+from webmesh.deadline import Clock
+from webmesh.exceptions import Overloaded
+from webmesh.protocol.publication import Publication
+from webmesh.protocol.topic_trie import TopicTrie
+
+DEDUPE_WINDOW = 120.0
+"""Seconds for which a dedupe id is remembered (JetStream's default)."""
+
+DEDUPE_MOST = 100_000
+"""Dedupe ids that are remembered; the oldest goes first."""
+
+MOST_TOPICS = 100_000
+"""Topics that are kept at a time: a publisher may name as many as it likes."""
+
+GROUP_BACKLOG = 10_000
+"""Publications that wait for a group without room for them. Beyond it the oldest is dropped, or publishing is refused
+where each must be acknowledged."""
+
+
+class Storage(Protocol):
+    """What one engine keeps. *now* is the reading of the clock that the engine was given."""
+
+    def open(self) -> Iterable[tuple[GroupName, list[tuple[int, Publication]]]]:
+        """Begin; returns the durable groups that were there, each with what it has to do, oldest first."""
+
+    def close(self) -> None:
+        """End."""
+
+    def remembered(self, publication: Publication, now: float) -> Accepted | None:
+        """What a publication of the same dedupe id got, if that is still known."""
+
+    def keep(self, publication: Publication, keep: Keep, now: float) -> None:
+        """Give the publication its number, keep it as *keep* says and remember its dedupe id; all of it or nothing.
+
+        Raises:
+            Overloaded: Too many topics are kept.
+        """
+
+    def history(self, topic: str, since: Since, now: float, *, most: int | None, reverse: bool) -> History:
+        """See `Broker.history`."""
+
+    def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
+        """See `Broker.retained`."""
+
+    def add_work(self, group: GroupName, token: int, publication: Publication) -> None:
+        """A durable group has more to do."""
+
+    def drop_work(self, group: GroupName, token: int) -> None:
+        """A durable group has this no longer to do."""
+
+    def add_group(self, group: GroupName) -> None:
+        """A durable group begins."""
+
+    def put(self, table: str, key: str, value: Any, until: float) -> None:
+        """See `Broker.put`."""
+
+    def claim(self, table: str, key: str, now: float) -> Any | None:
+        """See `Broker.claim`."""
+
+    def records(self, table: str, now: float) -> Mapping[str, Any]:
+        """See `Broker.records`."""
+
+
+class OneNodeBroker(Broker):
+    """An engine whose only node is this one.
+
+    Args:
+        clock: Monotonic, or the wall clock where what is kept outlives the process.
+    """
+
+    def __init__(self, storage: Storage, clock: Clock = time.monotonic) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._sink: Sink | None = None
+        self._wanted: dict[tuple[str, ...], int] = {}
+        self._interest: TopicTrie[tuple[str, ...]] = TopicTrie()
+        self._groups: TopicTrie[GroupName] = TopicTrie()
+        self._queues: dict[GroupName, _Queue] = {}
+
+    def start(self, sink: Sink) -> None:
+        """See `Broker.start`."""
+        for group, work in self._storage.open():
+            self._queue(group).restore(work)
+        self._sink = sink
+
+    def stop(self) -> None:
+        """See `Broker.stop`."""
+        if self._sink is not None:
+            self._sink = None
+            for queue in self._queues.values():
+                queue.close()
+            self._storage.close()
+
+    @property
+    def up(self) -> bool:
+        """While it is started."""
+        return self._sink is not None
+
+    # -------------------------------------------------------------- publications
+
+    def publish(self, publication: Publication, keep: Keep) -> Accepted:
+        """See `Broker.publish`.
+
+        Raises:
+            Overloaded: Too many topics are kept already, or a group of acknowledged messages has too many to do.
+        """
+        now = self._clock()
+        before = None if publication.dedupe_id is None else self._storage.remembered(publication, now)
+        if before is not None:
+            return before._replace(duplicate=True)
+        segments = tuple(publication.topic.split("/"))
+        queues = [self._queues[name] for name in self._groups.match(segments)]
+        if keep.ack and any(queue.full for queue in queues):
+            raise Overloaded(f"a group of {publication.topic} has {GROUP_BACKLOG} messages to do")
+        publication = replace(publication, at=now)
+        self._storage.keep(publication, keep, now)
+        if self._sink is not None and self._interest.match(segments):
+            self._sink.deliver(publication)
+        for queue in queues:
+            queue.put(publication)
+        return Accepted(publication.offset, publication.epoch)
+
+    def want(self, pattern: tuple[str, ...]) -> None:
+        """See `Broker.want`."""
+        self._wanted[pattern] = self._wanted.get(pattern, 0) + 1
+        self._interest.add(pattern, pattern)
+
+    def unwant(self, pattern: tuple[str, ...]) -> None:
+        """See `Broker.unwant`."""
+        count = self._wanted.pop(pattern, 0) - 1
+        if count > 0:
+            self._wanted[pattern] = count
+        else:
+            self._interest.remove(pattern, pattern)
+
+    def history(self, topic: str, since: Since, *, most: int | None = None, reverse: bool = False) -> History:
+        """See `Broker.history`."""
+        return self._storage.history(topic, since, self._clock(), most=most, reverse=reverse)
+
+    def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
+        """See `Broker.retained`."""
+        return self._storage.retained(pattern, self._clock())
+
+    # -------------------------------------------------------------------- groups
+
+    def join(self, group: GroupName, window: int, *, durable: bool) -> None:
+        """See `Broker.join`."""
+        assert self._sink is not None
+        queue = self._queue(group)
+        if durable and not queue.durable:
+            self._storage.add_group(group)
+        queue.open(self._sink, window, durable=durable)
+
+    def _queue(self, group: GroupName) -> _Queue:
+        queue = self._queues.get(group)
+        if queue is None:
+            queue = self._queues[group] = _Queue(group, self._storage)
+            self._groups.add(group.pattern, group)
+        return queue
+
+    def leave(self, group: GroupName) -> None:
+        """See `Broker.leave`."""
+        queue = self._queues.get(group)
+        if queue is not None:
+            queue.close()
+            if not queue.durable:
+                del self._queues[group]
+                self._groups.remove(group.pattern, group)
+
+    def done(self, group: GroupName, token: Any) -> None:
+        """See `Broker.done`."""
+        queue = self._queues.get(group)
+        if queue is not None:
+            queue.done(token)
+
+    # ------------------------------------------------------------------- records
+
+    def put(self, table: str, key: str, value: Any, ttl: float) -> None:
+        """See `Broker.put`."""
+        self._storage.put(table, key, value, self._clock() + ttl)
+
+    def claim(self, table: str, key: str) -> Any | None:
+        """See `Broker.claim`."""
+        return self._storage.claim(table, key, self._clock())
+
+    def records(self, table: str) -> Mapping[str, Any]:
+        """See `Broker.records`."""
+        return self._storage.records(table, self._clock())
+
+
+class _Queue:
+    """What one group has to do: publications that wait, and those that were given to the node."""
+
+    def __init__(self, group: GroupName, storage: Storage) -> None:
+        self.durable = False
+        self._group = group
+        self._storage = storage
+        self._sink: Sink | None = None
+        self._window = 0
+        self._next = 0
+        self._waiting: deque[tuple[int, Publication]] = deque()
+        self._given: dict[int, Publication] = {}
+        self._giving = False
+
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) >= GROUP_BACKLOG
+
+    def restore(self, work: list[tuple[int, Publication]]) -> None:
+        """It was there before this process."""
+        self.durable = True
+        self._waiting.extend(work)
+        self._next = max((token for token, _ in work), default=-1) + 1
+
+    def open(self, sink: Sink, window: int, *, durable: bool) -> None:
+        self._sink, self._window, self.durable = sink, window, durable
+        self._give()
+
+    def close(self) -> None:
+        self._sink = None
+        self._waiting.extendleft(reversed(self._given.items()))
+        self._given.clear()
+
+    def put(self, publication: Publication) -> None:
+        if self.full:
+            self._drop(self._waiting.popleft()[0])
+        if self.durable:
+            self._storage.add_work(self._group, self._next, publication)
+        self._waiting.append((self._next, publication))
+        self._next += 1
+        self._give()
+
+    def done(self, token: int) -> None:
+        if self._given.pop(token, None) is not None:
+            self._drop(token)
+            self._give()
+
+    def _drop(self, token: int) -> None:
+        if self.durable:
+            self._storage.drop_work(self._group, token)
+
+    def _give(self) -> None:
+        if self._giving:  # the node was done at once: the loop below goes on with the next
+            return
+        self._giving = True
+        try:
+            while self._sink is not None and self._waiting and len(self._given) < self._window:
+                token, publication = self._waiting.popleft()
+                self._given[token] = publication
+                self._sink.work(self._group, publication, token)
+        finally:
+            self._giving = False

@@ -1,0 +1,291 @@
+"""The engine in an SQLite file: one node that keeps its history, groups and wills across a restart, with no server.
+
+Written in WAL mode, each publication in a transaction of its own, before it is answered: what was acknowledged
+survives the end of the process, however it ends. Whether it survives the loss of power too is `synchronous`'
+business. Statements run in the hub: each takes some 20 us and waits for no disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any, cast
+
+from webmesh.brokers import one_node
+from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
+from webmesh.brokers.one_node import OneNodeBroker
+from webmesh.deadline import Clock
+from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, Overloaded, SerializationError
+from webmesh.message_serializers import MessagePackSerializer
+from webmesh.options import Limits
+from webmesh.protocol.publication import Publication, read_stored
+from webmesh.protocol.topic_trie import TopicTrie
+
+SYNCHRONOUS = ("off", "normal", "full", "extra")
+"""SQLite's own words. `normal` survives the end of the process, `full` also that of the machine (one fsync each)."""
+
+VERSION = 1
+"""Of the tables below; stands in the file as its `user_version`."""
+
+_SCHEMA = """
+CREATE TABLE topics (topic TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE log (
+    topic TEXT, number INTEGER, at REAL, until REAL, message BLOB, PRIMARY KEY (topic, number)
+) WITHOUT ROWID;
+CREATE TABLE retained (topic TEXT PRIMARY KEY, message BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE seen (topic TEXT, id TEXT, at REAL, number INTEGER, PRIMARY KEY (topic, id)) WITHOUT ROWID;
+CREATE INDEX seen_at ON seen (at);
+CREATE TABLE groups (pattern TEXT, name TEXT, PRIMARY KEY (pattern, name)) WITHOUT ROWID;
+CREATE TABLE work (
+    pattern TEXT, name TEXT, token INTEGER, topic TEXT, number INTEGER, message BLOB, PRIMARY KEY (pattern, name, token)
+) WITHOUT ROWID;
+CREATE TABLE records (kind TEXT, key TEXT, until REAL, value BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+"""
+
+
+class SqliteBroker(OneNodeBroker):
+    """`sqlite:///path`: see `Broker`.
+
+    Args:
+        path: Of the file; made when it is not there. One process uses it at a time.
+        synchronous: One of `SYNCHRONOUS`.
+        clock: The wall clock, as its readings are kept in the file.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, synchronous: str = "normal", clock: Clock = time.time
+    ) -> None:
+        super().__init__(SqliteStorage(path, synchronous), clock)
+
+
+class SqliteStorage:
+    """See `one_node.Storage`."""
+
+    def __init__(self, path: str | os.PathLike[str], synchronous: str) -> None:
+        if synchronous not in SYNCHRONOUS:
+            raise ConfigurationError(f"synchronous must be one of {', '.join(SYNCHRONOUS)}, not {synchronous!r}")
+        self._path = os.fspath(path)
+        self._synchronous = synchronous
+        self._serializer = MessagePackSerializer(Limits(message_size=64 * 1024 * 1024))
+        self._database: sqlite3.Connection | None = None
+        self._epoch = ""
+
+    # -------------------------------------------------------------- the file
+
+    def open(self) -> Iterable[tuple[GroupName, list[tuple[int, Publication]]]]:
+        """See `Storage.open`.
+
+        Raises:
+            BrokerUnavailable: The file cannot be used; the text says why.
+        """
+        try:
+            self._database = database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second process is refused instead of interleaved
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute(f"PRAGMA synchronous = {self._synchronous}")
+            self._prepare(database)
+        except sqlite3.Error as error:
+            self.close()
+            raise BrokerUnavailable(f"cannot use {self._path} as an engine's file: {error}") from error
+        return [(group, self._work(group)) for group in self._groups()]
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        with closing(database.execute("PRAGMA user_version")) as found:
+            version = found.fetchone()[0]
+        if version not in (0, VERSION):
+            raise sqlite3.DatabaseError(f"its tables are of version {version}, this program knows {VERSION}")
+        database.execute("BEGIN EXCLUSIVE")
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                database.execute(statement)
+            database.execute("INSERT INTO about VALUES ('epoch', ?)", (os.urandom(6).hex(),))
+            database.execute(f"PRAGMA user_version = {VERSION}")
+        database.execute("COMMIT")
+        self._epoch = self._row("SELECT value FROM about WHERE name = 'epoch'")[0]
+
+    def close(self) -> None:
+        """See `Storage.close`."""
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+    def _run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        if self._database is None:
+            raise BrokerUnavailable(f"{self._path} is closed")
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise BrokerError(f"{self._path}: {error}") from error
+
+    def _row(self, statement: str, *values: object) -> tuple[Any, ...]:
+        return next(iter(self._run(statement, *values)), (None, None))
+
+    def _packed(self, publication: Publication) -> bytes:
+        stored = {"p": publication.payload, "h": dict(publication.headers), "at": publication.at}
+        try:
+            return bytes(self._serializer.serialize(stored))
+        except SerializationError as error:
+            raise BrokerError(f"a message for {publication.topic} cannot be kept: {error}") from error
+
+    def _loaded(self, packed: bytes) -> dict[str, Any]:
+        return cast(dict[str, Any], self._serializer.deserialize(packed))
+
+    def _unpacked(self, topic: str, message: bytes) -> Publication:
+        stored = self._loaded(message)
+        return read_stored(topic, stored["p"], stored["h"], at=stored["at"])
+
+    # -------------------------------------------------------------- publications
+
+    def remembered(self, publication: Publication, now: float) -> Accepted | None:
+        """See `Storage.remembered`."""
+        self._run("DELETE FROM seen WHERE at <= ?", now - one_node.DEDUPE_WINDOW)
+        found = self._run(
+            "SELECT number FROM seen WHERE topic = ? AND id = ?", publication.topic, publication.dedupe_id
+        )
+        if not found:
+            return None
+        number = found[0][0]
+        return Accepted() if number is None else Accepted(number, self._epoch)
+
+    def keep(self, publication: Publication, keep: Keep, now: float) -> None:
+        """See `Storage.keep`."""
+        if not keep.numbered and not keep.retain and publication.dedupe_id is None:
+            return
+        self._run("BEGIN")
+        try:
+            self._keep(publication, keep, now)
+        except BaseException:
+            self._run("ROLLBACK")
+            raise
+        self._run("COMMIT")
+
+    def _keep(self, publication: Publication, keep: Keep, now: float) -> None:
+        if keep.numbered:
+            self._number(publication, keep, now)
+        if keep.retain:
+            self._retain(publication)
+        if publication.dedupe_id is not None:
+            self._run(
+                "DELETE FROM seen WHERE (SELECT count(*) FROM seen) >= ? AND (topic, id) = "
+                "(SELECT topic, id FROM seen ORDER BY at LIMIT 1)", one_node.DEDUPE_MOST,
+            )  # fmt: skip
+            self._run(
+                "INSERT INTO seen VALUES (?, ?, ?, ?)", publication.topic, publication.dedupe_id, now,
+                publication.offset,
+            )  # fmt: skip
+
+    def _number(self, publication: Publication, keep: Keep, now: float) -> None:
+        topic = publication.topic
+        last = self._row("SELECT last FROM topics WHERE topic = ?", topic)[0]
+        if last is None:
+            self._check_room("topics", topic)
+        number = (last or 0) + 1
+        self._run("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, number)
+        if keep.history:
+            until = None if keep.ttl is None else now + keep.ttl
+            self._run("INSERT INTO log VALUES (?, ?, ?, ?, ?)", topic, number, now, until, self._packed(publication))
+        self._run("DELETE FROM log WHERE topic = ? AND number <= ?", topic, number - keep.history)
+        publication.offset, publication.epoch = number, self._epoch
+
+    def _check_room(self, table: str, topic: str) -> None:
+        count = self._row(f"SELECT count(*) FROM {table}")[0]
+        if count >= one_node.MOST_TOPICS:
+            raise Overloaded(f"{count} topics are kept, the limit; {topic} would be one more")
+
+    def _retain(self, publication: Publication) -> None:
+        """Null takes the retained value away, as with MQTT."""
+        topic = publication.topic
+        if publication.payload is None:
+            self._run("DELETE FROM retained WHERE topic = ?", topic)
+            return
+        if not self._run("SELECT 1 FROM retained WHERE topic = ?", topic):
+            self._check_room("retained", topic)
+        self._run("INSERT OR REPLACE INTO retained VALUES (?, ?)", topic, self._packed(publication))
+
+    def history(self, topic: str, since: Since, now: float, *, most: int | None, reverse: bool) -> History:
+        """See `Storage.history`."""
+        self._run("DELETE FROM log WHERE topic = ? AND until <= ?", topic, now)
+        last = self._row("SELECT last FROM topics WHERE topic = ?", topic)[0] or 0
+        after = since.offset if since.offset is not None else 0
+        if since.offset is not None and not reverse:
+            oldest = self._row("SELECT min(number) FROM log WHERE topic = ?", topic)[0] or last + 1
+            if since.epoch != self._epoch or not oldest - 1 <= after <= last:
+                return History([], last, self._epoch, False)
+        found = self._run(
+            "SELECT number, message FROM log WHERE topic = ? AND number > ? AND at > ? "
+            f"ORDER BY number {'DESC' if reverse else 'ASC'}",
+            topic, after, -1e18 if since.seconds is None else now - since.seconds,
+        )  # fmt: skip
+        read = (
+            replace(self._unpacked(topic, message), offset=number, epoch=self._epoch) for number, message in found
+        )
+        items = [one for one in read if not one.expired(now)]
+        return History(items if most is None else items[:most], last, self._epoch)
+
+    def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
+        """See `Storage.retained`."""
+        # Topics that begin like the pattern stand together in the table.
+        start = "/".join(takewhile(lambda segment: "*" not in segment, pattern))
+        rows = self._run(
+            "SELECT topic, message FROM retained WHERE topic >= ? AND topic < ?", start, start + "\U0010ffff"
+        )
+        matching: TopicTrie[bool] = TopicTrie()
+        matching.add(pattern, True)
+        found = [self._unpacked(*row) for row in rows if matching.match(tuple(row[0].split("/")))]
+        return [one.as_retained() for one in found if not one.expired(now)]
+
+    # ------------------------------------------------------- groups and records
+
+    def _groups(self) -> list[GroupName]:
+        rows = self._run("SELECT pattern, name FROM groups")
+        return [GroupName(tuple(pattern.split("/")), name) for pattern, name in rows]
+
+    def _work(self, group: GroupName) -> list[tuple[int, Publication]]:
+        rows = self._run(
+            "SELECT token, topic, number, message FROM work WHERE pattern = ? AND name = ? ORDER BY token", *_key(group)
+        )
+        return [
+            (token, replace(self._unpacked(topic, message), offset=number, epoch=number and self._epoch))
+            for token, topic, number, message in rows
+        ]
+
+    def add_group(self, group: GroupName) -> None:
+        """See `Storage.add_group`."""
+        self._run("INSERT OR IGNORE INTO groups VALUES (?, ?)", *_key(group))
+
+    def add_work(self, group: GroupName, token: int, publication: Publication) -> None:
+        """See `Storage.add_work`."""
+        self._run(
+            "INSERT INTO work VALUES (?, ?, ?, ?, ?, ?)", *_key(group), token, publication.topic, publication.offset,
+            self._packed(publication),
+        )  # fmt: skip
+
+    def drop_work(self, group: GroupName, token: int) -> None:
+        """See `Storage.drop_work`."""
+        self._run("DELETE FROM work WHERE pattern = ? AND name = ? AND token = ?", *_key(group), token)
+
+    def put(self, table: str, key: str, value: Any, until: float) -> None:
+        """See `Storage.put`."""
+        packed = bytes(self._serializer.serialize({"v": value}))
+        self._run("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", table, key, until, packed)
+
+    def claim(self, table: str, key: str, now: float) -> Any | None:
+        """See `Storage.claim`."""
+        rows = self._run("DELETE FROM records WHERE kind = ? AND key = ? RETURNING until, value", table, key)
+        return self._loaded(rows[0][1])["v"] if rows and rows[0][0] > now else None
+
+    def records(self, table: str, now: float) -> Mapping[str, Any]:
+        """See `Storage.records`."""
+        self._run("DELETE FROM records WHERE until <= ?", now)
+        rows = self._run("SELECT key, value FROM records WHERE kind = ?", table)
+        return {key: self._loaded(value)["v"] for key, value in rows}
+
+
+def _key(group: GroupName) -> tuple[str, str]:
+    return "/".join(group.pattern), group.name
