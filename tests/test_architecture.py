@@ -48,6 +48,7 @@ LAYERS = {
     "webmesh.websocket": 2,
     "webmesh.watchdog": 2,
     # 3 services: user code
+    "webmesh.brokers": 3,
     "webmesh.arguments": 3,
     "webmesh.mounting": 3,
     "webmesh.auth": 3,
