@@ -57,7 +57,7 @@ def test_dedupe_ids_are_forgotten_by_time_and_number(broker: MemoryBroker, monke
         broker.publish(message(dedupe_id=name), KEPT)
     assert 2 == len(broker._storage._seen)
     assert not broker.publish(message(dedupe_id="a"), KEPT).duplicate
-    broker._clock.advance(one_node.DEDUPE_WINDOW)
+    broker.clock.advance(one_node.DEDUPE_WINDOW)
     assert not broker.publish(message(dedupe_id="d"), KEPT).duplicate
     assert 1 == len(broker._storage._seen)
 

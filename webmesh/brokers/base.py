@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from webmesh.deadline import Clock
 from webmesh.protocol.publication import Publication
 
 
@@ -102,7 +103,13 @@ class Sink(Protocol):
 
 
 class Broker(ABC):
-    """An engine. One instance serves one node."""
+    """An engine. One instance serves one node.
+
+    Attributes:
+        clock: What `Publication.at` is read from.
+    """
+
+    clock: Clock
 
     @abstractmethod
     def start(self, sink: Sink) -> None:

@@ -81,7 +81,7 @@ class OneNodeBroker(Broker):
 
     def __init__(self, storage: Storage, clock: Clock = time.monotonic) -> None:
         self._storage = storage
-        self._clock = clock
+        self.clock = clock
         self._sink: Sink | None = None
         self._wanted: dict[tuple[str, ...], int] = {}
         self._interest: TopicTrie[tuple[str, ...]] = TopicTrie()
@@ -115,7 +115,7 @@ class OneNodeBroker(Broker):
         Raises:
             Overloaded: Too many topics are kept already, or a group of acknowledged messages has too many to do.
         """
-        now = self._clock()
+        now = self.clock()
         before = None if publication.dedupe_id is None else self._storage.remembered(publication, now)
         if before is not None:
             return before._replace(duplicate=True)
@@ -146,11 +146,11 @@ class OneNodeBroker(Broker):
 
     def history(self, topic: str, since: Since, *, most: int | None = None, reverse: bool = False) -> History:
         """See `Broker.history`."""
-        return self._storage.history(topic, since, self._clock(), most=most, reverse=reverse)
+        return self._storage.history(topic, since, self.clock(), most=most, reverse=reverse)
 
     def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
         """See `Broker.retained`."""
-        return self._storage.retained(pattern, self._clock())
+        return self._storage.retained(pattern, self.clock())
 
     # -------------------------------------------------------------------- groups
 
@@ -188,15 +188,15 @@ class OneNodeBroker(Broker):
 
     def put(self, table: str, key: str, value: Any, ttl: float) -> None:
         """See `Broker.put`."""
-        self._storage.put(table, key, value, self._clock() + ttl)
+        self._storage.put(table, key, value, self.clock() + ttl)
 
     def claim(self, table: str, key: str) -> Any | None:
         """See `Broker.claim`."""
-        return self._storage.claim(table, key, self._clock())
+        return self._storage.claim(table, key, self.clock())
 
     def records(self, table: str) -> Mapping[str, Any]:
         """See `Broker.records`."""
-        return self._storage.records(table, self._clock())
+        return self._storage.records(table, self.clock())
 
 
 class _Queue:
