@@ -21,6 +21,7 @@ from webmesh.message_serializers import StandardJsonSerializer
 from webmesh.options import Limits
 from webmesh.routing import Router
 from webmesh.testing import RecordingObserver, connection_pair
+from webmesh.websocket.hub import Completion
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 VARIABLE: ContextVar[str] = ContextVar("variable", default="unset")
@@ -785,3 +786,23 @@ def test_a_handler_that_is_killed_at_any_switch_leaves_nothing_behind(options: A
             dispatcher: Any = accepted.conversation.answerer
             held = [accepted.conversation.session.answering, len(dispatcher._lanes), len(dispatcher._switched)]
             assert ([0, 0, 0], 0) == (held, dispatcher._fixed["/"].in_flight)
+
+
+# ---------------------------------------------------------------- topic messages
+
+
+def test_a_publication_is_answered_that_nobody_takes_it():
+    """Where there are no topics: one with an id must be answered, others are counted."""
+    service = routed(lambda payload, path, client: payload)
+    with service as client:
+        answer: Completion[Any] = Completion()
+
+        def publish() -> None:
+            request, _ = client.conversation.session.ask("a/b", None, answer)
+            client.conversation.say({"topic": "a/b", "data": 1})
+            client.conversation.say({"topic": "a/b", "data": 1, "id": request.id})
+
+        client._home.run(publish)
+        with pytest.raises(RouteNotFound):
+            answer.wait(10)
+    assert [("message", "topic message")] * 2 == service.observer.named("refused")

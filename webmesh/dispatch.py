@@ -31,7 +31,7 @@ from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.plan import Plan
 from webmesh.protocol import envelope
-from webmesh.protocol.envelope import Notification, Request
+from webmesh.protocol.envelope import Notification, Request, TopicMessage
 from webmesh.route_options import read_options
 from webmesh.routing import NO_ARGUMENTS, Route, Router
 from webmesh.websocket.inbox import Inbox
@@ -40,6 +40,7 @@ from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH
 if TYPE_CHECKING:
     from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.hub import HubThread
+    from webmesh.websocket.roles import TopicReceiver
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple})
@@ -61,7 +62,12 @@ class Dispatcher:
         home: The hub that all of it lives in.
         keyed: Remembers calls with an idempotency key; `None` makes one that has no store.
         requires: Of routes that say nothing themselves.
+
+    Attributes:
+        topics: Acts on topic messages; set before the first connection, `None` where nobody does.
     """
+
+    topics: TopicReceiver | None = None
 
     def __init__(
         self,
@@ -322,6 +328,15 @@ class Dispatcher:
         if isinstance(error, KeyboardInterrupt):
             raise error
         return answer.code
+
+    def topic(self, message: TopicMessage, conversation: Conversation) -> None:
+        """`Answerer.topic`."""
+        if self.topics is not None:
+            self.topics.topic(message, conversation)
+            return
+        self._observer.refused("message", "topic message")
+        if message.id is not None:
+            conversation.say(envelope.error(message.id, RouteNotFound("nobody takes topic messages here").to_wire()))
 
     # ------------------------------------------------- what else a peer may say of it
 

@@ -35,6 +35,9 @@ class Answers:
         elif hasattr(request, "id"):
             conversation.say({"id": request.id, "data": request.data})
 
+    def topic(self, message: Any, conversation: Conversation) -> None:
+        self.log.append(("topic", message.topic, message.id))
+
     def switched(self, conversation: Conversation, greenlet: Any) -> None:
         self.log.append(("switched",))
 
@@ -273,13 +276,15 @@ def test_what_is_late_is_dropped_and_counted():
         assert 4 == len([kind for kind, _ in end.observer.named("refused") if kind == "message"])
 
 
-def test_a_publication_is_answered_that_there_are_no_topics():
-    """One with an id must be answered; others are dropped."""
+def test_topic_messages_are_the_answerers():
+    """With or without an id that asks for an answer."""
     with raw_end() as end:
         end.send({"topic": "a/b", "data": 1})
         end.send({"topic": "a/b", "data": 1, "id": 4})
+        end.send({"path": "/", "id": 1, "data": "through"})
 
-        assert {"id": 4, "error": "unimplemented"} == with_code(end.receive())
+        assert {"id": 1, "data": "through"} == end.receive()
+        assert [("topic", "a/b", None), ("topic", "a/b", 4)] == end.answers.log[:2]
 
 
 def test_abandoning_a_request_cancels_it():

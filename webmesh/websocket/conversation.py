@@ -15,7 +15,7 @@ from gevent import getcurrent
 from gevent.hub import get_hub
 
 from webmesh.exceptions import (
-    ConnectionClosed, DecodeError, InvalidArgument, MessageTooBig, Overloaded, RouteNotFound,
+    ConnectionClosed, DecodeError, InvalidArgument, MessageTooBig, Overloaded,
 )  # fmt: skip
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
@@ -314,9 +314,7 @@ class Conversation:
         self.stream.close(4010, "messages are missing before this one")
 
     def _topic(self, event: TopicMessage) -> None:
-        self._observer.refused("message", "topic message")
-        if event.id is not None:
-            self.say(envelope.error(event.id, RouteNotFound("this node has no topics").to_wire()))
+        self.answerer.topic(event, self)
 
     # ----------------------------------------------------------------- outgoing
 

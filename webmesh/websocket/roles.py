@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from webmesh.exceptions import ConnectionClosed, RemoteError
-from webmesh.protocol.envelope import Notification, Request
+from webmesh.protocol.envelope import Notification, Request, TopicMessage
 from webmesh.protocol.session import Answering, OpenRequest
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Answerer(Protocol):
             greenlet: The running one, where it is not the one that reads: then nobody will call `switched`.
         """
 
+    def topic(self, message: TopicMessage, conversation: Conversation) -> None:
+        """A publication, or the delivery of one; may switch, after which other messages are read."""
+
     def switched(self, conversation: Conversation, greenlet: Any) -> None:
         """In the hub: what `serve` runs in *greenlet* has switched for the first time."""
 
@@ -56,6 +59,13 @@ class Answerer(Protocol):
 
     def credited(self, owner: Any) -> None:
         """The asking side takes more items."""
+
+
+class TopicReceiver(Protocol):
+    """Acts on topic messages: a node that has topics, or a client that has subscribed."""
+
+    def topic(self, message: TopicMessage, conversation: Conversation) -> None:
+        """See `Answerer.topic`. Whatever carries an id is to be answered."""
 
 
 class Keeper(Protocol):
