@@ -371,6 +371,13 @@ class BrokerUnavailable(BrokerError):
     """The engine behind topics cannot be reached."""
 
 
+class PublishDoubtful(BrokerUnavailable):
+    """The engine was lost before it answered: the publication may have happened, or not.
+
+    Publish again what must not be lost, with the same dedupe id so that it is not there twice.
+    """
+
+
 class DiscoveryError(WebMeshError):
     """Finding a service failed."""
 

@@ -1,11 +1,15 @@
-"""What every engine must do: one suite, run against each of them.
+"""What every engine must do: one suite, run against each of them, and one for those that several nodes share.
 
-A test module of an engine subclasses `BrokerContract`, gives `open_broker` and runs where its server is.
+A test module of an engine subclasses `BrokerContract`, gives `open_broker` and runs where its server is. For an engine
+of several nodes it subclasses `TwoNodeContract` too, and gives `url` and `lease`.
 """
 
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,6 +17,7 @@ from typing import Any
 import gevent
 import pytest
 
+from tests.processes import ENVIRONMENT
 from webmesh.brokers.base import Broker, GroupName, Keep, Since
 from webmesh.protocol.publication import Publication, read_publication
 
@@ -57,10 +62,8 @@ def message(topic: str = "a/b", payload: Any = 1, **headers: str) -> Publication
     return read_publication(topic, payload, named, publisher="me", now=0.0)
 
 
-class BrokerContract:
-    """Subclass it; `nodes` is how many nodes share the engine's data."""
-
-    nodes = 1
+class Nodes:
+    """What both suites stand on."""
 
     def open_broker(self, number: int) -> Broker:
         """A new engine for node *number*, not started; all of one test share their data."""
@@ -83,6 +86,10 @@ class BrokerContract:
                 return broker, sink
 
             yield make
+
+
+class BrokerContract(Nodes):
+    """What one node may expect."""
 
     # ------------------------------------------------------------- live messages
 
@@ -314,3 +321,186 @@ class BrokerContract:
         assert broker.up
         broker.stop()
         assert not broker.up
+
+
+DIES = """
+import sys, time
+import gevent
+from tests.brokers.contract import WORK, RecordingSink
+from webmesh.brokers.opening import open_broker
+
+broker, sink = open_broker(sys.argv[1]), RecordingSink()
+broker.start(sink)
+broker.join(WORK, 10, durable=True)
+print("joined", flush=True)
+while len(sink.given) < 3:
+    gevent.sleep(0.01)
+broker.done(WORK, sink.given[0][2])
+gevent.sleep(0.2)
+print("given", flush=True)
+gevent.sleep(60)
+"""
+
+
+class TwoNodeContract(Nodes):
+    """What several nodes may expect that share an engine's data.
+
+    Attributes:
+        lease: Seconds after which the work of a node that has died is given to others, of engines that `open_broker`
+            and `url` make here.
+    """
+
+    lease = 1.0
+
+    def url(self) -> str:
+        """The URL by which a program of its own opens an engine with the same data."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------- live messages
+
+    def test_what_one_publishes_the_others_get(self, node):
+        """Once each, the publisher's own node included, in order and as it was published."""
+        (one, own), (other, its) = node(), node()
+        for broker in (one, other):
+            broker.want(("a", "*"))
+            broker.want(("**",))
+        for number in range(20):
+            one.publish(message("a/b", {"n": number}, mine="x"), PLAIN)
+        for sink in (own, its):
+            until(lambda: len(sink.delivered) >= 20)  # noqa: B023
+            assert [{"n": number} for number in range(20)] == [p.payload for p in sink.delivered]
+            assert {("x", "me")} == {(p.headers["mine"], p.publisher) for p in sink.delivered}
+
+    def test_a_node_gets_what_it_wants_itself(self, node):
+        """Whatever another one wants, and wants no longer."""
+        (one, own), (other, its) = node(), node()
+        one.want(("a",))
+        other.want(("**",))
+        other.unwant(("**",))
+        other.want(("end",))
+        for topic in ("a", "b", "end"):
+            one.publish(message(topic), PLAIN)
+        until(lambda: its.delivered and own.delivered)
+        assert ([("a")], ["end"]) == ([p.topic for p in own.delivered], [p.topic for p in its.delivered])
+
+    # ------------------------------------------------------------------- history
+
+    def test_all_publish_in_one_numbering(self, node):
+        """No number is given twice, none is left out, and what each node published stays in its order."""
+        nodes = [node(), node()]
+        nodes[0][0].want(("a", "b"))
+        keep, taken = Keep(history=100), []
+
+        def publish(name: str, broker: Broker) -> None:
+            for number in range(20):
+                taken.append(broker.publish(message(payload=[name, number]), keep))
+
+        gevent.joinall([gevent.spawn(publish, str(i), broker) for i, (broker, _) in enumerate(nodes)], raise_error=True)
+        assert list(range(1, 41)) == sorted(accepted.offset for accepted in taken)
+        assert 1 == len({accepted.epoch for accepted in taken})
+        until(lambda: len(nodes[0][1].delivered) == 40)
+        for items in (nodes[0][1].delivered, nodes[1][0].history("a/b", Since()).items):
+            assert list(range(1, 41)) == sorted(p.offset for p in items)
+            of_each = defaultdict(list)
+            for publication in items:
+                of_each[publication.payload[0]].append(publication.payload[1])
+            assert {"0": list(range(20)), "1": list(range(20))} == of_each
+
+    def test_the_past_is_the_same_for_all(self, node):
+        """History, retained values and ids of what was published already."""
+        (one, _), (other, _) = node(), node()
+        first = one.publish(message(dedupe_id="x"), Keep(history=5, retain=True))
+        found = other.history("a/b", Since(0, first.epoch))
+        assert (True, [(1, 1, first.epoch)]) == (found.complete, [(p.payload, p.offset, p.epoch) for p in found.items])
+        assert first._replace(duplicate=True) == other.publish(message(dedupe_id="x"), KEPT)
+        assert [1] == [p.payload for p in other.retained(("**",))]
+        other.publish(message(payload=None), RETAINED)
+        assert [] == one.retained(("**",))
+
+    # -------------------------------------------------------------------- groups
+
+    def test_a_group_of_several_nodes_gets_each_message_once(self, node):
+        """Each node no more than its window at a time."""
+        nodes = [node(), node()]
+        for broker, _ in nodes:
+            broker.join(WORK, 2, durable=False)
+        for number in range(12):
+            nodes[0][0].publish(message(f"jobs/{number}", number), PLAIN)
+        until(lambda: [2, 2] == [len(sink.given) for _, sink in nodes])
+        while sum(len(sink.given) for _, sink in nodes) < 12:
+            before = sum(len(sink.given) for _, sink in nodes)
+            for broker, sink in nodes:
+                for group, _, token in sink.given:
+                    broker.done(group, token)
+            until(lambda: sum(len(sink.given) for _, sink in nodes) > before)  # noqa: B023
+        assert list(range(12)) == sorted(p.payload for _, sink in nodes for _, p, _ in sink.given)
+
+    def test_a_node_without_members_hands_its_work_on(self, node):
+        """What it has not done goes to the others, and only that."""
+        (one, given), (other, taken) = node(), node()
+        one.join(WORK, 10, durable=True)
+        for number in range(3):
+            one.publish(message(f"jobs/{number}", number), Keep(history=9, ack=True))
+        until(lambda: len(given.given) == 3)
+        one.done(WORK, given.given[1][2])
+        other.join(WORK, 10, durable=True)
+        one.leave(WORK)
+        until(lambda: len(taken.given) == 2)
+        assert [0, 2] == sorted(p.payload for _, p, _ in taken.given)
+
+    def test_a_group_goes_on_while_one_node_has_members(self, node):
+        """Whichever leaves; without any, one that is not durable has no messages."""
+        (one, given), (other, taken) = node(), node()
+        one.join(WORK, 10, durable=False)
+        other.join(WORK, 10, durable=False)
+        one.leave(WORK)
+        one.publish(message("jobs/1", 1), PLAIN)
+        until(lambda: taken.given)
+        other.done(WORK, taken.given[0][2])
+        other.leave(WORK)
+        one.publish(message("jobs/2", 2), PLAIN)
+        one.join(WORK, 10, durable=False)
+        one.publish(message("jobs/3", 3), PLAIN)
+        until(lambda: given.given)
+        assert ([3], [1]) == ([p.payload for _, p, _ in given.given], [p.payload for _, p, _ in taken.given])
+
+    @pytest.mark.once
+    def test_a_node_that_dies_hands_its_work_on(self, node):
+        """After its lease, but for what it had done; one that lives keeps what it has however long it takes."""
+        (one, given) = node()
+        child = subprocess.Popen(
+            [sys.executable, "-c", DIES, self.url()], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
+        assert child.stdout is not None
+        try:
+            assert "joined\n" == child.stdout.readline()
+            for number in range(3):
+                one.publish(message(f"jobs/{number}", number), Keep(history=9, ack=True))
+            assert "given\n" == child.stdout.readline()
+            one.join(WORK, 10, durable=True)
+            gevent.sleep(2 * self.lease)
+            assert [] == given.given
+        finally:
+            child.kill()
+            child.wait()
+            child.stdout.close()
+        until(lambda: len(given.given) == 2, 10 * self.lease + 5)
+        assert [1, 2] == sorted(p.payload for _, p, _ in given.given)
+
+    # ------------------------------------------------------------------- records
+
+    def test_a_record_is_for_all_and_claimed_by_one(self, node):
+        """However many nodes try at the same moment."""
+        (one, _), (other, _) = node(), node()
+        for number in range(20):
+            one.put("wills", str(number), number, 60.0)
+        assert {str(number): number for number in range(20)} == dict(other.records("wills"))
+        claimed = []
+
+        def claim(broker: Broker) -> None:
+            for number in range(20):
+                claimed.append(broker.claim("wills", str(number)))
+
+        gevent.joinall([gevent.spawn(claim, broker) for broker in (one, other, one, other)], raise_error=True)
+        assert list(range(20)) == sorted(value for value in claimed if value is not None)
+        assert {} == dict(one.records("wills"))

@@ -136,6 +136,7 @@ class Broker(ABC):
 
         Raises:
             BrokerUnavailable: It cannot be reached; nothing was published.
+            PublishDoubtful: It was lost before it answered; of this subclass alone that cannot be said.
         """
 
     @abstractmethod

@@ -12,10 +12,17 @@ from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
 from webmesh.brokers.one_node import OneNodeBroker
 from webmesh.deadline import Clock
-from webmesh.exceptions import Overloaded
+from webmesh.exceptions import ConfigurationError, Overloaded
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_log import TopicLog
 from webmesh.protocol.topic_trie import TopicTrie
+
+
+def open_memory(url: str, *, clock: Clock = time.monotonic) -> MemoryBroker:
+    """The engine of `memory://`; see `open_broker`."""
+    if url.lower() != "memory://":
+        raise ConfigurationError("the engine in memory has one URL, memory://")
+    return MemoryBroker(clock)
 
 
 class MemoryBroker(OneNodeBroker):

@@ -1,0 +1,73 @@
+"""Which engine a URL names, and how options are written in URLs.
+
+The one place that knows them all, by name only: an engine is imported when a URL asks for it, so none costs anything
+unless it is used, and one whose packages are not installed says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from webmesh.brokers.base import Broker, Opener
+from webmesh.exceptions import ConfigurationError
+
+OPENERS: dict[str, str | Opener] = {
+    "memory": "webmesh.brokers.memory:open_memory",
+    "sqlite": "webmesh.brokers.sqlite:open_sqlite",
+}
+"""URL scheme → what makes its engine: a function of the URL and of keyword options, or its place, `module:function`.
+
+An engine of your own enters itself here before its URL is used."""
+
+
+def open_broker(url: str, **options: Any) -> Broker:
+    """The engine that *url* names, not started.
+
+    Args:
+        options: As the engine takes them. What stands in the URL's query counts more.
+
+    Raises:
+        ConfigurationError: There is no such engine, it is not installed, or an option makes no sense.
+    """
+    scheme = url.partition(":")[0].lower() if isinstance(url, str) and ":" in url else ""
+    place = OPENERS.get(scheme)
+    if place is None:
+        known = ", ".join(f"{name}://" for name in sorted(OPENERS))
+        # Not the URL itself: a password may stand in it.
+        raise ConfigurationError(f"no engine of topics has URLs that begin with {scheme!r}; there are {known}")
+    opener = _imported(place) if isinstance(place, str) else place
+    try:
+        inspect.signature(opener).bind(url, **options)
+    except TypeError as error:
+        raise ConfigurationError(f"the engine of {scheme}:// does not take these options: {error}") from error
+    return opener(url, **options)
+
+
+def _imported(place: str) -> Opener:
+    module, _, name = place.partition(":")
+    return cast(Opener, getattr(import_module(module), name))
+
+
+def query_options(query: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The options in a URL's query.
+
+    Args:
+        known: Name → what makes its value of the text; a `ValueError` of it is told as one of the configuration.
+
+    Raises:
+        ConfigurationError: One is not known, stands twice or has a value that makes no sense.
+    """
+    found: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in known or name in found:
+            fault = "stands twice in the URL" if name in found else f"is not known; there are {', '.join(known)}"
+            raise ConfigurationError(f"the option {name!r} {fault}")
+        try:
+            found[name] = known[name](text)
+        except ValueError as error:
+            raise ConfigurationError(f"the option {name}={text!r} makes no sense: {error}") from error
+    return found
