@@ -32,6 +32,7 @@ LAYERS = {
     "webmesh.message_serializers": 1,
     "webmesh.protocol": 1,
     "webmesh.call": 1,
+    "webmesh.messages": 1,
     "webmesh.retries": 1,
     "webmesh.idempotency": 1,
     "webmesh.linear_regex": 1,
