@@ -7,6 +7,8 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from webmesh.authorisation import Requirement
+from webmesh.brokers.base import Broker
+from webmesh.brokers.memory import MemoryBroker
 from webmesh.call import Middleware
 from webmesh.callbacks import Callbacks
 from webmesh.dispatch import Dispatcher
@@ -15,14 +17,17 @@ from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor
 from webmesh.idempotency_store import MEMORY, open_store
 from webmesh.keyed_calls import KeyedCalls
+from webmesh.local_subscriber import LocalRunner, LocalSubscription
 from webmesh.login import KICKED, Access, Login, check_login_unneeded, is_subject
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.plain_routes import PlainRegistration, PlainRoutes
+from webmesh.node_topics import NodeTopics
 from webmesh.processes import is_patched
 from webmesh.routing import Router
 from webmesh.sessions import Sessions
+from webmesh.topic_options import TopicTable
 from webmesh.websocket.doors import Doors
 from webmesh.websocket.hub import HubThread
 from webmesh.websocket.outgoing import Policy
@@ -39,6 +44,8 @@ class Registered:
     plain: list[PlainRegistration] = field(default_factory=list)
     opened: list[Callable[[WebSocketConnection], object]] = field(default_factory=list)
     closed: list[Callable[[WebSocketConnection, ConnectionClosed], object]] = field(default_factory=list)
+    topics: TopicTable = field(default_factory=TopicTable)
+    subscriptions: list[LocalSubscription] = field(default_factory=list)
 
 
 class ServerParts:
@@ -69,6 +76,7 @@ class ServerParts:
         limits: Limits,
         timeouts: Timeouts,
         observer: Observer,
+        broker: Broker | None = None,
         idempotency: str = MEMORY,
         access: Access = Access(),
     ) -> None:
@@ -79,12 +87,9 @@ class ServerParts:
         self.mount = mount
         self.tls = tls
         self.doors = doors
-        self.limits = limits
-        self.timeouts = timeouts
-        self.observer = observer
-        self.context = copy_context()
+        self.limits, self.timeouts, self.observer = limits, timeouts, observer
+        self.context, self.home = copy_context(), HubThread("webmesh-server")
         self.connections: dict[str, WebSocketConnection] = {}
-        self.home = HubThread("webmesh-server")
         self._make_executors()
         self._make_runners(router, access, blocking=blocking)
         self.endpoints = Endpoints(
@@ -95,8 +100,9 @@ class ServerParts:
         self.keyed = KeyedCalls(limits, timeouts, observer)
         self.dispatcher = self._make_dispatcher(router, blocking=blocking, requires=access.requires)
         self.sessions = Sessions(self.home, limits=limits, timeouts=timeouts, observer=observer)
+        self.topics = self._make_topics(broker or MemoryBroker(), blocking=blocking)
         self.pulse = Pulse(
-            self.connections.values(), timeouts, others=(self.sessions,),
+            self.connections.values(), timeouts, others=(self.sessions, self.topics),
             guard=None if self.login is None else self.login.look_at,
         )  # fmt: skip
         self.keyed.store = open_store(  # last, since it must be closed
@@ -110,6 +116,8 @@ class ServerParts:
         self.websocket_executor = Executor(limits.websocket_threads, 0)
         # Never full: a connection waits for one callback at a time.
         self.callback_executor = Executor(limits.threads, limits.connections)
+        # Never full either: a subscription waits for one call at a time.
+        self.topic_executor = Executor(limits.threads, limits.connections)
 
     def _make_runners(self, router: Router, access: Access, *, blocking: bool) -> None:
         self.callbacks = Callbacks(
@@ -120,6 +128,13 @@ class ServerParts:
             blocking=blocking, seconds=self.timeouts.request, requires=access.requires, checks=self.callback_executor,
         )  # fmt: skip
         self.login = self._login(router, access, blocking=blocking)
+
+    def _make_topics(self, broker: Broker, *, blocking: bool) -> NodeTopics:
+        runner = LocalRunner(self.home, self.topic_executor, self.context, self.observer, blocking)
+        return NodeTopics(
+            broker, self.registered.topics, self.registered.subscriptions, runner,
+            limits=self.limits, observer=self.observer,
+        )  # fmt: skip
 
     def _make_dispatcher(self, router: Router, *, blocking: bool, requires: Requirement | None) -> Dispatcher:
         dispatcher = Dispatcher(

@@ -18,6 +18,7 @@ from webmesh.protocol.kept_streams import KeptStreams, Position
 from webmesh.protocol.retained import Retained, Room
 
 if TYPE_CHECKING:
+    from webmesh.peer_subscriber import PeerSubscriber
     from webmesh.protocol.session import Answering, OpenRequest
     from webmesh.sessions import Sessions
     from webmesh.websocket.conversation import Conversation
@@ -44,12 +45,13 @@ class ServerSession:
         on_end: Called with the reason, once, in the hub, when the session is over: "goodbye", "timeout", "position
             lost", "replaced", "closed", "too many". They must not block.
         on_resume: Called in the hub with this session, when its peer is back and has had what was kept.
+        subscriber: What it subscribes to; `None` while that is nothing.
     """
 
     __slots__ = (
         "_answerer", "_asked_at", "_conversation", "_live", "_mark", "_messages", "_resumed_from", "_room",
         "_serializer", "_sessions", "_streams", "_unasked", "connection", "epoch", "id", "identity", "metadata",
-        "on_end", "on_resume", "over", "resumed",
+        "on_end", "on_resume", "over", "resumed", "subscriber",
     )  # fmt: skip
 
     def __init__(self, session_id: str, epoch: str, sessions: Sessions) -> None:
@@ -68,6 +70,7 @@ class ServerSession:
         self._conversation: Conversation | None = None
         self._serializer: Any = None
         self._answerer: Any = None
+        self.subscriber: PeerSubscriber | None = None
         self._live = False  # whether what is sent may go out at once
         self._room: Room | None = None
         self._messages: Retained | None = None  # made when needed, as is what follows
@@ -100,7 +103,7 @@ class ServerSession:
             raise ConnectionClosed(1001, "the session has ended")
         messages = self._messages
         if messages is None:
-            messages = self._messages = Retained(self._make_room())
+            messages = self._messages = Retained(self.room)
         data = self._serializer.serialize({**message, "kept": messages.next + 1})
         if not messages.add(data) and not self._live:
             self._sessions.observer.refused("session", "backlog full")
@@ -117,20 +120,26 @@ class ServerSession:
         except ConnectionClosed:  # the end of this connection has begun
             return False
         conversation.stream.flush_soon()
-        self._sessions.unsettled.add(self)
-        self._unasked += len(data) + MESSAGE_COST
-        if self._unasked >= RECEIPT_SIZE:
-            self._ask_receipt()
+        self.sent(len(data))
         return True
 
-    def _make_room(self) -> Room:
+    def sent(self, size: int) -> None:
+        """Something of so many bytes has been sent that is kept until its receipt."""
+        self._sessions.unsettled.add(self)
+        self._unasked += size + MESSAGE_COST
+        if self._unasked >= RECEIPT_SIZE:
+            self.ask_receipt()
+
+    @property
+    def room(self) -> Room:
+        """For everything that is kept."""
         if self._room is None:
             self._room = Room(self._sessions.limits.session_backlog, self._sessions.room)
         return self._room
 
     # ------------------------------------------------------------------- receipts
 
-    def _ask_receipt(self) -> None:
+    def ask_receipt(self) -> None:
         """Ping: all that was sent before it has arrived when the pong is there (RFC 6455 section 5.5.3)."""
         conversation = self._conversation
         if conversation is None or not self._live:
@@ -140,17 +149,28 @@ class ServerSession:
         messages = 0 if self._messages is None else self._messages.next
         ended = 0 if self._streams is None else self._streams.ended
         conversation.stream.on_pong = self._receipt
-        conversation.stream.ping(_RECEIPT + messages.to_bytes(8, "big") + ended.to_bytes(8, "big"))
+        delivered = 0 if self.subscriber is None else self.subscriber.delivered
+        conversation.stream.ping(_RECEIPT + b"".join(n.to_bytes(8, "big") for n in (messages, ended, delivered)))
 
     def _receipt(self, payload: bytes) -> None:
-        if len(payload) != len(_RECEIPT) + 16 or not payload.startswith(_RECEIPT):
+        if len(payload) != len(_RECEIPT) + 24 or not payload.startswith(_RECEIPT):
             return
         if self._messages is not None:
             self._messages.acknowledge(int.from_bytes(payload[4:12], "big"))
         if self._streams is not None:
-            self._streams.acknowledge(int.from_bytes(payload[12:], "big"))
-        if not self._messages and not (self._streams is not None and self._streams.unsettled):
+            self._streams.acknowledge(int.from_bytes(payload[12:20], "big"))
+        if self.subscriber is not None:
+            self.subscriber.acknowledge(int.from_bytes(payload[20:], "big"))
+        if not self._unsettled:
             self._sessions.unsettled.discard(self)
+
+    @property
+    def _unsettled(self) -> bool:
+        """Whether anything is kept that its peer may not have."""
+        streams, subscriber = self._streams, self.subscriber
+        return bool(self._messages) or streams is not None and streams.unsettled or (
+            subscriber is not None and subscriber.unsettled
+        )
 
     def holds_more_than(self, room: Room) -> bool:
         """Whether anything is retained here, and not in *room*."""
@@ -159,7 +179,7 @@ class ServerSession:
     def settle(self, now: float, patience: float) -> None:
         """Ask for a receipt of what is left, unless that was done within *patience* seconds."""
         if now - self._asked_at >= patience:
-            self._ask_receipt()
+            self.ask_receipt()
 
     # --------------------------------------------------------------- for `sessions`
 
@@ -168,13 +188,15 @@ class ServerSession:
         return self._serializer is not None and self._serializer.name == connection.conversation.serializer.name
 
     def attach(
-        self, connection: WebSocketConnection, received: int | None, positions: list[Position]
+        self, connection: WebSocketConnection, received: int | None, positions: list[Position],
+        deliveries: int | None = None,
     ) -> list[RequestId] | None:
         """The peer speaks by *connection* from now on; what it has missed follows when `release` is called.
 
         Args:
             received: Kept messages that it has had; `None` for as many as were sent when its loss was noticed.
             positions: Its streams.
+            deliveries: Counted deliveries of topics that it has had; `None` likewise.
 
         Returns:
             The ids of the streams that go on; `None` when the peer has missed what is not kept any more.
@@ -188,6 +210,8 @@ class ServerSession:
             messages.acknowledge(self._resumed_from)
             self._mark = self._resumed_from
         elif received:
+            return None
+        if self.subscriber is not None and not self.subscriber.can_resume(deliveries):
             return None
         conversation = connection.conversation
         going: list[RequestId] = []
@@ -227,13 +251,15 @@ class ServerSession:
         for data in (self._messages.after(self._resumed_from) or ()) if self._messages is not None else ():
             with suppress(ConnectionClosed):
                 conversation.stream.send(data)
+        if self.subscriber is not None:
+            self.subscriber.come_back(conversation)
         for request_id in going:
             self._go_on(conversation, request_id)
         self._mark = None if conversation.stream.state == "open" else self._mark
         conversation.stream.flush_soon()
-        if self._messages or self._streams is not None and self._streams.unsettled:
+        if self._unsettled:
             self._sessions.unsettled.add(self)
-            self._ask_receipt()
+            self.ask_receipt()
         if resumed:
             self._call(self.on_resume, self)
 
@@ -291,6 +317,8 @@ class ServerSession:
             return asked, answering
         self._conversation = self.connection = None
         self._live = False
+        if self.subscriber is not None:
+            self.subscriber.leave()
         if self._mark is None:
             self._mark = 0 if self._messages is None else self._messages.next
         if not self._sessions.lost(self, why) or self._streams is None:
@@ -300,7 +328,7 @@ class ServerSession:
     def enter(self, answering: Answering) -> bool:
         """`Keeper.enter`: a stream begins; whether it outlives its connection."""
         if self._streams is None:
-            self._streams = KeptStreams(self._make_room(), self._sessions.limits.in_flight)
+            self._streams = KeptStreams(self.room, self._sessions.limits.in_flight)
         if self.over or not self._streams.enter(answering):
             return False
         answering.keeper = self

@@ -69,7 +69,10 @@ class Serving:
         self._host = address.host if isinstance(address, TcpAddress) else None
         self._starter: gevent.Greenlet[[], None] | None = None
         self._end_unclaimed = [True]
-        self._executors = (parts.executor, parts.websocket_executor, parts.callback_executor, parts.keyed.executor)
+        self._executors = (
+            parts.executor, parts.websocket_executor, parts.callback_executor, parts.topic_executor,
+            parts.keyed.executor,
+        )  # fmt: skip
         self._home_stops = True
         self._draining: Draining | None = None
 
@@ -133,6 +136,7 @@ class Serving:
 
     def _start(self) -> None:
         try:
+            self.parts.topics.start()
             self.listener.start()
             self._guard_hosts()
             self.parts.pulse.start()
@@ -147,6 +151,7 @@ class Serving:
     def _not_started(self, error: Exception) -> None:
         self.listener.stop_accepting()
         self.parts.pulse.stop()
+        self.parts.topics.stop()
         claimed = self._claim_end()
         if claimed:
             self.parts.keyed.close(self.parts.timeouts.close)
@@ -200,6 +205,8 @@ class Serving:
         self.listener.close(deadline.remaining() or 0.0)
         parts.sessions.close()
         parts.dispatcher.stop(parts.timeouts.close)
+        parts.topics.end_local(deadline.remaining() or LAST_CHANCE)
+        parts.topics.stop()
         parts.pulse.stop()
         parts.keyed.close(deadline.remaining() or LAST_CHANCE)
         for executor in self._executors:
@@ -230,6 +237,7 @@ class Serving:
             with suppress(ConnectionClosed, LocalProtocolError):  # the hub's end, at that of the process; a fork
                 connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
             del parts.connections[connection.id]
+            parts.topics.closed(connection)
             if parts.login is not None:
                 parts.login.forget(connection)
             if not self.home.inherited and parts.is_welcome(connection):

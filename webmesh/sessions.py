@@ -38,6 +38,7 @@ class Resume:
     session: str
     epoch: str
     received: int | None = None
+    messages: int | None = None
     streams: list[Position] = field(default_factory=list)
 
     @classmethod
@@ -52,12 +53,14 @@ class Resume:
         session, epoch, received = wire.get("session"), wire.get("epoch"), wire.get("received")
         if not (isinstance(session, str) and isinstance(epoch, str | int)):
             raise InvalidArgument("the resume of $hello needs session and epoch")
-        if received is not None and not _is_count(received):
-            raise InvalidArgument("received must be a whole number")
+        messages = wire.get("messages")
+        for name, count in (("received", received), ("messages", messages)):
+            if count is not None and not _is_count(count):
+                raise InvalidArgument(f"{name} must be a whole number")
         streams = wire.get("streams") or []
         if not isinstance(streams, list) or len(streams) > limit or not all(map(_is_position, streams)):
             raise InvalidArgument(f"streams must be at most {limit} lists of id, seq and credit")
-        return cls(session, str(epoch), received, [(id, seq, credit) for id, seq, credit in streams])
+        return cls(session, str(epoch), received, messages, [(id, seq, credit) for id, seq, credit in streams])
 
 
 def _is_count(value: object) -> bool:
@@ -141,7 +144,7 @@ class Sessions:
         if not self._come(session):  # its end came with that of the old link
             self.observer.session_changed("refused", "ended")
             return None
-        going = session.attach(connection, asked.received, asked.streams)
+        going = session.attach(connection, asked.received, asked.streams, asked.messages)
         if going is None:
             self._end(session, "position lost")
             self.observer.session_changed("refused", "position lost")

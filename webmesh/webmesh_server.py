@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from webmesh.auth import Authenticator, checked_authenticators
 from webmesh.authorisation import requirement
+from webmesh.brokers.base import Broker
 from webmesh.call import Call, Middleware, check_callable, serving_context
 from webmesh.endpoints import checked_mount, checked_names
 from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
@@ -32,6 +33,7 @@ from webmesh.routing import Route, Router
 from webmesh.server_parts import Registered, ServerParts
 from webmesh.serving import Serving
 from webmesh.system_routes import SystemRoutes
+from webmesh.topic_host import TopicHost
 from webmesh.version import VERSION
 from webmesh.websocket.doors import EXEMPT, Doors
 from webmesh.websocket.outgoing import Policy, checked_policy
@@ -43,7 +45,7 @@ from webmesh.websocket.websocket_connection import WebSocketConnection
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class WebMeshServer:
+class WebMeshServer(TopicHost):
     """Serves routes to peers over WebSockets.
 
     Register everything first; `listen` ends registration. Use it as a context manager to close it.
@@ -76,6 +78,8 @@ class WebMeshServer:
         authenticate: Says who a peer is, given its `Credentials`; or several, the first that knows it decides. Then
             nobody gets in who is not known. `None` lets in all. See docs/SECURITY.md.
         requires: What routes ask for that do not say so themselves; see `RouteOptions.requires`.
+        broker: Where publications are kept and what carries them to other nodes: `memory://`, `sqlite:///file`,
+            `redis://…`, `nats://…`, or a `Broker`. See docs/BROKERS.md.
         token_in_url: Take a token from `?token=` of the URL too, where it ends up in logs and histories.
     """
 
@@ -105,27 +109,27 @@ class WebMeshServer:
         metrics_token: str | None = None,
         authenticate: Authenticator | Sequence[Authenticator] | None = None,
         requires: str | Sequence[str] | Callable[[Call], bool] | None = None,
+        broker: str | Broker = "memory://",
         token_in_url: bool = False,
     ) -> None:
         self.limits, self.timeouts = limits or Limits(), timeouts or Timeouts()
         self.observer, self.name = observer, name
         self.tls = None if tls is None else ServerTLS.coerce(tls)
         self.router = Router()
+        super().__init__(self.router, broker)
         subprotocol(serializer_type)  # refuses what is no serializer
-        self._serializer_type = serializer_type
-        self._mount = checked_mount(mount)
-        self._compression = compression
-        self._slow_peer = checked_policy(slow_peer)
+        self._serializer_type, self._mount = serializer_type, checked_mount(mount)
+        self._compression, self._slow_peer = compression, checked_policy(slow_peer)
         self._allowed_hosts = checked_hosts(checked_names("allowed_hosts", allowed_hosts))
         self._allowed_origins = checked_origins(checked_names("allowed_origins", allowed_origins))
-        self._idempotency = idempotency
         self._doors = Doors(
             trusted_proxies, forwarded_hops=forwarded_hops, forwarded_header=forwarded_header,
             proxy_protocol=proxy_protocol, exempt_addresses=exempt_addresses,
         )  # fmt: skip
         self._oversight = Oversight(metrics, allow=metrics_allow, token=metrics_token, watchdog=watchdog)
+        self._idempotency = idempotency
         self._access = Access(checked_authenticators(authenticate), token_in_url, requirement(requires))
-        self._registered = Registered()
+        self._registered = Registered(topics=self.topic_table, subscriptions=self.local_subscriptions)
         self._serving: Serving | None = None
         self._system = SystemRoutes(self.router, name, VERSION, limits=self.limits, timeouts=self.timeouts)
         self._system.register()
@@ -293,6 +297,7 @@ class WebMeshServer:
         address = listening_address(host, port, unix)
         parts = serving_context(self).run(self._parts)
         self._system.sessions, self._system.login = parts.sessions, parts.login
+        self._serve_topics(parts)
         self._serving = serving = Serving(parts, address, self._oversight)
         serving.start()
         if blocking:
@@ -307,7 +312,7 @@ class WebMeshServer:
             slow_peer=self._slow_peer,
             allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins, doors=self._doors,
             limits=self.limits, timeouts=self.timeouts, observer=self._oversight.observing(self.observer),
-            idempotency=self._idempotency, access=self._access,
+            broker=self.broker, idempotency=self._idempotency, access=self._access,
         )  # fmt: skip
 
     def await_started(self, timeout: float | None = None) -> None:

@@ -107,9 +107,11 @@ class Broker(ABC):
 
     Attributes:
         clock: What `Publication.at` is read from.
+        immediate: Whether `publish` never switches: then publications cannot overtake each other.
     """
 
     clock: Clock
+    immediate = False
 
     @abstractmethod
     def start(self, sink: Sink) -> None:

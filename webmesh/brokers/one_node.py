@@ -79,6 +79,8 @@ class OneNodeBroker(Broker):
         clock: Monotonic, or the wall clock where what is kept outlives the process.
     """
 
+    immediate = True
+
     def __init__(self, storage: Storage, clock: Clock = time.monotonic) -> None:
         self._storage = storage
         self.clock = clock

@@ -6,6 +6,7 @@ needed. Nothing is checked here: what arrives is checked by `envelope`, which is
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,3 +168,45 @@ def cancel(id: RequestId) -> Wire:
 def credit(id: RequestId, n: int) -> Wire:
     """A grant of *n* more items on the wire."""
     return {"id": id, "credit": n}
+
+
+def delivery(
+    topic: str,
+    data: object,
+    subs: list[int],
+    *,
+    headers: Mapping[str, str] | None = None,
+    offset: int | None = None,
+    epoch: RequestId | None = None,
+    retained: bool = False,
+    loose: bool = False,
+) -> Wire:
+    """A publication on its way to a subscriber; *loose* if it may be left out where that one is slow."""
+    wire: Wire = {"topic": topic, "data": data, "subs": subs}
+    if headers:
+        wire["headers"] = dict(headers)
+    if offset is not None:
+        wire["offset"], wire["epoch"] = offset, epoch
+    if retained:
+        wire["retained"] = True
+    if loose:
+        wire["loose"] = True
+    return wire
+
+
+def event(topic: str, name: str, data: object, subs: list[int]) -> Wire:
+    """What is no publication."""
+    return {"topic": topic, "event": name, "data": data, "subs": subs}
+
+
+def gap(topic: str, reason: str, subs: list[int], offset: int | None = None, epoch: RequestId | None = None) -> Wire:
+    """Publications are lost to the subscriber: up to *offset*, where the topic is numbered."""
+    wire = event(topic, "gap", {"reason": reason}, subs)
+    if offset is not None:
+        wire["offset"], wire["epoch"] = offset, epoch
+    return wire
+
+
+def pattern_gap(pattern: Sequence[str], reason: str, subs: list[int]) -> Wire:
+    """Publications may be lost to a subscription on any of its topics."""
+    return event("/".join(pattern), "gap", {"reason": reason, "pattern": True}, subs)

@@ -66,6 +66,7 @@ class WebSocketConnection(PlainConnection):
     slow_peer: Policy = "wait"
     identity: Any = None
     session: ServerSession | None = None
+    subscriber: Any = None
     _told_stalled = False
     _closes = False
 

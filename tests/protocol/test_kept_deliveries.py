@@ -1,0 +1,145 @@
+"""What a session keeps of deliveries: counts, order, bounds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from webmesh.protocol.kept_deliveries import COST, KeptDeliveries, shared
+from webmesh.protocol.retained import Room
+
+LARGE = 10**9
+
+
+def kept(limit: int = LARGE) -> KeptDeliveries:
+    return KeptDeliveries(Room(limit))
+
+
+@given(sent=st.integers(0, 20), had=st.integers(0, 20), acknowledged=st.integers(0, 20), later=st.integers(0, 20))
+def test_a_peer_gets_exactly_what_it_misses(sent: int, had: int, acknowledged: int, later: int):
+    """Whatever it had when the connection broke, and whatever was acknowledged before: the rest, in order."""
+    had, acknowledged = min(had, sent), min(acknowledged, had, sent)
+    deliveries = kept()
+    for number in range(sent):
+        deliveries.add(shared(b"%d" % number, 1))
+    deliveries.acknowledge(acknowledged)
+    deliveries.leave()
+    for number in range(sent, sent + later):
+        deliveries.add(shared(b"%d" % number, 1))
+
+    assert deliveries.resume(had)
+    assert [b"%d" % number for number in range(had, sent + later)] == deliveries.take_missed()
+
+
+def test_a_peer_that_does_not_count_gets_what_came_since_its_loss():
+    """What was on its way is nobody's business then: at most once."""
+    deliveries = kept()
+    deliveries.add(shared(b"sent", 1))
+    deliveries.leave()
+    deliveries.add(shared(b"away", 1))
+    assert deliveries.resume(None)
+    assert [b"away"] == deliveries.take_missed()
+
+
+@pytest.mark.parametrize("received", [-1, 3, 10**30])
+def test_a_count_that_cannot_be_is_no_resume(received: int):
+    """A peer cannot have had more than was sent."""
+    deliveries = kept()
+    deliveries.add(shared(b"a", 1))
+    deliveries.add(shared(b"b", 1))
+    deliveries.leave()
+    assert not deliveries.resume(received)
+
+
+def test_what_is_sent_again_is_kept_until_it_has_arrived():
+    """The second connection may break as well."""
+    deliveries = kept()
+    deliveries.add(shared(b"a", 1))
+    deliveries.leave()
+    assert deliveries.resume(0)
+    assert [b"a"] == deliveries.take_missed()
+    deliveries.leave()
+    assert deliveries.resume(0)
+    assert [b"a"] == deliveries.take_missed()
+    deliveries.acknowledge(1)
+    assert 0 == len(deliveries)
+
+
+def test_without_room_the_oldest_go_and_a_peer_that_has_them_goes_on():
+    """It is there and has most likely had them."""
+    deliveries = kept(3 * (1000 + COST) + 16 * 1024)
+    for _ in range(100):
+        deliveries.add(shared(bytes(1000), 1))
+    assert 0 < deliveries.first
+    deliveries.leave()
+    assert not deliveries.resume(deliveries.first - 1)
+    assert deliveries.resume(deliveries.first)
+
+
+def test_what_came_while_away_is_whole_or_there_is_no_resume():
+    """All or nothing: no partial replay, whatever the peer says it has had."""
+    deliveries = kept(16 * 1024)
+    deliveries.leave()
+    for _ in range(100):
+        deliveries.add(shared(bytes(1000), 1))
+    assert deliveries.broken
+    assert not deliveries.resume(None)
+    assert not deliveries.resume(deliveries.next)
+
+
+def test_loose_ones_keep_their_place_among_the_counted():
+    """In the order in which they were published."""
+    deliveries = kept()
+    deliveries.leave()
+    deliveries.add_loose(shared(b"l1", 1))
+    deliveries.add(shared(b"c1", 1))
+    deliveries.add_loose(shared(b"l2", 1))
+    deliveries.add(shared(b"c2", 1))
+    deliveries.add_loose(shared(b"l3", 1))
+    assert deliveries.resume(None)
+    assert [b"l1", b"c1", b"l2", b"c2", b"l3"] == deliveries.take_missed()
+    assert [b"c1", b"c2"] == deliveries.take_missed()
+
+
+def test_loose_ones_with_a_key_replace_each_other():
+    """Only the newest counts, in the place of the first."""
+    deliveries = kept()
+    deliveries.leave()
+    deliveries.add_loose(shared(b"a1", 1), "a")
+    deliveries.add_loose(shared(b"b1", 1), "b")
+    deliveries.add_loose(shared(b"a2", 1), "a")
+    assert [b"a2", b"b1"] == deliveries.take_missed()
+
+
+def test_loose_ones_go_first_for_want_of_room():
+    """They were said to be worth less."""
+    deliveries = kept(16 * 1024)
+    deliveries.leave()
+    deliveries.add(shared(bytes(1000), 1))
+    for _ in range(100):
+        deliveries.add_loose(shared(bytes(1000), 1))
+    assert not deliveries.broken
+    assert deliveries.resume(None)
+
+
+def test_all_room_is_given_back():
+    """By acknowledgements, and by the end."""
+    room = Room(LARGE)
+    deliveries = KeptDeliveries(room)
+    for _ in range(50):
+        deliveries.add(shared(bytes(5000), 1))
+    deliveries.acknowledge(50)
+    assert 0 == room.taken
+    deliveries.leave()
+    deliveries.add_loose(shared(bytes(100), 1))
+    deliveries.add(shared(bytes(100), 1))
+    deliveries.clear()
+    assert 0 == room.taken
+
+
+def test_what_many_keep_counts_for_each_in_part():
+    """It is in memory once."""
+    assert (b"x" * 1000, COST + 1000) == shared(b"x" * 1000, 1)
+    assert (b"x" * 1000, COST + 1) == shared(b"x" * 1000, 1000)
+    assert (b"", COST) == shared(b"", 0)

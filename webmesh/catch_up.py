@@ -1,0 +1,109 @@
+"""`CatchUp`: a subscription from its answer on until it has what came before.
+
+Decides the order: first the answer, then what is replayed, then what was published meanwhile, then what is live. Lives
+in the node's hub.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from webmesh.exceptions import ConnectionClosed, EncodeError
+from webmesh.fan_out import delivered
+from webmesh.observer import Observer
+from webmesh.protocol import messages
+
+if TYPE_CHECKING:
+    from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription
+    from webmesh.protocol.publication import Publication
+
+MOST_WAITING = 10_000
+"""Publications that may come while one subscriber catches up; beyond it the oldest are lost to it, and it is told."""
+
+
+class CatchUp:
+    """One subscription that catches up; a `Taker`.
+
+    Args:
+        excluded: Whether to leave out its peer's own publications that ask for it.
+    """
+
+    def __init__(self, peer: PeerSubscriber, subscription: PeerSubscription, observer: Observer) -> None:
+        self._peer = peer
+        self._subscription = subscription
+        self._observer = observer
+        self._replay: list[Publication] = []
+        self._waiting: deque[Publication] = deque()
+        self._had: dict[str, tuple[float, int | None, str | None]] = {}
+        self._over = False
+
+    def replay(self, publications: list[Publication]) -> None:
+        """What comes first; to be given before `begin`."""
+        self._replay.extend(publications)
+        for one in publications:
+            self._had[one.topic] = (one.at, one.offset, one.epoch)
+
+    def take(self, publication: Publication) -> None:
+        """`Taker.take`."""
+        if publication.exclude_self and publication.publisher == self._peer.name:
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self._peer.lose(self._waiting.popleft(), [self._subscription.id], "slow")
+        self._waiting.append(publication)
+
+    def gap(self, reason: str) -> None:
+        """`Taker.gap`."""
+        self._peer.send(messages.pattern_gap(self._subscription.entry.pattern, reason, [self._subscription.id]))
+
+    def run(self) -> None:
+        """The answer is on its way: send what comes before what is live; in a greenlet of its own."""
+        try:
+            for publication in self._replay:
+                self._send(publication)
+            while self._waiting:
+                publication = self._waiting.popleft()
+                if not self._has_had(publication):
+                    self._send(publication)
+        except ConnectionClosed:
+            pass  # without a session: it ends with the connection
+        finally:
+            if not self._peer.over:
+                self._go_live()
+
+    def _send(self, publication: Publication) -> None:
+        peer = self._peer
+        if peer.conversation is not None:
+            peer.conversation.stream.drain()
+        if peer.over or self._over:
+            return
+        try:
+            peer.send(delivered(publication, [self._subscription.id]))
+        except EncodeError:
+            self._observer.refused("delivery", "not encodable")
+            peer.lose(publication, [self._subscription.id], "encoding")
+
+    def _has_had(self, publication: Publication) -> bool:
+        """Whether it was among what was replayed: it had been published already when that was read."""
+        had = self._had.get(publication.topic)
+        if had is None:
+            return False
+        at, offset, epoch = had
+        if offset is not None and publication.offset is not None and epoch == publication.epoch:
+            return publication.offset <= offset
+        return publication.at <= at
+
+    def _go_live(self) -> None:
+        """In the same turn of the hub in which nothing waited any more."""
+        subscription = self._subscription
+        subscription.entry.takers.pop(self, None)
+        if not self._over:
+            form = (self._peer.serializer, subscription.id)
+            subscription.entry.peers.setdefault(form, {})[self._peer] = None
+            subscription.catching_up = None
+
+    def stop(self) -> None:
+        """It was given up."""
+        self._over = True
+        self._subscription.entry.takers.pop(self, None)
+        self._waiting.clear()

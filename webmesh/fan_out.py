@@ -1,0 +1,163 @@
+"""Fan-out: one publication to all who subscribe to its topic, encoded and framed once for those who get equal bytes.
+
+Decides in which order and in which pieces. Who subscribes is `subscribers`, what becomes of a delivery is
+`peer_subscriber`. Lives in the node's hub.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from webmesh.exceptions import EncodeError
+from webmesh.observer import Observer
+from webmesh.peer_subscriber import PeerSubscriber
+from webmesh.protocol import messages
+from webmesh.protocol.data_frames import server_frame
+from webmesh.protocol.kept_deliveries import Shared, shared
+from webmesh.websocket.hub import Completion
+
+if TYPE_CHECKING:
+    from webmesh.protocol.publication import Publication
+    from webmesh.subscribers import PatternEntry
+    from webmesh.topic_options import TopicOptions
+
+AT_ONCE = 256
+"""Receivers up to which a publication goes out in the greenlet that published it."""
+SLICE = 64
+"""Receivers between two looks at the clock."""
+HOLD = 0.005
+"""Seconds for which a fan-out may hold the hub before others are served."""
+MOST_JOBS = 64
+"""Publications that wait for their fan-out before those who publish wait too."""
+
+_Group = tuple[Any, list[int], Collection[PeerSubscriber]]
+"""A serializer, the ids that its receivers know their subscriptions by, and the receivers."""
+
+
+class FanOut:
+    """The deliveries of one node, in the order of publication."""
+
+    def __init__(self, observer: Observer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._observer = observer
+        self._clock = clock
+        self._jobs: deque[tuple[Publication, TopicOptions, list[_Group]]] = deque()
+        self._room: list[Completion[None]] = []
+        self._running = False
+
+    def send(self, publication: Publication, options: TopicOptions, entries: list[PatternEntry]) -> None:
+        """Deliver to all who subscribe now; never waits. What is too much for one turn of the hub goes on by itself."""
+        groups = list(_groups(entries))
+        for entry in entries:
+            for taker in tuple(entry.takers):
+                taker.take(publication)
+        if not groups:
+            return
+        if not self._jobs and sum(len(peers) for _, _, peers in groups) <= AT_ONCE:
+            for _ in self._deliver(publication, options, groups):
+                pass
+            return
+        # Who subscribes later is not meant; who leaves meanwhile is passed over.
+        fixed: list[_Group] = [(serializer, subs, tuple(peers)) for serializer, subs, peers in groups]
+        self._jobs.append((publication, options, fixed))
+        if not self._running:
+            self._running = True
+            gevent.spawn(self._work)
+
+    def wait_room(self) -> None:
+        """For who publishes: wait while too many publications wait for their fan-out."""
+        while len(self._jobs) > MOST_JOBS:
+            room: Completion[None] = Completion(gevent.get_hub())
+            self._room.append(room)
+            room.wait()
+
+    def _work(self) -> None:
+        """One job after another, each to its end, so that everybody gets them in order."""
+        try:
+            while self._jobs:
+                self._give_way_in(self._deliver(*self._jobs[0]))
+                self._jobs.popleft()
+                if len(self._jobs) <= MOST_JOBS:
+                    self._wake()
+        finally:
+            self._running = False
+            self._wake()
+
+    def _give_way_in(self, pieces: Iterator[None]) -> None:
+        until = self._clock() + HOLD
+        for _ in pieces:
+            if self._clock() > until:
+                gevent.sleep(0)
+                until = self._clock() + HOLD
+
+    def _wake(self) -> None:
+        waiting, self._room = self._room, []
+        for room in waiting:
+            room.succeed(None)
+
+    def _deliver(self, publication: Publication, options: TopicOptions, groups: list[_Group]) -> Iterator[None]:
+        """Send to each group; yields now and then."""
+        loose = options.slow_peer != "close" or publication.conflate_key is not None
+        for serializer, subs, peers in groups:
+            try:
+                data = serializer.serialize(delivered(publication, subs, loose=loose))
+            except EncodeError:  # as bytes for those who speak JSON
+                self._observer.refused("delivery", "not encodable")
+                for peer in peers:
+                    peer.lose(publication, subs, "encoding")
+                continue
+            message, frame = shared(data, len(peers)), server_frame(data)
+            if loose:
+                send = partial(PeerSubscriber.deliver_loose, options=options, publication=publication, subs=subs)
+            else:
+                send = partial(PeerSubscriber.deliver, policy=options.slow_peer)
+            yield from _send_to(peers, publication, send, message, frame)
+
+
+def delivered(publication: Publication, subs: list[int], *, loose: bool = False) -> messages.Wire:
+    """A publication as the subscriptions *subs* get it."""
+    return messages.delivery(
+        publication.topic, publication.payload, subs,
+        headers=publication.headers, offset=publication.offset, epoch=publication.epoch,
+        retained=publication.retained, loose=loose,
+    )  # fmt: skip
+
+
+def _send_to(
+    peers: Collection[PeerSubscriber],
+    publication: Publication,
+    send: Callable[[PeerSubscriber, Shared, bytes], object],
+    message: Shared,
+    frame: bytes,
+) -> Iterator[None]:
+    """Send to those who are still there; yields now and then."""
+    excluded = publication.publisher if publication.exclude_self else None
+    for number, peer in enumerate(peers):
+        if not peer.over and peer.name != excluded:
+            send(peer, message, frame)
+        if not number % SLICE:
+            yield
+
+
+def _groups(entries: list[PatternEntry]) -> Iterator[_Group]:
+    """Who gets equal bytes."""
+    if len(entries) == 1:
+        for (serializer, sub), peers in entries[0].peers.items():
+            if peers:
+                yield serializer, [sub], peers
+        return
+    found: dict[PeerSubscriber, list[int]] = {}
+    for entry in entries:
+        for (_, sub), peers in entry.peers.items():
+            for peer in peers:
+                found.setdefault(peer, []).append(sub)
+    alike: dict[tuple[Any, tuple[int, ...]], list[PeerSubscriber]] = {}
+    for peer, subs in found.items():
+        alike.setdefault((peer.serializer, tuple(subs)), []).append(peer)
+    for (serializer, several), members in alike.items():
+        yield serializer, list(several), members

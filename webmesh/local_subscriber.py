@@ -1,0 +1,150 @@
+"""`LocalSubscriber`: a function of this program that subscribes, as `@server.subscribe` makes it.
+
+Decides where and in which order it is called, and what waits for it. Lives in the node's hub.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from webmesh.execution import Executor
+from webmesh.messages import Message
+from webmesh.observer import Observer
+from webmesh.websocket.hub import HubThread
+
+if TYPE_CHECKING:
+    from webmesh.protocol.publication import Publication
+
+Handler = Callable[[Any, str, Message], object]
+"""`def handler(payload, topic, message)`."""
+
+logger = logging.getLogger("webmesh.topics")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSubscription:
+    """What a program has registered.
+
+    Attributes:
+        queue: Publications that may wait for the function; beyond it the oldest are lost to it, and it is told.
+    """
+
+    pattern: str
+    handler: Handler
+    group: str | None = None
+    blocking: bool | None = None
+    queue: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRunner:
+    """Where functions of the program run.
+
+    Attributes:
+        context: They get copies of it.
+        blocking: Whether those that do not say so run in native threads.
+    """
+
+    home: HubThread
+    executor: Executor
+    context: Context
+    observer: Observer
+    blocking: bool
+
+    def run(self, subscription: LocalSubscription, message: Message) -> None:
+        """Call the function; whatever it raises comes out."""
+        context = self.context.copy()
+        blocking = self.blocking if subscription.blocking is None else subscription.blocking
+        arguments = (message.payload, message.topic, message)
+        if blocking:
+            self.executor.run(context, subscription.handler, *arguments)
+        else:
+            context.run(subscription.handler, *arguments)
+
+    def failed(self, subscription: LocalSubscription, message: Message, error: BaseException) -> str:
+        """Tell of a function that failed; returns the incident that stands in the log."""
+        incident = os.urandom(4).hex()
+        names = {"pattern": subscription.pattern, "topic": message.topic, "incident": incident}
+        logger.error("subscriber failed", exc_info=error, extra=names)
+        self.observer.handler_failed(subscription.pattern, incident, error)
+        return incident
+
+
+class LocalSubscriber:
+    """One function; a `Taker`. It is called with one publication after another, in their order."""
+
+    def __init__(self, subscription: LocalSubscription, runner: LocalRunner) -> None:
+        self.subscription = subscription
+        self._runner = runner
+        self._waiting: deque[Message] = deque()
+        self._worker: gevent.Greenlet[[], None] | None = None
+        self._lost = 0
+        self._over = False
+
+    @property
+    def pending(self) -> int:
+        """Publications that it has not yet handled."""
+        return len(self._waiting) + (self._worker is not None)
+
+    def take(self, publication: Publication) -> None:
+        """`Taker.take`."""
+        self.put(message_of(publication))
+
+    def gap(self, reason: str) -> None:
+        """`Taker.gap`."""
+        self.put(Message({"reason": reason, "pattern": True}, self.subscription.pattern, event="gap"))
+
+    def put(self, message: Message) -> None:
+        """Let it have a message, after those that wait."""
+        if self._over:
+            return
+        if len(self._waiting) >= self.subscription.queue:
+            self._waiting.popleft()
+            self._runner.observer.refused("delivery", "local queue full")
+            self._lost += 1
+        self._waiting.append(message)
+        if self._worker is None:
+            self._worker = gevent.spawn(self._work)
+
+    def _work(self) -> None:
+        try:
+            while self._waiting and not self._over:
+                if self._lost:
+                    lost, self._lost = self._lost, 0
+                    self._call(Message({"reason": "slow", "lost": lost}, self.subscription.pattern, event="gap"))
+                self._call(self._waiting.popleft())
+        finally:
+            self._worker = None
+
+    def _call(self, message: Message) -> None:
+        try:
+            self._runner.run(self.subscription, message)
+        except (gevent.GreenletExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # the edge around user code: sys.exit() must not end the subscription
+            self._runner.failed(self.subscription, message, error)
+
+    def stop(self, seconds: float) -> None:
+        """End it; what it handles now gets *seconds* to end."""
+        self._over = True
+        self._waiting.clear()
+        worker = self._worker
+        if worker is not None:
+            worker.join(seconds)
+            worker.kill(block=False)
+
+
+def message_of(publication: Publication, *, attempt: int = 1) -> Message:
+    """A publication as subscribers see it."""
+    return Message(
+        publication.payload, publication.topic, publication.headers, offset=publication.offset,
+        epoch=publication.epoch, attempt=attempt, retained=publication.retained,
+    )  # fmt: skip

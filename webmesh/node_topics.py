@@ -1,0 +1,47 @@
+"""`NodeTopics`: the topics of one run of a server, with the program's own subscriptions."""
+
+from __future__ import annotations
+
+from webmesh.brokers.base import Broker
+from webmesh.local_subscriber import LocalRunner, LocalSubscriber, LocalSubscription
+from webmesh.observer import Observer
+from webmesh.options import Limits
+from webmesh.protocol.topics import read_topic_pattern
+from webmesh.pubsub import Topics
+from webmesh.topic_options import TopicTable
+
+
+class NodeTopics(Topics):
+    """Topics, and the functions of the program that subscribe.
+
+    Args:
+        subscriptions: What the program has registered.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        table: TopicTable,
+        subscriptions: list[LocalSubscription],
+        runner: LocalRunner,
+        *,
+        limits: Limits,
+        observer: Observer,
+    ) -> None:
+        super().__init__(broker, table, limits=limits, observer=observer)
+        self._local = [LocalSubscriber(one, runner) for one in subscriptions]
+
+    def start(self) -> None:
+        """Connect to the engine, and begin the program's subscriptions.
+
+        Raises:
+            BrokerError: It cannot be used.
+        """
+        super().start()
+        for one in self._local:
+            self.attach(read_topic_pattern(one.subscription.pattern), one)
+
+    def end_local(self, seconds: float) -> None:
+        """End the program's subscriptions; what they handle now gets *seconds* together to end."""
+        for one in self._local:
+            one.stop(seconds)

@@ -1,0 +1,179 @@
+"""`PeerSubscriber`: a peer that subscribes, over as many connections as its session has.
+
+Decides whether a delivery is sent now, kept for later, or left out, and tells the peer what it has lost. Which
+publications it gets is `pubsub`'s business. Lives in the node's hub.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from webmesh.protocol.kept_deliveries import KeptDeliveries, Shared, shared
+from webmesh.protocol.messages import gap
+
+if TYPE_CHECKING:
+    from webmesh.catch_up import CatchUp
+    from webmesh.protocol.publication import Publication
+    from webmesh.protocol.retained import Room
+    from webmesh.subscribers import PatternEntry
+    from webmesh.topic_options import TopicOptions
+    from webmesh.websocket.conversation import Conversation
+    from webmesh.websocket.outgoing import Policy
+    from webmesh.websocket.stream import MessageStream
+
+
+RECEIPT_EVERY = 64
+"""Counted deliveries after which the peer is asked, by a ping, whether it has had them."""
+
+
+class PeerSubscription:
+    """One plain subscription of a peer.
+
+    Attributes:
+        id: What deliveries name it by.
+        catching_up: What it has yet to get before it is live; `None` once it is.
+    """
+
+    __slots__ = ("catching_up", "entry", "id")
+
+    def __init__(self, entry: PatternEntry, sub: int) -> None:
+        self.entry = entry
+        self.id = sub
+        self.catching_up: CatchUp | None = None
+
+
+class PeerSubscriber:
+    """One peer.
+
+    Attributes:
+        name: What its publications bear, for `exclude_self`; no secret.
+        conversation: The one that its deliveries go by; `None` while it is away.
+        serializer: What they are written with.
+        subscriptions: By id.
+        kept: What its session keeps of deliveries; `None` without a session.
+    """
+
+    __slots__ = (
+        "_lost", "_stream", "_ticked", "conversation", "kept", "name", "over", "owner", "serializer", "subscriptions",
+    )  # fmt: skip
+
+    def __init__(self, conversation: Conversation, owner: Any, room: Room | None = None) -> None:
+        self.name = os.urandom(6).hex()
+        self.owner = owner
+        self.conversation: Conversation | None = conversation
+        self._stream: MessageStream | None = conversation.stream
+        self.serializer = conversation.serializer
+        self.subscriptions: dict[int, PeerSubscription] = {}
+        self.kept = None if room is None else KeptDeliveries(room)
+        self.over = False
+        self._ticked = 0
+        self._lost: dict[str, tuple[Publication, list[int], str]] | None = None  # what it is to be told of
+
+    # ------------------------------------------------------------------ deliveries
+
+    def deliver(self, message: Shared, frame: bytes | None, policy: Policy) -> bool:
+        """Send a counted delivery, or keep it; whether either was done.
+
+        Args:
+            frame: *message* as a server's frame, made once for all who take it.
+        """
+        kept = self.kept
+        if kept is not None:
+            kept.add(message)
+            if not kept.next % RECEIPT_EVERY:
+                self.owner.ask_receipt()
+        stream = self._stream
+        if stream is None:
+            return kept is not None
+        if frame is not None and stream.shares_frames:
+            return stream.offer_frame(frame, policy)
+        return stream.offer(message[0], policy)
+
+    def deliver_loose(
+        self, message: Shared, frame: bytes | None, options: TopicOptions, publication: Publication, subs: list[int]
+    ) -> bool:
+        """Send a delivery that may be left out; what is, the peer is told of when there is room."""
+        stream, key = self._stream, publication.conflate_key
+        if stream is None:
+            if self.kept is not None:
+                self.kept.add_loose(message, None if key is None else (publication.topic, key))
+            return self.kept is not None
+        if self._lost and not stream.full:
+            self._tell_lost(stream)
+        place = None if key is None else (publication.topic, key)
+        if frame is not None and stream.shares_frames:
+            taken = stream.offer_frame(frame, options.slow_peer, place)
+        else:
+            taken = stream.offer(message[0], options.slow_peer, place)
+        if not taken and options.slow_peer != "close":
+            self.lose(publication, subs, "slow")
+        return taken
+
+    def lose(self, publication: Publication, subs: list[int], reason: str) -> None:
+        """It does not get this one; it is told so when there is room."""
+        if self._lost is None:
+            self._lost = {}
+        self._lost[publication.topic] = (publication, subs, reason)
+
+    def _tell_lost(self, stream: MessageStream) -> None:
+        lost, self._lost = self._lost, None
+        for publication, subs, reason in (lost or {}).values():
+            self.send(gap(publication.topic, reason, subs, publication.offset, publication.epoch))
+
+    def tick(self) -> None:
+        """Ask for a receipt of what was sent last, and tell what it has lost if there is room by now; called about once
+        a second."""
+        if self.kept and self._stream is not None and self._ticked == self.kept.next:
+            self.owner.ask_receipt()
+        self._ticked = self.delivered
+        if self._lost and self._stream is not None and not self._stream.full:
+            self._tell_lost(self._stream)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send, or keep, a counted message of its own: a replay, an event."""
+        self.deliver(shared(self.serializer.serialize(message), 1), None, "wait")
+
+    # --------------------------------------------------------- its session's business
+
+    @property
+    def delivered(self) -> int:
+        """Counted deliveries so far."""
+        return 0 if self.kept is None else self.kept.next
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there are such that the peer may not have."""
+        return bool(self.kept)
+
+    def acknowledge(self, delivered: int) -> None:
+        """The peer has had so many of them."""
+        if self.kept is not None:
+            self.kept.acknowledge(delivered)
+
+    def leave(self) -> None:
+        """Its connection is lost, and its session waits for the next one."""
+        self.conversation = self._stream = None
+        if self.kept is not None:
+            self.kept.leave()
+
+    def can_resume(self, received: int | None) -> bool:
+        """Whether it can go on after *received* counted deliveries."""
+        return self.kept is None or self.kept.resume(received)
+
+    def come_back(self, conversation: Conversation) -> None:
+        """The answer to `$hello` is on its way: what was kept follows it, and then what is live."""
+        if self.kept is not None:
+            for data in self.kept.take_missed():
+                conversation.stream.offer(data, "wait")
+        self.conversation, self._stream = conversation, conversation.stream
+
+    def end(self) -> None:
+        """It is over."""
+        self.over = True
+        self.conversation = self._stream = None
+        if self.kept is not None:
+            self.kept.clear()
+
+    def __repr__(self) -> str:
+        return f"<PeerSubscriber {self.name} subscriptions={len(self.subscriptions)}>"

@@ -1,0 +1,155 @@
+"""What a session has delivered of topics and its peer may not have, and what came while the peer was away.
+
+Pure: counts and encoded messages, which thousands of sessions share. Deliveries are counted from 0 in the order in
+which they are sent; the peer counts them too, so nothing in them tells their number. Loose ones, which may be left
+out for a slow peer, are not counted, and kept only while the peer is away. Wire form: docs/PROTOCOL.md section 6.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+
+from webmesh.protocol.retained import Room
+
+Shared = tuple[str | bytes, int]
+"""An encoded message and the bytes that it counts for: where thousands keep the same one, each counts for a part."""
+
+STEP = 4 * 1024
+"""Bytes that are taken from the session's room at a time: to ask for each delivery would cost as much as to send it."""
+COST = 64
+"""Bytes that a delivery counts for besides its message: its place here."""
+
+
+def shared(message: str | bytes, receivers: int) -> Shared:
+    """*message* for so many sessions."""
+    return message, COST + len(message) // max(1, receivers)
+
+
+class KeptDeliveries:
+    """Those of one session.
+
+    Args:
+        room: That of everything that the session keeps.
+
+    Attributes:
+        first: Number of the oldest that can be had again.
+        next: Number of the one that comes next, which is how many there have been.
+        mark: How many had been sent when the loss of the peer was noticed; `None` while it is there.
+        broken: Whether something of what came while the peer was away had to go: then it cannot go on.
+    """
+
+    __slots__ = ("_granted", "_kept", "_loose", "_room", "_size", "broken", "first", "mark", "next")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._granted = 0
+        self._size = 0
+        self._kept: deque[Shared] = deque()
+        self._loose: list[tuple[int, Shared, Hashable]] | None = None
+        self.first = 0
+        self.next = 0
+        self.mark: int | None = None
+        self.broken = False
+
+    def __len__(self) -> int:
+        """Counted deliveries that the peer may not have."""
+        return len(self._kept)
+
+    def add(self, message: Shared) -> None:
+        """The next counted one. Without room the oldest go: a peer that is there most likely has them."""
+        self.next += 1
+        self._kept.append(message)
+        self._size += message[1]
+        if self._size > self._granted:
+            self._grow()
+
+    def add_loose(self, message: Shared, conflate_key: Hashable = None) -> None:
+        """One that is not counted, for a peer that is away; a newer one with the same key takes its place."""
+        if self._loose is None:
+            self._loose = []
+        entry = (self.next, message, conflate_key)
+        for place, (_, before, key) in enumerate(self._loose if conflate_key is not None else ()):
+            if key == conflate_key:
+                self._loose[place] = (self._loose[place][0], message, key)
+                self._size += message[1] - before[1]
+                break
+        else:
+            self._loose.append(entry)
+            self._size += message[1]
+        if self._size > self._granted:
+            self._grow()
+
+    def _grow(self) -> None:
+        while self._size > self._granted:
+            step = max(STEP, self._size - self._granted)
+            if self._room.take(step):
+                self._granted += step
+            elif not self._let_go():
+                return
+
+    def _let_go(self) -> bool:
+        """Drop one to make room; false when nothing is left."""
+        if self._loose:
+            self._size -= self._loose.pop(0)[1][1]
+            return True
+        if not self._kept:
+            return False
+        self._drop()
+        if self.mark is not None and self.first > self.mark:
+            self.broken = True
+        return True
+
+    def _drop(self) -> None:
+        self._size -= self._kept.popleft()[1]
+        self.first += 1
+
+    def acknowledge(self, received: int) -> None:
+        """The peer has had so many; a number that cannot be changes nothing that is to come."""
+        while self._kept and self.first < received:
+            self._drop()
+        if not self._size and self._granted:
+            self._room.give_back(self._granted)
+            self._granted = 0
+
+    def leave(self) -> None:
+        """The peer's loss is noticed; what comes from now on waits."""
+        if self.mark is None:
+            self.mark = self.next
+
+    def resume(self, received: int | None) -> bool:
+        """The peer is back, and has had *received*, or as many as were sent when its loss was noticed.
+
+        Returns:
+            Whether it can go on: all that it misses is here.
+        """
+        mark = self.next if self.mark is None else self.mark
+        received = mark if received is None else received
+        if self.broken or not self.first <= received <= self.next:
+            return False
+        self.acknowledge(received)
+        return True
+
+    def take_missed(self) -> list[str | bytes]:
+        """What the peer misses, in order, to be sent now; the counted ones stay until they are acknowledged."""
+        missed: list[str | bytes] = []
+        loose = self._loose or []
+        waiting = deque(loose)
+        for number, (message, _) in enumerate(self._kept, self.first):
+            while waiting and waiting[0][0] <= number:
+                missed.append(waiting.popleft()[1][0])
+            missed.append(message)
+        missed.extend(message for _, (message, _), _ in waiting)
+        self._size -= sum(cost for _, (_, cost), _ in loose)
+        self._loose = None
+        self.mark = None
+        return missed
+
+    def clear(self) -> None:
+        """Nothing is kept any more."""
+        self._kept.clear()
+        self._loose = None
+        self._size = 0
+        self._room.give_back(self._granted)
+        self._granted = 0
+        self.first = self.next

@@ -1,0 +1,262 @@
+"""`Topics`: publications and subscriptions of one node.
+
+Composes: what engine keeps and carries publications, which options hold for a topic, who subscribes, and how it
+reaches them. Nothing is decided here that one of these decides. Lives in the node's hub.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from webmesh.brokers.base import Broker, GroupName, History, Since
+from webmesh.catch_up import CatchUp
+from webmesh.exceptions import BadPattern, BrokerError, ConfigurationError, InvalidArgument, RemoteError, Unavailable
+from webmesh.fan_out import FanOut
+from webmesh.lanes import Lanes
+from webmesh.messages import Published
+from webmesh.observer import Observer
+from webmesh.options import Limits
+from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription
+from webmesh.protocol import messages
+from webmesh.protocol.subscribe_request import LAST, SinceOffset, SubscribeRequest
+from webmesh.protocol.topics import read_topic
+from webmesh.subscribers import PatternEntry, Subscribers, Taker
+from webmesh.topic_options import Segments, TopicTable
+
+if TYPE_CHECKING:
+    from webmesh.protocol.publication import Publication
+    from webmesh.websocket.websocket_connection import WebSocketConnection
+
+logger = logging.getLogger("webmesh.topics")
+
+
+class Topics:
+    """The topics of one node; its engine's `Sink`.
+
+    Attributes:
+        broker: The engine.
+        table: Options by pattern.
+        subscribers: All plain subscriptions.
+        up: Whether the engine can be reached.
+    """
+
+    def __init__(self, broker: Broker, table: TopicTable, *, limits: Limits, observer: Observer) -> None:
+        self.broker = broker
+        self.table = table
+        self.limits = limits
+        self.observer = observer
+        self.subscribers = Subscribers(broker)
+        self.up = False
+        self._fan_out = FanOut(observer)
+        self._lanes = Lanes()
+        self._peers: dict[PeerSubscriber, None] = {}
+
+    def start(self) -> None:
+        """Connect to the engine.
+
+        Raises:
+            BrokerError: It cannot be used.
+        """
+        self.broker.start(self)
+        self.up = True
+
+    def stop(self) -> None:
+        """Disconnect from it."""
+        self.up = False
+        self.broker.stop()
+
+    # --------------------------------------------------------------- publications
+
+    def publish(self, publication: Publication) -> Published:
+        """Publish; comes back when the engine has it.
+
+        Raises:
+            InvalidArgument: The topic is none.
+            Unavailable: The engine cannot be reached; nothing was published.
+            RemoteError: It refuses.
+        """
+        segments = topic_segments(publication.topic)
+        options = self.table.of(segments)
+        try:
+            if self.broker.immediate:
+                accepted = self.broker.publish(publication, options.keep)
+            else:  # or one publication could overtake another one of the same publisher
+                with self._lanes.turn(publication.publisher):
+                    accepted = self.broker.publish(publication, options.keep)
+        except BrokerError as error:
+            raise unavailable(error) from error
+        self._fan_out.wait_room()
+        return Published(accepted.offset, accepted.epoch, self._reach(segments), accepted.duplicate)
+
+    def _reach(self, segments: Segments) -> int:
+        return sum(entry.count for entry in self.subscribers.match(segments))
+
+    def deliver(self, publication: Publication) -> None:
+        """`Sink.deliver`."""
+        segments = tuple(publication.topic.split("/"))
+        entries = self.subscribers.match(segments)
+        if entries:
+            self._fan_out.send(publication, self.table.of(segments), entries)
+
+    def work(self, group: GroupName, publication: Publication, token: Any) -> None:
+        """`Sink.work`."""
+        raise NotImplementedError
+
+    def gap(self, reason: str) -> None:
+        """`Sink.gap`: every subscriber is told."""
+        self.observer.refused("engine", "gap")
+        logger.warning("publications may have been missed", extra={"reason": reason})
+        for entry in self.subscribers:
+            for (_, sub), peers in entry.peers.items():
+                for peer in tuple(peers):
+                    peer.send(messages.pattern_gap(entry.pattern, reason, [sub]))
+            for taker in tuple(entry.takers):
+                taker.gap(reason)
+
+    def health(self, up: bool, reason: str) -> None:
+        """`Sink.health`."""
+        self.up = up
+        if up:
+            logger.warning("the engine can be reached again", extra={"reason": reason})
+        else:
+            logger.error("the engine cannot be reached", extra={"reason": reason})
+
+    # -------------------------------------------------------------- subscriptions
+
+    def peer(self, connection: WebSocketConnection) -> PeerSubscriber:
+        """Who subscribes by *connection*: its session, or itself where it has none."""
+        owner = connection.session or connection
+        if owner.subscriber is None:
+            room = None if connection.session is None else connection.session.room
+            peer = owner.subscriber = PeerSubscriber(connection.conversation, owner, room)
+            self._peers[peer] = None
+            if connection.session is not None:
+                connection.session.on_end.append(lambda reason: self.end(peer))
+        return owner.subscriber
+
+    def closed(self, connection: WebSocketConnection) -> None:
+        """A connection has ended; what its session subscribes to lives on."""
+        if connection.subscriber is not None:
+            self.end(connection.subscriber)
+
+    def subscribe(self, peer: PeerSubscriber, request: SubscribeRequest) -> tuple[PeerSubscription, CatchUp]:
+        """Begin a subscription; what is published from now on waits until the `CatchUp` has run.
+
+        Raises:
+            RemoteError: The engine cannot.
+        """
+        entry = self._enter(request.pattern)
+        subscription = PeerSubscription(entry, self.subscribers.id_for(entry, peer.subscriptions.keys()))
+        peer.subscriptions[subscription.id] = subscription
+        catch_up = subscription.catching_up = CatchUp(peer, subscription, self.observer)
+        entry.takers[catch_up] = None
+        return subscription, catch_up
+
+    def attach(self, pattern: Segments, taker: Taker) -> PatternEntry:
+        """Let a function of this program have what is published; `detach` ends it."""
+        entry = self._enter(pattern)
+        entry.takers[taker] = None
+        return entry
+
+    def detach(self, entry: PatternEntry, taker: Taker) -> None:
+        """No longer."""
+        if entry.takers.pop(taker, 0) is None:
+            self.subscribers.leave(entry)
+
+    def _enter(self, pattern: Segments) -> PatternEntry:
+        try:
+            return self.subscribers.enter(pattern)
+        except BrokerError as error:
+            raise unavailable(error) from error
+
+    def unsubscribe(self, peer: PeerSubscriber, sub: int) -> bool:
+        """End a subscription; False when the peer has none of this id."""
+        subscription = peer.subscriptions.pop(sub, None)
+        if subscription is None:
+            return False
+        if subscription.catching_up is not None:
+            subscription.catching_up.stop()
+        form = (peer.serializer, sub)
+        live = subscription.entry.peers.get(form)
+        if live is not None:
+            live.pop(peer, None)
+            if not live:
+                del subscription.entry.peers[form]
+        self.subscribers.leave(subscription.entry)
+        return True
+
+    def end(self, peer: PeerSubscriber) -> None:
+        """A peer has gone for good."""
+        if self._peers.pop(peer, 0) is None:
+            for sub in tuple(peer.subscriptions):
+                self.unsubscribe(peer, sub)
+            peer.end()
+
+    def tick(self, now: float, late: float = 0.0) -> None:
+        """Called about once a second; see `PeerSubscriber.tick`."""
+        for peer in tuple(self._peers):
+            peer.tick()
+
+    # -------------------------------------------------------------------- the past
+
+    def past(self, request: SubscribeRequest) -> tuple[dict[str, Any], list[Publication]]:
+        """What a new subscriber is told of the past, and what is replayed to it.
+
+        Raises:
+            Unavailable: The engine cannot be reached.
+        """
+        try:
+            return self._past(request)
+        except BrokerError as error:
+            raise unavailable(error) from error
+
+    def _past(self, request: SubscribeRequest) -> tuple[dict[str, Any], list[Publication]]:
+        topic, since = request.topic, request.since
+        told: dict[str, Any] = {}
+        if topic is None or not self.table.of(request.pattern).keep.numbered:
+            if isinstance(since, SinceOffset):
+                told["recovered"] = False
+            return told, self.broker.retained(request.pattern)
+        if isinstance(since, SinceOffset):
+            history = self.broker.history(topic, Since(offset=since.offset, epoch=since.epoch))
+            told["recovered"] = history.complete
+        elif isinstance(since, float):
+            history = self.broker.history(topic, Since(seconds=since))
+        else:
+            history = self.broker.history(topic, Since(), most=1, reverse=True)
+        told["offset"], told["epoch"] = history.offset, history.epoch
+        if since is not None:
+            return told, history.items if since != LAST else history.items[:1]
+        return told, self.broker.retained(request.pattern)
+
+    def history(self, topic: str, since: Since, most: int, reverse: bool) -> History:
+        """What is kept of a topic.
+
+        Raises:
+            InvalidArgument: It is no topic, or nothing is kept of it.
+            Unavailable: The engine cannot be reached.
+        """
+        if not self.table.of(topic_segments(topic)).keep.numbered:
+            raise InvalidArgument("this topic is kept without history")
+        try:
+            return self.broker.history(topic, since, most=most, reverse=reverse)
+        except BrokerError as error:
+            raise unavailable(error) from error
+
+
+def topic_segments(topic: str) -> Segments:
+    """The segments of a topic that somebody names.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    try:
+        return read_topic(topic)
+    except (BadPattern, ConfigurationError) as error:
+        raise InvalidArgument(str(error)) from error
+
+
+def unavailable(error: BrokerError) -> RemoteError:
+    """What a peer is told when the engine cannot: come again."""
+    return Unavailable(f"the engine of the topics cannot be reached: {error}"[:200], retry_after=1.0)

@@ -1,0 +1,145 @@
+"""The protocol's paths for topics, and the publications of peers (docs/PROTOCOL.md sections 2 and 4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from webmesh.brokers.base import Since
+from webmesh.call import current_call
+from webmesh.catch_up import CatchUp
+from webmesh.exceptions import InvalidArgument, RemoteError
+from webmesh.messages import Published
+from webmesh.protocol import envelope
+from webmesh.protocol.publication import Publication, read_publication
+from webmesh.protocol.subscribe_request import LAST, SinceOffset, read_since, read_subscribe
+
+if TYPE_CHECKING:
+    from webmesh.protocol.envelope import TopicMessage
+    from webmesh.pubsub import Topics
+    from webmesh.routing import Router
+    from webmesh.websocket.conversation import Conversation
+    from webmesh.websocket.websocket_connection import WebSocketConnection
+
+HISTORY_PAGE = 1000
+"""Publications in one answer to `$history`, at most; the peer asks on from the last one's offset."""
+
+
+class TopicRoutes:
+    """What peers may ask of the topics of this node; a `roles.TopicReceiver`.
+
+    Attributes:
+        topics: Those of the run; set before it begins.
+    """
+
+    topics: Topics
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    def register(self) -> None:
+        """Put them into the router; an engine that lets them wait lets others go on."""
+        table = {"$subscribe": self.subscribe, "$unsubscribe": self.unsubscribe, "$history": self.history}
+        for path, handler in table.items():
+            self._router.add(path, handler, reserved=True, blocking=False)
+
+    def subscribe(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
+        """Begin a subscription: first the answer, then what is replayed, then what is live."""
+        request = read_subscribe(payload)
+        peer = self.topics.peer(client)
+        subscription, catch_up = self.topics.subscribe(peer, request)
+        ready = False
+        try:
+            told, replay = self.topics.past(request)
+            catch_up.replay(replay)
+            self._after_answer(client, catch_up)
+            ready = True
+        finally:
+            if not ready:
+                self.topics.unsubscribe(peer, subscription.id)
+        return {"sub": subscription.id} | told
+
+    def _after_answer(self, client: WebSocketConnection, catch_up: CatchUp) -> None:
+        request_id = current_call().request_id
+        if request_id is None:
+            gevent.spawn(catch_up.run)
+        else:
+            client.conversation.after_answer(request_id, lambda: gevent.spawn(catch_up.run))
+
+    def unsubscribe(self, payload: Any, path: str, client: WebSocketConnection) -> None:
+        """End one; an id that there is not is no error, for it may have ended by itself."""
+        sub = payload.get("sub") if isinstance(payload, dict) else None
+        if type(sub) is not int:
+            raise InvalidArgument("the data of $unsubscribe must be a map with the id of a subscription, sub")
+        self.topics.unsubscribe(self.topics.peer(client), sub)
+
+    def history(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
+        """What is kept of a topic: the newest publications, or those after an offset."""
+        asked = payload if isinstance(payload, dict) else {}
+        topic, limit, reverse = asked.get("topic"), asked.get("limit"), asked.get("reverse")
+        if not isinstance(topic, str):
+            raise InvalidArgument("the data of $history must be a map with a topic")
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise InvalidArgument("limit must be a number of publications")
+        if reverse is not None and type(reverse) is not bool:
+            raise InvalidArgument("reverse must be a boolean")
+        most = HISTORY_PAGE if limit is None else min(limit, HISTORY_PAGE)
+        since, reverse = read_since(asked.get("since")), reverse is True
+        if since == LAST:
+            since, most, reverse = None, min(most, 1), True
+        history = self.topics.history(topic, _since(since), most, reverse)
+        return {
+            "items": [_item(publication) for publication in history.items],
+            "offset": history.offset, "epoch": history.epoch, "complete": history.complete,
+        }  # fmt: skip
+
+    # --------------------------------------------------------------- publications
+
+    def topic(self, message: TopicMessage, conversation: Conversation) -> None:
+        """`TopicReceiver.topic`: a peer publishes."""
+        try:
+            published = self.publish(message, conversation.connection)
+        except RemoteError as error:
+            self.topics.observer.refused("publication", error.code)
+            if message.id is not None:
+                conversation.say(envelope.error(message.id, error.to_wire()))
+            return
+        if message.id is not None:
+            conversation.say(envelope.reply(message.id, wire_published(published)))
+
+    def publish(self, message: TopicMessage, connection: WebSocketConnection) -> Published:
+        """Publish what a peer has sent.
+
+        Raises:
+            RemoteError: What it is told of it.
+        """
+        if message.event is not None:
+            raise InvalidArgument("an event is a node's to send")
+        publisher = self.topics.peer(connection).name
+        return self.topics.publish(
+            read_publication(message.topic, message.data, message.headers, publisher=publisher, now=0.0)
+        )
+
+
+def wire_published(published: Published) -> dict[str, Any]:
+    """What a publisher is told."""
+    told: dict[str, Any] = {"receivers": published.receivers}
+    if published.offset is not None:
+        told["offset"], told["epoch"] = published.offset, published.epoch
+    if published.duplicate:
+        told["duplicate"] = True
+    return told
+
+
+def _since(since: SinceOffset | str | float | None) -> Since:
+    if isinstance(since, SinceOffset):
+        return Since(offset=since.offset, epoch=since.epoch)
+    return Since() if since is None else Since(seconds=float(since))
+
+
+def _item(publication: Publication) -> dict[str, Any]:
+    item: dict[str, Any] = {"data": publication.payload, "offset": publication.offset}
+    if publication.headers:
+        item["headers"] = dict(publication.headers)
+    return item
