@@ -1,4 +1,4 @@
-"""Both implementations of masking for tests: the Python one, and the C one built from the source beside it.
+"""Both implementations of the inner loops for tests: the Python one, and the C one built from the source beside it.
 
 The C file is built anew into a directory of its own, so that a test never judges an old build.
 """
@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
-from webmesh.protocol import data_frames, frames, masking
+from webmesh.protocol import data_frames, frames, masking, msgpack_body, values
 
 SOURCE = Path(masking.__file__).parents[1] / "_speedups.c"
 IMPLEMENTATIONS = ["python", "c"]
@@ -56,16 +57,26 @@ def c_module() -> ModuleType:
     return module
 
 
+IN_PYTHON = SimpleNamespace(
+    mask=masking.mask_in_python, unmask=masking.unmask_in_python, read_run=data_frames.read_run_in_python,
+    whole_frame=data_frames.whole_frame_in_python, msgpack_marks=msgpack_body.marks_in_python,
+    spare_items=values.spare_items_in_python,
+)  # fmt: skip
+"""All that the C module has, in Python."""
+
+
+def loops(implementation: str) -> Any:
+    """The functions of one of `IMPLEMENTATIONS`."""
+    return c_module() if implementation == "c" else IN_PYTHON
+
+
 @contextmanager
-def masking_by(implementation: str) -> Iterator[None]:
-    """Let frames be masked and unmasked by one of `IMPLEMENTATIONS`."""
-    if implementation == "c":
-        module = c_module()
-        mask, unmask = module.mask, module.unmask
-    else:
-        mask, unmask = masking.mask_in_python, masking.unmask_in_python
+def framing_by(implementation: str) -> Iterator[None]:
+    """Let frames be read and written by one of `IMPLEMENTATIONS`."""
+    chosen = loops(implementation)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frames, "mask", mask)
-        patch.setattr(frames, "unmask", unmask)
-        patch.setattr(data_frames, "mask", mask)
+        for name in ("mask", "read_run"):
+            patch.setattr(frames, name, getattr(chosen, name))
+        for name in ("mask", "unmask", "whole_frame"):
+            patch.setattr(data_frames, name, getattr(chosen, name))
         yield

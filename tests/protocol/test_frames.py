@@ -17,7 +17,7 @@ from wsproto.extensions import PerMessageDeflate
 
 from tests.protocol.compressed import MEGABYTE, bomb_of, deflated
 from tests.protocol.raw_frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, cut, raw_frame, xor
-from tests.protocol.speedups import IMPLEMENTATIONS, masking_by
+from tests.protocol.speedups import IMPLEMENTATIONS, framing_by
 from webmesh.exceptions import LocalProtocolError, MessageTooBig, RemoteProtocolError
 from webmesh.options import Limits
 from webmesh.protocol.deflate import BoundedDeflate, negotiate_deflate
@@ -31,7 +31,7 @@ MESSAGES: list[str | bytes] = [
 @pytest.fixture(params=IMPLEMENTATIONS, autouse=True, scope="module")
 def masking(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test of this file with either implementation of masking."""
-    with masking_by(request.param):
+    with framing_by(request.param):
         yield
 
 

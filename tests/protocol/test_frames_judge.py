@@ -18,7 +18,7 @@ from wsproto.extensions import Extension, PerMessageDeflate
 
 from tests.protocol.compressed import deflated
 from tests.protocol.raw_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, raw_frame
-from tests.protocol.speedups import IMPLEMENTATIONS, masking_by
+from tests.protocol.speedups import IMPLEMENTATIONS, framing_by
 from webmesh.exceptions import RemoteProtocolError
 from webmesh.options import Limits
 from webmesh.protocol.deflate import BoundedDeflate, negotiate_deflate
@@ -187,7 +187,7 @@ def cuts(draw: st.DrawFn, stream: bytes) -> list[bytes]:
 @pytest.fixture(params=IMPLEMENTATIONS, autouse=True, scope="module")
 def masking(request: pytest.FixtureRequest) -> Iterator[None]:
     """With either implementation of masking."""
-    with masking_by(request.param):
+    with framing_by(request.param):
         yield
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.protocol.raw_frames import KEY, xor
-from tests.protocol.speedups import IMPLEMENTATIONS, c_module
-from webmesh.protocol import masking
+from tests.protocol.speedups import IMPLEMENTATIONS, c_module, loops
 from webmesh.protocol.masking import TRANSLATE_FROM, mask_in_python, unmask_in_python
 
 SIZES = [*range(70), 125, 126, TRANSLATE_FROM - 1, TRANSLATE_FROM, TRANSLATE_FROM + 1, 4099, 65535, 65536]
@@ -23,20 +20,18 @@ SIZES = [*range(70), 125, 126, TRANSLATE_FROM - 1, TRANSLATE_FROM, TRANSLATE_FRO
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
-def implementation(request: pytest.FixtureRequest) -> SimpleNamespace:
+def implementation(request: pytest.FixtureRequest) -> Any:
     """`mask` and `unmask` in Python, then in C."""
-    if request.param == "c":
-        return SimpleNamespace(mask=c_module().mask, unmask=c_module().unmask)
-    return SimpleNamespace(mask=mask_in_python, unmask=unmask_in_python)
+    return loops(request.param)
 
 
-def test_masks_the_example_of_the_standard(implementation: SimpleNamespace) -> None:
+def test_masks_the_example_of_the_standard(implementation: Any) -> None:
     """RFC 6455 section 5.7: "Hello" under the key 37 fa 21 3d is 7f 9f 4d 51 58."""
     assert bytes.fromhex("7f9f4d5158") == implementation.mask(b"Hello", KEY)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_masks_octet_by_octet_at_every_size(implementation: SimpleNamespace, size: int) -> None:
+def test_masks_octet_by_octet_at_every_size(implementation: Any, size: int) -> None:
     """The result is the plain XOR, whatever shortcut a size takes."""
     payload = os.urandom(size)
 
@@ -45,7 +40,7 @@ def test_masks_octet_by_octet_at_every_size(implementation: SimpleNamespace, siz
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 31, 32, 33, 100, TRANSLATE_FROM + 5])
 @pytest.mark.parametrize("start", range(9))
-def test_unmasks_inside_a_frame_at_every_alignment(implementation: SimpleNamespace, start: int, size: int) -> None:
+def test_unmasks_inside_a_frame_at_every_alignment(implementation: Any, start: int, size: int) -> None:
     """Key and payload may start at any address, and what stands around them is not touched."""
     payload = os.urandom(size)
     frame = b"h" * start + KEY + xor(payload, KEY) + b"next"
@@ -53,7 +48,7 @@ def test_unmasks_inside_a_frame_at_every_alignment(implementation: SimpleNamespa
     assert payload == implementation.unmask(frame, start, start + 4 + size)
 
 
-def test_masking_twice_gives_the_payload_back(implementation: SimpleNamespace) -> None:
+def test_masking_twice_gives_the_payload_back(implementation: Any) -> None:
     """Masking is its own inverse, so one function serves both directions."""
     payload = os.urandom(1000)
 
@@ -61,14 +56,14 @@ def test_masking_twice_gives_the_payload_back(implementation: SimpleNamespace) -
 
 
 @pytest.mark.parametrize("key", [b"", b"abc", b"abcde"])
-def test_refuses_a_key_of_another_size(implementation: SimpleNamespace, key: bytes) -> None:
+def test_refuses_a_key_of_another_size(implementation: Any, key: bytes) -> None:
     """A key has four bytes; anything else is a fault of the caller, not a silent wrong result."""
     with pytest.raises(ValueError, match="4 bytes"):
         implementation.mask(b"payload", key)
 
 
 @pytest.mark.parametrize("start, stop", [(-1, 5), (0, 3), (5, 8), (0, 11), (8, 12), (6, 2), (10, 10), (-4, 4)])
-def test_refuses_to_unmask_outside_the_frame(implementation: SimpleNamespace, start: int, stop: int) -> None:
+def test_refuses_to_unmask_outside_the_frame(implementation: Any, start: int, stop: int) -> None:
     """Neither the key nor the payload may lie outside the ten bytes that there are."""
     with pytest.raises(ValueError, match="no key and payload"):
         implementation.unmask(b"0123456789", start, stop)
@@ -132,22 +127,3 @@ def test_c_lets_other_threads_run_on_large_payloads() -> None:
         thread.join()
 
     assert payloads == [mask(each, KEY) for each in masked]
-
-
-def test_environment_forces_python() -> None:
-    """WEBMESH_NO_SPEEDUPS=1 keeps the C code out of a process, even where it is built."""
-    program = "from webmesh.protocol import masking as m; print(m.speedups, m.mask is m.mask_in_python)"
-
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "WEBMESH_NO_SPEEDUPS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
-
-    assert "False True" == ran.stdout.strip()
-
-
-def test_speedups_tells_which_is_used() -> None:
-    """`masking.speedups` is true exactly when the C functions are the ones in use."""
-    assert masking.speedups is (masking.mask is not mask_in_python)
-    assert masking.speedups is (masking.unmask is not unmask_in_python)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.protocol.speedups import IN_PYTHON, c_module
 from webmesh.exceptions import DecodeError, EncodeError, MessageTooBig
 from webmesh.options import Limits
 from webmesh.protocol import msgpack_body
@@ -50,6 +51,15 @@ def padded(value: bytes) -> bytes:
 
 def short_and_long(value: bytes) -> list[bytes]:
     return [b"\x91" + value, padded(value), b"\x81\xa4data" + value]
+
+
+@given(st.binary(max_size=600))
+def test_both_implementations_find_the_same_marks(data: bytes) -> None:
+    """C and Python mean the same bytes."""
+    everything = bytes(range(256))
+
+    assert IN_PYTHON.msgpack_marks(data) == c_module().msgpack_marks(data)
+    assert IN_PYTHON.msgpack_marks(everything) == c_module().msgpack_marks(everything)
 
 
 class TestReading:
@@ -376,9 +386,9 @@ class TestWriting:
         with pytest.raises(EncodeError, match="deeper than 64"):
             write_msgpack([value], LIMITS)
 
-    @pytest.mark.parametrize("levels", [600, 20_000])
+    @pytest.mark.parametrize("levels", [1_100, 20_000])
     def test_more_levels_than_the_encoder_follows_are_refused(self, levels: int) -> None:
-        """A generous limit does not turn into a crash or a foreign exception (msgpack follows 511)."""
+        """A generous limit does not turn into a crash or a foreign exception (msgpack follows 1,024)."""
         value: object = 1
         for _ in range(levels):
             value = [value]

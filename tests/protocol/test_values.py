@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.protocol.speedups import IMPLEMENTATIONS, IN_PYTHON, c_module, loops
 from webmesh.protocol.values import (
     BINARY_SCALARS, INTEGER_MAX, INTEGER_MIN, SHOWN_SIZE, TEXT_SCALARS, Misfit, escaped, few_items, numbers_fit,
     plain_copy, spare_items,
@@ -29,7 +30,10 @@ def copy(value: object, scalars: frozenset[type] = BINARY_SCALARS) -> object:
 
 
 def spare(value: object, scalars: frozenset[type] = BINARY_SCALARS) -> int:
-    return spare_items(value, scalars, DEPTH, ITEMS)
+    """What either implementation says."""
+    said = [one.spare_items(value, scalars, DEPTH, ITEMS) for one in (IN_PYTHON, c_module())]
+    assert said[0] == said[1]
+    return said[0]
 
 
 def refusal(value: object, scalars: frozenset[type] = BINARY_SCALARS) -> str:
@@ -166,6 +170,15 @@ class TestTheQuickLook:
             value = [value, value]
 
         assert spare_items(value, BINARY_SCALARS, 64, 65536) < 0
+
+    @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+    def test_a_depth_that_the_interpreter_cannot_follow_is_an_error(self, implementation: str) -> None:
+        """It never overflows the stack, whatever depth is allowed."""
+        knot: list[object] = []
+        knot.append(knot)
+
+        with pytest.raises(RecursionError):
+            loops(implementation).spare_items(knot, BINARY_SCALARS, 10_000_000, 10_000_000)
 
 
 class TestTheCloseLook:

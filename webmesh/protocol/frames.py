@@ -23,10 +23,10 @@ from wsproto.utilities import ProtocolError as WsprotoError
 from webmesh.exceptions import LocalProtocolError, MessageTooBig, RemoteProtocolError
 from webmesh.options import Limits
 from webmesh.protocol.assembly import Assembly, not_utf8
-from webmesh.protocol.data_frames import ClientFrames, first_and_payload, server_frame
+from webmesh.protocol.data_frames import ClientFrames, first_and_payload, read_run, server_frame
 from webmesh.protocol.deflate import BoundedDeflate
-from webmesh.protocol.frame_head import BINARY, ENDLESS, KEY_SIZE, MASKED, RSV1, TEXT, Head, read_head
-from webmesh.protocol.masking import mask, unmask
+from webmesh.protocol.frame_head import BINARY, KEY_SIZE, MASKED, RSV1, TEXT, Head, read_head
+from webmesh.protocol.masking import mask
 
 __all__ = ["CloseReceived", "Frames", "Incoming", "PingReceived", "PongReceived", "server_frame"]
 
@@ -35,7 +35,6 @@ CLOSE_REASON_SIZE: Final = 100
 NO_STATUS: Final = 1005
 """Close code for a close frame without one (RFC 6455 section 7.1.5); never on the wire."""
 
-_LONGEST_HEAD: Final = 8  # bytes of a masked frame's head with a 16-bit length; longer ones are seldom whole anyway
 _CHUNK: Final = 64 * 1024  # bytes that wsproto, which copies what it gets several times, gets at once
 _CODES_TO_SEND: Final = (range(1000, 1004), range(NO_STATUS, NO_STATUS + 1), range(1007, 1014), range(3000, 5000))
 """RFC 6455 section 7.4 and IANA's registry; 1005 stands for a close frame without a code."""
@@ -149,26 +148,13 @@ class Frames:
         position, end, left = 0, len(data), self._turn
         try:
             while position < end and left:
-                left -= 1
-                if not self._fast or end - position < _LONGEST_HEAD:
-                    position = self._take(data, position, received)
-                    continue
-                first = data[position]
-                size = data[position + 1] ^ self._mask_bit
-                start = position + 2
-                if size > 125:  # 126: the length stands in the next two bytes; other frames are not for this lane
-                    wide = data[start] << 8 | data[start + 1]
-                    size = wide if size == 126 and wide > 125 else ENDLESS
-                    start += 2
-                stop = start + size + self._key_size
-                if stop > end or size > self._limit or first != BINARY and first != TEXT:
-                    position = self._take(data, position, received)
-                    continue
-                payload = unmask(data, start, stop) if self._mask_bit else data[start:stop]
-                received.append(payload if first == BINARY else payload.decode())
-                position = stop
-                if not size:
-                    self.overhead += 1
+                start, before = position, len(received)
+                if self._fast:
+                    position = read_run(data, start, self._mask_bit, self._limit, left, received)
+                    left -= len(received) - before
+                if position == start:
+                    position = self._take(data, start, received)
+                    left -= 1
         except UnicodeDecodeError as error:
             self._fail(not_utf8(error), received)
         except RemoteProtocolError as error:

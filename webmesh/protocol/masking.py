@@ -1,15 +1,15 @@
 """Masking of payloads: the XOR with a four-byte key that RFC 6455 section 5.3 asks of clients.
 
-Decides alone which implementation is used: the C one (`webmesh/_speedups.c`, optional) when it is
-built, else Python. `WEBMESH_NO_SPEEDUPS=1` in the environment, read at import, forces Python. Both
-give the same bytes; masking twice with one key gives the payload back.
+Knows no frames. In C, where `speedups` has it, or in Python: both give the same bytes, and masking twice with one key
+gives the payload back.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import cache
+
+from webmesh.protocol.speedups import NATIVE
 
 TRANSLATE_FROM = 1024
 """Bytes from which four table look-ups of a quarter each beat one XOR of two long integers."""
@@ -52,15 +52,5 @@ def unmask_in_python(frame: bytes, start: int, stop: int) -> bytes:
     return mask_in_python(frame[start + 4 : stop], frame[start : start + 4])
 
 
-mask: Callable[[bytes, bytes], bytes] = mask_in_python
-unmask: Callable[[bytes, int, int], bytes] = unmask_in_python
-speedups = False
-"""Whether the C implementation is in use."""
-
-if os.environ.get("WEBMESH_NO_SPEEDUPS") != "1":
-    try:
-        from webmesh._speedups import mask as mask_in_c, unmask as unmask_in_c
-    except ImportError:  # no compiler when the package was built: slower for large payloads, else equal
-        pass
-    else:
-        mask, unmask, speedups = mask_in_c, unmask_in_c, True
+mask: Callable[[bytes, bytes], bytes] = mask_in_python if NATIVE is None else NATIVE.mask
+unmask: Callable[[bytes, int, int], bytes] = unmask_in_python if NATIVE is None else NATIVE.unmask

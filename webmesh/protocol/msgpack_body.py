@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from msgpack import Packer, Unpacker, unpackb  # type: ignore[import-untyped]
@@ -18,6 +19,7 @@ from msgpack.exceptions import UnpackException  # type: ignore[import-untyped]
 
 from webmesh.exceptions import DecodeError, EncodeError, MessageTooBig
 from webmesh.options import Limits
+from webmesh.protocol.speedups import NATIVE
 from webmesh.protocol.values import BINARY_SCALARS, Misfit, few_items, numbers_fit, plain_copy, spare_items
 
 ZLIB_FIRST_BYTE = 0x78
@@ -28,6 +30,14 @@ _HEADERS_AND_FLOATS = _HEADERS + b"\xca\xcb"
 _BINARY = bytes(range(0xC4, 0xC7))
 _QUIET = bytes(c for c in range(256) if c not in _HEADERS_AND_FLOATS + _BINARY)
 """Bytes that begin no map, list, bytes or float, wherever they stand."""
+
+
+def marks_in_python(data: bytes) -> bytes:
+    """Those bytes of *data* that may begin a map, list, bytes or float."""
+    return data.translate(None, _QUIET)
+
+
+msgpack_marks: Callable[[bytes], bytes] = marks_in_python if NATIVE is None else NATIVE.msgpack_marks
 
 _NOT_FINITE_64 = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 _NOT_FINITE_32 = re.compile(rb"\xca[\x7f\xff][\x80-\xff]").search
@@ -83,7 +93,7 @@ def read_msgpack(data: bytes, limits: Limits) -> object:
     Raises:
         DecodeError: Not msgpack, a value outside of what is plain, or beyond *limits*.
     """
-    marks = data.translate(None, _QUIET) if len(data) <= _SCREENED_SIZE else data
+    marks = msgpack_marks(data) if len(data) <= _SCREENED_SIZE else data
     try:
         if len(marks) <= limits.depth and len(data) <= limits.items:
             value = unpackb(data, ext_hook=_refuse_extension, max_ext_len=0)

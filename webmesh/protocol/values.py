@@ -9,8 +9,10 @@ maps) into the plain types below them without calling their code. Knows no seria
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
+
+from webmesh.protocol.speedups import NATIVE
 
 Scalars = frozenset[type]
 """Exact types that stand in a message by themselves."""
@@ -71,7 +73,7 @@ def escaped(text: str) -> str:
     return quoted if len(text) <= SHOWN_SIZE and len(quoted) <= SHOWN_SIZE else quoted[: SHOWN_SIZE - 3] + "..."
 
 
-def spare_items(root: object, scalars: Scalars, depth: int, items: int) -> int:
+def spare_items_in_python(root: object, scalars: Scalars, depth: int, items: int) -> int:
     """How many more elements *root* might hold, or a negative number when it needs `plain_copy`.
 
     Not negative means: exact plain types only, text keys, at most *depth* levels and *items* elements.
@@ -86,7 +88,7 @@ def spare_items(root: object, scalars: Scalars, depth: int, items: int) -> int:
         if type(key) is not str:
             return -1
         if type(value) not in scalars:
-            items = spare_items(value, scalars, depth - 1, items)
+            items = spare_items_in_python(value, scalars, depth - 1, items)
             if items < 0:
                 return -1
     return items
@@ -102,10 +104,15 @@ def _spare_items_of_list(root: object, scalars: Scalars, depth: int, items: int)
         return items
     for value in root:
         if type(value) not in scalars:
-            items = spare_items(value, scalars, depth - 1, items)
+            items = spare_items_in_python(value, scalars, depth - 1, items)
             if items < 0:
                 return -1
     return items
+
+
+spare_items: Callable[[object, Scalars, int, int], int] = (
+    spare_items_in_python if NATIVE is None else NATIVE.spare_items
+)
 
 
 def numbers_fit(root: object) -> bool:
