@@ -146,7 +146,7 @@ def _send_to(
 
 def _groups(entries: list[PatternEntry]) -> Iterator[_Group]:
     """Who gets equal bytes."""
-    if len(entries) == 1:
+    if len(entries) == 1 and len(entries[0].ids) <= 1:
         for (serializer, sub), peers in entries[0].peers.items():
             if peers:
                 yield serializer, [sub], peers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from webmesh.exceptions import BadPattern, InvalidArgument
+from webmesh.exceptions import BadPattern, ConfigurationError, InvalidArgument
 from webmesh.protocol.topics import ONE, REST, read_topic_pattern
 from webmesh.protocol.values import escaped
 
@@ -59,8 +59,8 @@ def read_subscribe(payload: object) -> SubscribeRequest:
     if not isinstance(payload, dict):
         raise InvalidArgument("the data of $subscribe must be a map")
     try:
-        pattern = read_topic_pattern(payload.get("pattern"))  # type: ignore[arg-type]  # it says so itself
-    except BadPattern as error:
+        pattern = read_topic_pattern(payload.get("pattern", ""))
+    except (BadPattern, ConfigurationError) as error:
         raise InvalidArgument(str(error)) from error
     presence = payload.get("presence")
     if presence is not None and type(presence) is not bool:
