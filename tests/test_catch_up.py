@@ -1,0 +1,135 @@
+"""The order in which a new subscription gets what was, what is, and what comes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from webmesh import catch_up as module
+from webmesh.catch_up import CatchUp
+from webmesh.exceptions import EncodeError
+from webmesh.observer import NO_OBSERVER
+from webmesh.peer_subscriber import PeerSubscription
+from webmesh.protocol.publication import Publication
+from webmesh.subscribers import PatternEntry
+
+
+class Peer:
+    """Notes what it is sent."""
+
+    conversation = None
+    over = False
+    name = "me"
+    serializer = "form"
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.lost: list[Any] = []
+        self.then: Any = None
+
+    def send(self, message: dict[str, Any]) -> None:
+        if message["data"] == "bad":
+            raise EncodeError("no")
+        self.sent.append(message["data"])
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+
+    def lose(self, publication: Publication, subs: list[int], reason: str) -> None:
+        self.lost.append((publication.payload, subs, reason))
+
+
+def kept(number: int, epoch: str = "e") -> Publication:
+    return Publication("a", number, offset=number, epoch=epoch)
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+@pytest.fixture
+def subscription() -> PeerSubscription:
+    return PeerSubscription(PatternEntry(("a",)), 7)
+
+
+@pytest.fixture
+def catching(peer: Any, subscription: PeerSubscription) -> CatchUp:
+    made = subscription.catching_up = CatchUp(peer, subscription, NO_OBSERVER)
+    subscription.entry.takers[made] = None
+    return made
+
+
+def test_first_what_was_then_what_came_then_it_is_live(catching: CatchUp, peer: Peer, subscription: PeerSubscription):
+    """Each once, though what came meanwhile was among what was read as well."""
+    catching.take(kept(2))
+    catching.replay([kept(1), kept(2)])
+    peer.then = lambda: catching.take(kept(4))
+    catching.take(kept(3))
+    catching.run()
+    assert [1, 2, 3, 4] == peer.sent
+    assert {("form", 7): {peer: None}} == subscription.entry.peers
+    assert not subscription.entry.takers
+    assert subscription.catching_up is None
+
+
+def test_another_epoch_is_never_taken_for_had(catching: CatchUp, peer: Peer):
+    """Its numbers mean something else."""
+    catching.replay([kept(5)])
+    catching.take(Publication("a", "new", offset=1, epoch="f", at=1.0))
+    catching.run()
+    assert [5, "new"] == peer.sent
+
+
+def test_what_is_not_numbered_is_told_apart_by_its_time(catching: CatchUp, peer: Peer):
+    """A retained value that was read after it had come live is not sent twice."""
+    value = Publication("a", "old", at=1.0)
+    catching.take(value)
+    catching.take(Publication("a", "new", at=2.0))
+    catching.take(Publication("b", "other", at=0.5))
+    catching.replay([value.as_retained()])
+    catching.run()
+    assert ["old", "new", "other"] == peer.sent
+
+
+def test_too_much_to_wait_is_lost_and_told(catching: CatchUp, peer: Peer, monkeypatch: pytest.MonkeyPatch):
+    """The oldest go."""
+    monkeypatch.setattr(module, "MOST_WAITING", 2)
+    for number in (1, 2, 3):
+        catching.take(kept(number))
+    catching.run()
+    assert [2, 3] == peer.sent
+    assert [(1, [7], "slow")] == peer.lost
+
+
+def test_what_its_peer_cannot_read_is_told(catching: CatchUp, peer: Peer):
+    """And the rest goes on."""
+    catching.replay([Publication("a", "bad", offset=1, epoch="e"), kept(2)])
+    catching.run()
+    assert [2] == peer.sent
+    assert [("bad", [7], "encoding")] == peer.lost
+
+
+def test_ones_own_publications_can_be_left_out(catching: CatchUp, peer: Peer):
+    """As those that are live."""
+    catching.take(Publication("a", 1, publisher="me", exclude_self=True))
+    catching.take(Publication("a", 2, publisher="me"))
+    catching.run()
+    assert [2] == peer.sent
+
+
+def test_one_that_is_given_up_never_becomes_live(catching: CatchUp, peer: Peer, subscription: PeerSubscription):
+    """Unsubscribed while it was catching up."""
+    catching.replay([kept(1), kept(2)])
+    peer.then = catching.stop
+    catching.run()
+    assert [1] == peer.sent
+    assert not subscription.entry.peers
+    assert not subscription.entry.takers
+
+
+def test_a_gap_of_the_engine_is_told_of_the_pattern(catching: CatchUp, peer: Peer):
+    """It may concern any topic of it."""
+    catching.gap("redis was away")
+    assert [{"reason": "redis was away", "pattern": True}] == peer.sent

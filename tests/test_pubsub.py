@@ -1,0 +1,155 @@
+"""Topics put together: the engine, who subscribes, and what becomes of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.running import running, wait_for
+from tests.topic_peer import Refused, topic_peer
+from webmesh.brokers.memory import MemoryBroker
+from webmesh.exceptions import BrokerUnavailable, InvalidArgument, Unavailable
+from webmesh.messages import Message
+from webmesh.pubsub import topic_segments
+from webmesh.testing import RecordingObserver
+from webmesh.webmesh_server import WebMeshServer
+
+
+class FailingBroker(MemoryBroker):
+    """In memory, and cannot be reached while `down`."""
+
+    down = False
+
+    def publish(self, *args: Any) -> Any:
+        self._check()
+        return super().publish(*args)
+
+    def want(self, *args: Any) -> None:
+        self._check()
+        super().want(*args)
+
+    def retained(self, *args: Any) -> Any:
+        self._check()
+        return super().retained(*args)
+
+    def history(self, *args: Any, **options: Any) -> Any:
+        self._check()
+        return super().history(*args, **options)
+
+    def _check(self) -> None:
+        if self.down:
+            raise BrokerUnavailable("nobody answers")
+
+
+@pytest.fixture
+def broker() -> FailingBroker:
+    return FailingBroker()
+
+
+@pytest.fixture
+def observer() -> RecordingObserver:
+    return RecordingObserver()
+
+
+@pytest.fixture
+def heard() -> list[Message]:
+    return []
+
+
+@pytest.fixture
+def server(broker: FailingBroker, observer: RecordingObserver, heard: list[Message]) -> Iterator[WebMeshServer]:
+    made = WebMeshServer(broker=broker, observer=observer)
+    made.topic("kept/*", history=5)
+
+    @made.subscribe("heard")
+    def note(payload: Any, topic: str, message: Message) -> None:
+        heard.append(message)
+
+    with running(made) as started:
+        yield started
+
+
+@pytest.mark.row(96)
+def test_an_engine_that_is_away_is_said_so_and_nothing_stays_half_done(server: WebMeshServer, broker: FailingBroker):
+    """To the program, and to peers, who may come again; then all is as before."""
+    topics = server._begun.parts.topics
+    with topic_peer(server) as peer:
+        broker.down = True
+        with pytest.raises(Unavailable, match="nobody answers"):
+            server.publish("a")
+        for ask in (
+            lambda: peer.subscribe("a/*"), lambda: peer.publish("a"), lambda: peer.ask("$history", {"topic": "kept/a"}),
+        ):  # fmt: skip
+            with pytest.raises(Refused) as refused:
+                ask()
+            assert "unavailable" == refused.value.code
+        assert 1 == len(topics.subscribers)  # the program's own
+        broker.down = False
+        peer.subscribe("a/*")
+        server.publish("a/b", 1)
+        assert [1] == peer.payloads(1)
+
+
+@pytest.mark.row(96)
+def test_a_gap_of_the_engine_is_told_to_every_subscriber(
+    server: WebMeshServer, heard: list[Message], observer: RecordingObserver
+):
+    """Peers and functions of the program, for each of their patterns; never silently."""
+    topics = server._begun.parts.topics
+    with topic_peer(server) as peer:
+        first, second = peer.subscribe("a/*")["sub"], peer.subscribe("b")["sub"]
+        server._begun.parts.home.run(topics.gap, "it was away")
+        told = [peer.next() for _ in range(2)]
+    reason = {"reason": "it was away", "pattern": True}
+    assert [
+        {"topic": "a/*", "event": "gap", "data": reason, "subs": [first]},
+        {"topic": "b", "event": "gap", "data": reason, "subs": [second]},
+    ] == sorted(told, key=lambda one: one["topic"])
+    assert wait_for(lambda: ["gap"] == [message.event for message in heard])
+    assert [("engine", "gap")] == observer.named("refused")
+
+
+def test_the_engine_wants_only_what_somebody_subscribes_to(server: WebMeshServer, broker: FailingBroker):
+    """As long as anybody does."""
+    with topic_peer(server) as alice, topic_peer(server) as bob:
+        subs = [peer.subscribe("x/*")["sub"] for peer in (alice, bob)]
+        assert 2 == broker._wanted[("x", "*")]
+        alice.ask("$unsubscribe", {"sub": subs[0]})
+        bob.ask("$unsubscribe", {"sub": subs[1]})
+        bob.ask("$unsubscribe", {"sub": subs[1]})
+        assert ("x", "*") not in broker._wanted
+
+
+@pytest.mark.row(86)
+def test_peers_that_come_and_go_leave_nothing(server: WebMeshServer):
+    """No subscriptions, no ids that grow with them, no peers."""
+    topics = server._begun.parts.topics
+    for _ in range(20):
+        with topic_peer(server) as peer:
+            peer.subscribe("x/*")
+            peer.publish("x/y", 1)
+            peer.send({"path": "$goodbye"})
+    assert wait_for(lambda: not topics._peers)
+    assert 1 == len(topics.subscribers)
+
+
+def test_what_one_peer_cannot_read_others_get(server: WebMeshServer, observer: RecordingObserver):
+    """Bytes do not go into JSON: that subscriber is told that it has lost it."""
+    with topic_peer(server) as peer:
+        sub = peer.subscribe("kept/*")["sub"]
+        published = server.publish("kept/a", b"\x00")
+        server._begun.parts.home.run(server._begun.parts.topics.tick, 0.0)
+        assert {
+            "topic": "kept/a", "event": "gap", "data": {"reason": "encoding"}, "subs": [sub],
+            "offset": 1, "epoch": published.epoch,
+        } == peer.next()  # fmt: skip
+    assert ("delivery", "not encodable") in observer.named("refused")
+
+
+@pytest.mark.parametrize("topic", ["", "a//b", "*", 5, None])
+def test_what_is_no_topic_is_an_invalid_argument(topic: Any):
+    """Whoever names it."""
+    with pytest.raises(InvalidArgument):
+        topic_segments(topic)

@@ -1,0 +1,113 @@
+"""What a server's program says of topics."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.running import running, wait_for
+from webmesh.exceptions import ConfigurationError, InvalidArgument, LocalProtocolError
+from webmesh.messages import Message, Published
+from webmesh.webmesh_server import WebMeshServer
+
+
+def test_a_program_publishes_and_subscribes_in_itself():
+    """With no peer at all."""
+    server, got = WebMeshServer(), []
+    server.topic("orders/*/created", history=10)
+
+    @server.subscribe("orders/**")
+    def note(payload: Any, topic: str, message: Message) -> None:
+        got.append((payload, topic, message.offset, message.headers.get("mine")))
+
+    with running(server):
+        first = server.publish("orders/1/created", "a", headers={"mine": "x"})
+        assert Published(1, first.epoch, 1) == first
+        assert Published(None, None, 1) == server.publish("orders/1/paid", "b")
+        assert wait_for(lambda: len(got) == 2)
+    assert [("a", "orders/1/created", 1, "x"), ("b", "orders/1/paid", None, None)] == got
+
+
+def test_anybody_may_publish_from_any_thread():
+    """Each publisher's own order is kept."""
+    server, got = WebMeshServer(), []
+
+    @server.subscribe("a/*", queue=10_000)
+    def note(payload: Any, topic: str, message: Message) -> None:
+        got.append((topic, payload))
+
+    def publish(name: str) -> None:
+        for number in range(100):
+            server.publish(f"a/{name}", number)
+
+    with running(server):
+        threads = [threading.Thread(target=publish, args=(name,)) for name in "xyz"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wait_for(lambda: len(got) == 300)
+    for name in "xyz":
+        assert list(range(100)) == [number for topic, number in got if topic == f"a/{name}"]
+
+
+def test_the_same_dedupe_id_is_published_once():
+    """Whoever repeats it is told."""
+    server = WebMeshServer()
+    server.topic("a", history=5)
+    with running(server):
+        first, second = (server.publish("a", number, dedupe_id="x") for number in (1, 2))
+    assert (False, True) == (first.duplicate, second.duplicate)
+    assert first.offset == second.offset
+
+
+@pytest.mark.parametrize("topic", ["", "a/*", "a//b"])
+def test_what_is_no_topic_is_refused(topic: str):
+    """With what is wrong."""
+    with running(WebMeshServer()) as server, pytest.raises(InvalidArgument):
+        server.publish(topic)
+
+
+def test_a_server_that_has_not_started_has_nowhere_to_publish():
+    """Said as such."""
+    with pytest.raises(LocalProtocolError):
+        WebMeshServer().publish("a")
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda server: server.subscribe("a//b")(print),
+        lambda server: server.subscribe("a")("no function"),
+        lambda server: server.subscribe("a", queue=0)(print),
+        lambda server: server.topic("a", history=-1),
+        lambda server: server.topic("**/a"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_at_registration(register: Any):
+    """Not with the first publication."""
+    with pytest.raises(ConfigurationError):
+        register(WebMeshServer())
+
+
+def test_registration_ends_with_listening():
+    """As that of routes."""
+    with running(WebMeshServer()) as server:
+        with pytest.raises(ConfigurationError, match="too late"):
+            server.topic("a", history=1)
+        with pytest.raises(ConfigurationError, match="too late"):
+            server.subscribe("a")
+
+
+def test_an_engine_is_named_by_its_url_or_given(tmp_path):
+    """What is kept in a file is there for the next server."""
+    url = f"sqlite:///{tmp_path / 'topics.db'}"
+    for expected in (1, 2):
+        server = WebMeshServer(broker=url)
+        server.topic("a", history=5)
+        with running(server):
+            assert expected == server.publish("a").offset
+    with pytest.raises(ConfigurationError, match="engine"):
+        WebMeshServer(broker="carrier-pigeon://loft")
