@@ -32,6 +32,9 @@ EXTRAS_REQUIRE = {
     "metrics": [
         "prometheus_client>=0.21",  # the oldest that the tests of the pages were tried with
     ],
+    "redis": [
+        "redis>=6.2,<9",  # the oldest and the newest that the engine's tests were tried with; users add hiredis for speed
+    ],
     "examples": [
         "airportsdata>=20260905",  # the airports that examples/airports serves; numbers on the pages are of this date
     ],

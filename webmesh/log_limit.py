@@ -22,7 +22,7 @@ REPEAT = 10.0
 PLACES = 256
 """Places that are remembered for that."""
 
-LOGGERS = ("webmesh.server", "webmesh.client")
+LOGGERS = ("webmesh.server", "webmesh.client", "webmesh.broker")
 
 
 class LogLimit(logging.Filter):

@@ -18,6 +18,10 @@ from webmesh.exceptions import ConfigurationError
 OPENERS: dict[str, str | Opener] = {
     "memory": "webmesh.brokers.memory:open_memory",
     "sqlite": "webmesh.brokers.sqlite:open_sqlite",
+    **dict.fromkeys(
+        ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+        "webmesh.brokers.redis:RedisBroker",
+    ),
 }
 """URL scheme → what makes its engine: a function of the URL and of keyword options, or its place, `module:function`.
 

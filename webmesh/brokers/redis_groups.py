@@ -1,0 +1,154 @@
+"""One node's share of the groups that it has members of.
+
+A group's work waits in a stream; a node takes as much of it as it has room for and says what is done, both in one
+step. It looks when it is told that there is work, when it has room again, and now and then, for what dead nodes held.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from webmesh.brokers.base import GroupName
+from webmesh.brokers.redis_messages import GROUP_SEPARATOR, BadMessage, read_message, read_pattern
+from webmesh.exceptions import WebMeshError
+from webmesh.options import Limits
+from webmesh.protocol.publication import Publication
+
+logger = logging.getLogger("webmesh.broker")
+
+Run = Callable[..., Any]
+"""Run a script: name, keys, arguments."""
+
+
+def group_text(group: GroupName) -> str:
+    """What a group is called in Redis."""
+    return "/".join(group.pattern) + GROUP_SEPARATOR + group.name
+
+
+def read_group(text: str) -> GroupName:
+    """The group of that name.
+
+    Raises:
+        BadMessage: It is none.
+    """
+    pattern, separator, name = text.partition(GROUP_SEPARATOR)
+    if not separator:
+        raise BadMessage("a group without a name")
+    return GroupName(read_pattern(pattern), name)
+
+
+class NodeGroup:
+    """What this node has taken of one group.
+
+    Args:
+        node: This node's name.
+        work, nodes: The keys of the group's stream and of the table of nodes.
+        give: Gets each publication with its token.
+        refused: Told of what is no message of ours.
+    """
+
+    def __init__(
+        self, name: GroupName, node: str, *, work: str, nodes: str, window: int, durable: bool, limits: Limits,
+        run: Run, give: Callable[[GroupName, Publication, Any], None], refused: Callable[[str, BadMessage], None],
+    ) -> None:  # fmt: skip
+        self.name, self.work = name, work
+        self.window, self.durable = window, durable
+        self._node, self._nodes, self._limits = node, nodes, limits
+        self._run, self._give, self._refused = run, give, refused
+        self._held: set[bytes] = set()
+        self._done: list[bytes] = []
+        self._wake = Event()
+        self._rescue = self._own = self._closed = False
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> None:
+        """Begin to take work."""
+        self.wake(rescue=True)
+        self._greenlet = gevent.spawn(self._serve)
+
+    def wake(self, *, rescue: bool = False, own: bool = False) -> None:
+        """There may be work.
+
+        Args:
+            rescue: Also with nodes that are dead.
+            own: An answer may have been lost, so what is held here and not known is to be told again.
+        """
+        self._rescue = self._rescue or rescue
+        self._own = self._own or own
+        self._wake.set()
+
+    def done(self, token: Any) -> None:
+        """Nothing more is to be done about *token*."""
+        if token in self._held:
+            self._held.discard(token)
+            self._done.append(token)
+            self._wake.set()
+
+    def close(self) -> list[bytes]:
+        """Take no more; returns what is done and was not told yet."""
+        self._closed = True
+        self._held.clear()
+        if self._greenlet is not None and self._greenlet is not gevent.getcurrent():
+            self._greenlet.kill()  # until it is dead: what it was about to tell is then in the list again
+        return self._done
+
+    def _serve(self) -> None:
+        while not self._closed:
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                self._turn()
+            except WebMeshError as error:  # the link is lost, or Redis refuses: the next beat tries again
+                logger.warning("no work from Redis", extra={"group": str(self.name.name), "reason": str(error)})
+
+    def _turn(self) -> None:
+        if self._own:
+            self._take(0, own=True)
+            self._own = False
+        while not self._closed:
+            room = self.window - len(self._held)
+            if room <= 0 and not self._done:
+                return
+            if not self._take(room):
+                return
+
+    def _take(self, room: int, *, own: bool = False) -> bool:
+        """Whether there may be more."""
+        telling, self._done = self._done[:500], self._done[500:]
+        rescue, self._rescue = self._rescue and room > 0, self._rescue and room <= 0
+        try:
+            more, entries = self._run(
+                "take", [self.work, self._nodes], self._node, max(0, room), int(rescue), int(own), *telling
+            )
+        except BaseException:
+            self._done = telling + self._done
+            self._rescue = self._rescue or rescue
+            raise
+        self._rescue = self._rescue or bool(more and not own)
+        fresh = sorted((entry for entry in entries if entry[0] not in self._held), key=lambda entry: _order(entry[0]))
+        told = set(self._done)
+        self._held.update(entry[0] for entry in fresh if entry[0] not in told)
+        for token, fields in fresh:
+            if token not in told and not self._closed:
+                self._hand(token, fields)
+        return bool(self._done) or (bool(more) and not own)
+
+    def _hand(self, token: bytes, fields: list[bytes]) -> None:
+        named = dict(zip(fields[::2], fields[1::2], strict=False))
+        try:
+            publication = read_message(named.get(b"t", b""), named.get(b"m"), self._limits)
+        except BadMessage as bad:
+            self._refused(self.work, bad)
+            self.done(token)  # nobody can do it
+            return
+        self._give(self.name, publication, token)
+
+
+def _order(token: bytes) -> tuple[int, int]:
+    first, _, second = token.partition(b"-")
+    return int(first), int(second)
