@@ -10,10 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench_parts.contestants import CONTESTANTS, FLOOR, SIZES, Contestant
-from bench_parts.report import MachineUse, Report
-from bench_parts.rounds import Bench, Settings
+from bench_parts.fan_out import CONTESTANTS as AUDITIONERS
+from bench_parts.fan_out import FanOut
+from bench_parts.matching import MatchingCost
+from bench_parts.report import MachineUse, Report, Section
+from bench_parts.rounds import Bench, Outcome, Settings
 
 IDLE, HANDSHAKES, ROUTES = "idle", "handshakes", "routes"
+SECTIONS = ("fan-out", "matching")
+"""What is measured in a way of its own. Named alone, they need no floor of messages."""
 DESCRIPTION = """Measure WebMesh beside plain gevent, WebSocket libraries, gRPC and zerorpc: server CPU per message,
 messages a second, latency, memory of idle connections, handshakes. Prints one report in markdown.
 The first run makes .venv-bench and installs the peers there."""
@@ -34,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     known = ", ".join(contestant.name for contestant in CONTESTANTS if not contestant.name.startswith(f"{ROUTES}-"))
     made = argparse.ArgumentParser(prog="scripts/bench", description=DESCRIPTION, epilog=f"NAME is one of: {known}")
     made.add_argument("--quick", action="store_true", help="3 rounds of 0.5 s, 128 B only, few idle connections")
-    special = f"{IDLE}, {HANDSHAKES}, {ROUTES}"
+    special = ", ".join((IDLE, HANDSHAKES, ROUTES, *SECTIONS))
     made.add_argument("--only", type=names, metavar="NAME,…", help=f"these, and of {special} what is named")
     made.add_argument("--rounds", type=int, metavar="N", help="default 5")
     made.add_argument("--seconds", type=float, metavar="S", help="of one measurement, default 1")
@@ -42,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--in-flight", type=sizes, default=(1, 10), metavar="N,…", help="default 1,10")
     made.add_argument("--connections", type=int, default=50, metavar="N", help="default 50")
     made.add_argument("--idle-connections", type=int, metavar="N", help="default 5000")
+    made.add_argument("--receivers", type=sizes, metavar="N,…", help="of a fan-out, default 1000,10000")
     made.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     made.add_argument("--here", action="store_true", help="use this Python as it is; make no environment")
     return made
@@ -66,10 +72,13 @@ def chosen(only: tuple[str, ...] | None) -> list[Contestant]:
     """Those that were named, and the floor, which every ratio needs."""
     if only is None:
         return list(CONTESTANTS)
-    known = {contestant.name for contestant in CONTESTANTS} | {IDLE, HANDSHAKES, ROUTES}
+    known = {contestant.name for contestant in CONTESTANTS} | {IDLE, HANDSHAKES, ROUTES, *SECTIONS}
     unknown = sorted(set(only) - known)
     if unknown:
         raise SystemExit(f"scripts/bench: no such contestant: {', '.join(unknown)} (known: {', '.join(sorted(known))})")
+    only = tuple(name for name in only if name not in SECTIONS)
+    if not only:
+        return []
     whole = not {name for name in only if name not in (IDLE, HANDSHAKES, ROUTES)} and ROUTES not in only
     return [
         contestant
@@ -78,6 +87,18 @@ def chosen(only: tuple[str, ...] | None) -> list[Contestant]:
         or (ROUTES in only and contestant.name.startswith(f"{ROUTES}-"))
         or (whole and (contestant.idle or contestant.handshakes))
     ]
+
+
+def sections(options: argparse.Namespace) -> list[Section]:
+    """Those that were named, or all."""
+    wanted = options.only or SECTIONS
+    rounds = options.rounds or (1 if options.quick else 3)
+    made: list[Section] = []
+    if "fan-out" in wanted:
+        made.append(FanOut(AUDITIONERS, rounds, options.receivers or ((100,) if options.quick else None)))
+    if "matching" in wanted:
+        made.append(MatchingCost(rounds=rounds, **({"counts": (10, 1_000)} if options.quick else {})))
+    return made
 
 
 def refuse_real_time() -> None:
@@ -104,7 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         idle=only is None or IDLE in only,
         handshakes=only is None or HANDSHAKES in only,
     )
-    report = Report(contestants, wanted, bench.run(), use)
+    outcome = bench.run() if contestants else Outcome()
+    more = sections(options)
+    for section in more:
+        section.run()
+    report = Report(contestants, wanted, outcome, use, more)
     sys.stdout.write(report.markdown())
     if options.json:
         report.save(options.json)

@@ -9,14 +9,16 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from bench_parts.contestants import Contestant
 from bench_parts.environment import FOUNDATION, PEERS
 from bench_parts.processes import cores
-from bench_parts.results import Figures, figures, noise, to_floor, verdicts
+from bench_parts.results import Figures, Verdict, figures, noise, to_floor, verdicts
 from bench_parts.rounds import Outcome, Row, Settings
+from bench_parts.tables import table
 
 SIZE_NAMES = {128: "128 B", 4096: "4 KiB", 65536: "64 KiB", 1 << 20: "1 MiB"}
 
@@ -74,12 +76,6 @@ def machine() -> dict[str, str]:
     }
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table; all columns but the first two are numbers."""
-    lines = [head, ["---" if column < 2 else "---:" for column in range(len(head))], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def number(value: float) -> str:
     """Three digits that mean something."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -101,12 +97,37 @@ def cells(found: Figures, floors: float | None) -> list[str]:
 NUMBERS = ["CPU us", "× floor", "per second", "p50 ms", "p99 ms", "server busy", "spread"]
 
 
+class Section(Protocol):
+    """A part of the bench that measures in its own way."""
+
+    name: str
+    """For `--only` and `--json`."""
+
+    def run(self) -> None:
+        """Measure."""
+
+    def markdown(self) -> str:
+        """Heading and tables."""
+
+    def verdicts(self) -> list[Verdict]:
+        """Its claims, judged."""
+
+    def document(self) -> object:
+        """Its samples, for `--json`."""
+
+
 class Report:
-    """Words and numbers for one outcome."""
+    """Words and numbers for one outcome, and for what the sections have measured."""
 
     def __init__(
-        self, contestants: Sequence[Contestant], settings: Settings, outcome: Outcome, use: MachineUse
+        self,
+        contestants: Sequence[Contestant],
+        settings: Settings,
+        outcome: Outcome,
+        use: MachineUse,
+        sections: Sequence[Section] = (),
     ) -> None:
+        self.sections = sections
         self.contestants = contestants
         self.settings = settings
         self.outcome = outcome
@@ -114,7 +135,9 @@ class Report:
 
     def markdown(self) -> str:
         """The whole report."""
-        parts = [self._conditions(), self._messages()]
+        parts = [self._conditions()]
+        if self.contestants:
+            parts.append(self._messages())
         if any(not row.size for row in self.outcome.samples):
             parts.append(self._handshakes())
         if self.outcome.idle:
@@ -122,7 +145,9 @@ class Report:
         if self.outcome.skipped:
             lines = [f"- skipped `{name}`: {reason}" for name, reason in self.outcome.skipped.items()]
             parts.append("\n".join(lines))
-        parts += [self._noise(), self._claims()]
+        if self.contestants:
+            parts.append(self._noise())
+        parts += [*(section.markdown() for section in self.sections), self._claims()]
         return "\n\n".join(parts) + "\n"
 
     def _conditions(self) -> str:
@@ -178,10 +203,14 @@ class Report:
 
     def _claims(self) -> str:
         rows = []
-        for verdict in verdicts(self.outcome):
+        for verdict in self._verdicts():
             measured = "–" if verdict.measured is None else f"{verdict.measured:.3g}"
             rows.append([verdict.claim, verdict.word, f"{verdict.bound:g}", measured])
         return "## Claims\n\n" + table(["claim", "verdict", "bound", "measured"], rows)
+
+    def _verdicts(self) -> list[Verdict]:
+        general = verdicts(self.outcome) if self.contestants else []
+        return [*general, *(verdict for section in self.sections for verdict in section.verdicts())]
 
     def save(self, path: Path) -> None:
         """Every single sample, as JSON."""
@@ -204,6 +233,7 @@ class Report:
             "idle": {name: [dataclasses.asdict(m) for m in taken] for name, taken in self.outcome.idle.items()},
             "skipped": self.outcome.skipped,
             "failures": [{**dataclasses.asdict(row), "reason": why} for row, why in self.outcome.failures.items()],
-            "claims": [{**dataclasses.asdict(v), "verdict": v.word} for v in verdicts(self.outcome)],
+            "sections": {section.name: section.document() for section in self.sections},
+            "claims": [{**dataclasses.asdict(v), "verdict": v.word} for v in self._verdicts()],
         }
         path.write_text(json.dumps(document, indent=1) + "\n")

@@ -20,9 +20,12 @@ from hypothesis import strategies as st
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from bench_parts import wire  # noqa: E402
+from bench_parts import audience, matching, wire  # noqa: E402
 from bench_parts.command import chosen, main  # noqa: E402
 from bench_parts.contestants import CONTESTANTS, FLOOR  # noqa: E402
+from bench_parts.fan_out import CONTESTANTS as AUDITIONERS  # noqa: E402
+from bench_parts.fan_out import FLOOR as RAW_SEND  # noqa: E402
+from bench_parts.fan_out import OURS, Audition, FanOut  # noqa: E402
 from bench_parts.load import FrameCounter, LoadFailed, Sample, percentiles  # noqa: E402
 from bench_parts.results import Claim, Verdict, figures, noise, ratio, to_floor, verdicts  # noqa: E402
 from bench_parts.rounds import Outcome, Row  # noqa: E402
@@ -201,6 +204,52 @@ def test_an_unknown_contestant_is_refused_with_its_name() -> None:
         chosen(("cal",))
 
 
+def test_a_section_named_alone_measures_no_messages() -> None:
+    """It has a floor of its own."""
+    assert [] == chosen(("fan-out", "matching"))
+    assert [FLOOR, "call"] == [contestant.name for contestant in chosen(("fan-out", "call"))]
+
+
+class Pongs:
+    """The socket of a receiver, as far as it is written to."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def sendall(self, data: bytes) -> None:
+        self.sent.append(data)
+
+
+@given(st.lists(st.sampled_from([0, 125, 126, 300, 65536]), min_size=1, max_size=4), st.randoms())
+def test_a_receiver_counts_deliveries_however_they_are_cut(sizes: list[int], chance: random.Random) -> None:
+    """Pings between them are answered and are none."""
+    stream = b"".join(server_frame(3, opcode=9) + server_frame(size) for size in sizes)
+    cuts = sorted(chance.randrange(len(stream) + 1) for _ in range(6))
+    pongs = Pongs()
+    receiver = audience.Receiver(pongs)  # type: ignore[arg-type]
+
+    counted = sum(receiver.take(stream[a:b]) for a, b in zip([0, *cuts], [*cuts, len(stream)]))
+
+    assert len(sizes) == counted
+    assert [(0x8A, bytes(3))] * len(sizes) == [unmasked(pong) for pong in pongs.sent]
+
+
+def test_fan_out_is_held_against_the_raw_send_of_the_same_round() -> None:
+    """The bound is 1.5 for each receiver, at every size."""
+    samples = {Audition(10, OURS): [sample(3), sample(30)], Audition(10, RAW_SEND): [sample(2), sample(20)]}
+    section = FanOut(AUDITIONERS, rounds=2, sizes=(10,), samples=samples)
+
+    ours, *rivals = section.verdicts()
+
+    assert ("pass", 1.5, 1.5) == (ours.word, ours.bound, ours.measured)
+    assert {"not measured"} == {verdict.word for verdict in rivals}
+
+
+def test_matching_finds_what_it_looks_up() -> None:
+    """Each topic that is asked for has a subscription of its own."""
+    assert 1 <= matching.measure(100).found <= 2
+
+
 def test_a_real_time_priority_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would starve what the measurement itself waits for, and can hang a core."""
     monkeypatch.setattr(os, "sched_getscheduler", lambda pid: os.SCHED_FIFO)
@@ -225,5 +274,9 @@ def test_bench_prints_a_row_for_everything_that_can_run(tmp_path: Path) -> None:
             assert f"(`{contestant.name}`) | 128 B |" in finished.stdout, finished.stderr
         else:
             assert "not installed" in skipped[contestant.name]
+    for auditioner in AUDITIONERS:
+        if all(importlib.util.find_spec(module) for module in auditioner.needs):
+            assert f"(`{auditioner.name}`) | 100 |" in finished.stdout, finished.stderr
+    assert "| 1,000 subscriptions |" in finished.stdout
     assert "failed:" not in finished.stdout
     assert "## Claims" in finished.stdout
