@@ -158,6 +158,7 @@ class MessageWriter:
 
     def flush(self) -> None:
         """Write what was taken, as one write; never waits. What the socket does not take is queued."""
+        self._flushing = False  # it may still be in the batch, where it then finds nothing or what is new
         frames = self._out
         if frames:
             self._out = []
@@ -171,7 +172,7 @@ class MessageWriter:
         """
         if self._out and not self._flushing:
             self._flushing = True
-            self._batch.add(self._flush_now)
+            self._batch.add(self.flush)
         if self.full and self.queued > self._most:
             self.pause()
 
@@ -179,11 +180,7 @@ class MessageWriter:
         """Flush when the running greenlet switches, with whatever else is sent until then."""
         if not self._flushing:
             self._flushing = True
-            self._batch.add(self._flush_now)
-
-    def _flush_now(self) -> None:
-        self._flushing = False
-        self.flush()
+            self._batch.add(self.flush)
 
     def drain(self, seconds: float | None = None) -> None:
         """Wait until no more than `Limits.send_queue` bytes await the socket, and all who have waited before have gone

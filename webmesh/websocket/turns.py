@@ -40,6 +40,9 @@ class Turns(Generic[T]):
         on_switch: Called in the hub, with the greenlet, when handling the current item has switched for the first time.
         on_failure: Called when a follower died of something else than the end.
         on_done: Called by a greenlet whose handling had switched and is over, before it rests. May switch.
+
+    Attributes:
+        in_flight: Items whose handling has switched and is not over, the leader's own left out; only read by others.
     """
 
     def __init__(
@@ -65,14 +68,9 @@ class Turns(Generic[T]):
         self._resting: list[_Place] = []  # the resident, when it has nothing to do
         self._parked: list[_Place] = []  # followers likewise
         self._handover: Any = None
-        self._others = 0
+        self.in_flight = 0
         self._paused = False
         self._ended = False
-
-    @property
-    def in_flight(self) -> int:
-        """Items whose handling has switched and is not over, the leader's own left out."""
-        return self._others
 
     def run(self) -> None:
         """Lead and follow until the connection has ended and this greenlet's handler has returned.
@@ -156,25 +154,27 @@ class Turns(Generic[T]):
 
     def _read_on(self) -> bool:
         """Write what there is, and read what comes next; False at the end."""
-        items: list[T] | None = []
-        while items is not None and not items:
+        while True:
             try:
                 self._flush()
                 items = self._read()
-            except Timeout:
-                pass  # a timer that a handler has forgotten
-        if items is None:
-            self._end()
-            return False
-        items.reverse()
-        self._todo.extend(items)
+            except Timeout:  # a timer that a handler has forgotten
+                continue
+            if items is None:
+                self._end()
+                return False
+            if items:
+                break
+        if len(items) > 1:
+            items.reverse()
+        self._todo += items
         return True
 
     def _switched(self) -> None:
         """In the hub: the leader's handler has switched, so someone else must read."""
         self._handover = None
         self._on_switch(self._leader)
-        self._others += 1
+        self.in_flight += 1
         if self._resting or self._parked:
             self._leader, waiter = (self._resting or self._parked).pop()
             waiter.switch(True)
@@ -215,7 +215,7 @@ class Turns(Generic[T]):
             self._flush()
             self._on_done()
         finally:
-            self._others -= 1
+            self.in_flight -= 1
 
     def _end(self) -> None:
         self._ended = True

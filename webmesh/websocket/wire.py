@@ -18,6 +18,7 @@ import gevent
 from gevent import getcurrent, monkey
 from gevent.hub import get_hub
 from gevent.ssl import SSLSocket  # not the standard library's, also in a process that is not patched
+from greenlet import greenlet
 
 from webmesh.websocket.tcp_info import give_up_after, tcp_state
 
@@ -32,6 +33,8 @@ taken, so a peer that reads slowly would seem not to read at all."""
 TLS_RETRY = 0.01
 """Seconds until a read is tried again for which OpenSSL must write first: only the writer may wait for that."""
 
+_switch_to = greenlet.switch
+"""Switches as `Hub.switch` does, which looks each time whether the hub itself is what would wait: it never reads."""
 _poll = monkey.get_original("select", "poll") if hasattr(select, "POLLIN") else None
 _ENDS = getattr(select, "POLLRDHUP", 0)  # a broken connection is told of unasked
 _GIVEN_UP = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
@@ -95,7 +98,7 @@ class PlainWire:
                     self._watching = True
                     self._readable.start(self._wake)
                 try:
-                    self._hub.switch()  # until _wake switches back
+                    _switch_to(self._hub)  # until _wake switches back
                 finally:
                     self._receiver = None
                 try:
