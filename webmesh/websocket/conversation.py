@@ -79,9 +79,7 @@ class Conversation:
         self._wire_type = bytes if serializer.binary else str
         self._serialize = serializer.serialize
         self._deserialize: Callable[[str | bytes], object] = serializer.deserialize
-        self._stream_send = stream.send
         self.answerer = answerer
-        self._serve = answerer.serve
         self._receive: Callable[[object], Any] = self.session.receive
         self._observer = observer
 
@@ -104,7 +102,7 @@ class Conversation:
                     return
             free = not self.stream.full and (self.turns is None or self.turns.in_flight < self._places)
             if free and len(item) < LARGE:
-                self._serve(event, self)
+                self.answerer.serve(event, self)
             else:
                 size, item = len(item), None  # a large one would be held twice: as bytes and decoded
                 self._find_room(event, size)
@@ -133,7 +131,7 @@ class Conversation:
     def _run_apart(self, request: Request, answering: Answering) -> None:
         try:
             if answering.wanted:
-                self._serve(request, self, getcurrent())
+                self.answerer.serve(request, self, getcurrent())
                 self.stream.end_turn()
         finally:
             if answering.owner is None:  # it was refused
@@ -186,7 +184,7 @@ class Conversation:
         behind = self._held_up or self.stream.full and type(request) is Request
         if not behind and self._has_place() and self.session.occupy(size):
             try:
-                self._serve(request, self)
+                self.answerer.serve(request, self)
             finally:
                 self.session.release(size)
             return
@@ -217,7 +215,7 @@ class Conversation:
             # As in `turns`: if handling switches, somebody else is to go on.
             switched = self.hub.loop.run_callback(self._serve_beside) if self._held_up else None
             try:
-                self._serve(held[0], self, getcurrent())
+                self.answerer.serve(held[0], self, getcurrent())
             finally:
                 self.session.release(held[1])
                 if switched is not None:
@@ -329,7 +327,7 @@ class Conversation:
             ConnectionClosed: The connection is closing.
         """
         data = self._serialize(message)
-        self._stream_send(data)
+        self.stream.send(data)
         return data
 
     def after_answer(self, request_id: RequestId, act: Callable[[], object]) -> None:

@@ -46,7 +46,7 @@ class MessageWriter:
 
     # Slots: an instance dict of so many keys would take 1.5 KiB of an idle connection.
     __slots__ = (
-        "_after_queue", "_batch", "_clock", "_close_timer", "_encode", "_ending", "_flushing", "_frames", "_hub",
+        "_after_queue", "_batch", "_clock", "_close_timer", "_ending", "_flushing", "_frames", "_hub",
         "_limits", "_observer", "_out", "_out_size", "_queue", "_room", "_send", "_timeouts", "_wire", "_wrote_at",
         "flushes", "full", "shares_frames", "state",
     )  # fmt: skip
@@ -74,7 +74,6 @@ class MessageWriter:
         self._wire = wire
         self._send = wire.send
         self._frames = frames
-        self._encode = frames.encode
         self._out: list[bytes] = []
         self._out_size = 0
         self._flushing = False
@@ -93,7 +92,7 @@ class MessageWriter:
         """
         if self.state is not OPEN:
             self.check_open()
-        data = self._encode(message)
+        data = self._frames.encode(message)
         self._out.append(data)
         self._out_size += len(data)
         if self._out_size > FLUSH_SIZE:
@@ -120,7 +119,7 @@ class MessageWriter:
         Returns:
             Whether it was taken; false, too, after the end.
         """
-        return self.state is OPEN and self.offer_frame(self._encode(message), policy, conflate_key)
+        return self.state is OPEN and self.offer_frame(self._frames.encode(message), policy, conflate_key)
 
     def offer_frame(self, frame: bytes, policy: Policy, conflate_key: Hashable = None) -> bool:
         """`offer` for a message that is a frame already, made once for many receivers; see `shares_frames`."""
@@ -149,7 +148,7 @@ class MessageWriter:
             ConnectionClosed: It is closing or closed.
         """
         self.check_open()
-        frame = self._encode(message)
+        frame = self._frames.encode(message)
         if policy == "wait" and self.full and self._queue is not None:
             if not self._queue.replaces(frame, self._limits.send_queue, conflate_key):
                 self.drain()

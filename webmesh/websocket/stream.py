@@ -40,7 +40,7 @@ class MessageStream(MessageWriter):
     # Slots: an instance dict of so many keys would take 1.5 KiB of an idle connection.
     __slots__ = (
         "_begun_at", "_budget", "_budget_at", "_client", "_early", "_heard", "_heard_at", "_on_closed", "_overhead",
-        "_recv", "_silence", "_tokens", "_tokens_at", "_waiting", "_whole", "closed", "cut_short", "on_pong",
+        "_silence", "_tokens", "_tokens_at", "_waiting", "_whole", "closed", "cut_short", "on_pong",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +66,6 @@ class MessageStream(MessageWriter):
         self._on_closed = on_closed
         self._early = upgraded.trailing
         self._wire.give_up_after(timeouts.liveness)
-        self._recv = self._wire.recv
         self._overhead = 0
         self._tokens = float(limits.overhead_rate)
         self._tokens_at = clock()
@@ -90,7 +89,7 @@ class MessageStream(MessageWriter):
                 data, self._early = self._early, b""
             else:
                 self._waiting = True
-                data = self._recv()
+                data = self._wire.recv()
                 self._waiting = False
                 if not data:
                     self._read_end()
