@@ -1,0 +1,193 @@
+"""Story: programs that know nothing but docs/PROTOCOL.md publish, subscribe and catch up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+
+import pytest
+
+from tests.integration.foreign import BODIES
+from tests.integration.foreign_topics import Refused, TopicSpeaker, speaking
+from tests.running import running
+from webmesh.options import Timeouts
+from webmesh.webmesh_server import WebMeshServer
+
+Speak = Callable[[], TopicSpeaker]
+
+
+@pytest.fixture
+def server() -> Iterator[WebMeshServer]:
+    """A node that has topics of each kind."""
+    made = WebMeshServer(timeouts=Timeouts(session=5.0))
+    made.topic("status/*", retain=True)
+    made.topic("orders/**", history=5)
+    with running(made) as started:
+        yield started
+
+
+@pytest.fixture(params=BODIES)
+def speak(request: pytest.FixtureRequest, server: WebMeshServer) -> Iterator[Speak]:
+    """Connects a foreign program, in JSON and in msgpack."""
+    with ExitStack() as opened:
+        numbers = iter(range(0, 1 << 20, 1 << 10))  # so that no two connections of one session use an id twice
+
+        def connect() -> TopicSpeaker:
+            speaker: AbstractContextManager[TopicSpeaker] = speaking(server.url, request.param, first_id=next(numbers))
+            return opened.enter_context(speaker)
+
+        yield connect
+
+
+# -------------------------------------------------------------- publish and subscribe
+
+
+def test_a_publication_with_an_id_is_replied_to(speak: Speak) -> None:
+    """With who got it, and its number where the topic is numbered."""
+    alice, bob = speak(), speak()
+    alice.subscribe("**")
+
+    assert {"receivers": 1} == bob.publish("news/a", 1)
+    kept = bob.publish("orders/7", {"x": [1, None, "ü"]})
+
+    assert (1, 1) == (kept["receivers"], kept["offset"])
+    assert [1, {"x": [1, None, "ü"]}] == alice.payloads(2)
+
+
+def test_a_delivery_names_the_subscriptions_that_matched(speak: Speak) -> None:
+    """And none that has ended."""
+    alice, bob = speak(), speak()
+    one, rest = alice.subscribe("a/*")["sub"], alice.subscribe("a/**")["sub"]
+    bob.publish("a/b", 1)
+    bob.publish("a/b/c", 2)
+    assert [{one, rest}, {rest}] == [set(alice.next()["subs"]) for _ in range(2)]
+
+    assert alice.ask("$unsubscribe", {"sub": rest}) is None
+    bob.publish("a/b/c", 3)
+    bob.publish("a/b", 4)
+
+    assert {"topic": "a/b", "data": 4, "subs": [one]} == alice.next()
+
+
+def test_headers_and_options_go_with_a_publication(speak: Speak) -> None:
+    """The publisher's own reach the subscriber; it may leave itself out; a second one with the same id is none."""
+    alice, bob = speak(), speak()
+    alice.subscribe("a")
+    bob.subscribe("a")
+
+    alice.publish("a", 1, exclude_self="true")
+    alice.publish("a", 2, mine="yes")
+    assert alice.publish("a", 3, dedupe_id="x").get("duplicate", False) is False
+    assert alice.publish("a", 3, dedupe_id="x")["duplicate"] is True
+
+    first = alice.next()
+    assert (2, "yes") == (first["data"], first["headers"]["mine"])
+    assert [1, 2, 3] == bob.payloads(3)
+    assert alice.payloads(1) == [3] and alice.silence() and bob.silence()
+
+
+@pytest.mark.parametrize("pattern", ["", "a//b", "/a", "a/**/b", "a*", "$a", 7, None])
+def test_what_is_no_pattern_is_refused(speak: Speak, pattern: str) -> None:
+    """With `invalid_argument`, on the connection that goes on."""
+    alice = speak()
+    with pytest.raises(Refused) as refused:
+        alice.subscribe(pattern)
+    assert "invalid_argument" == refused.value.code
+    with pytest.raises(Refused) as refused:
+        alice.publish("a/*", 1)
+    assert "invalid_argument" == refused.value.code
+
+
+# ----------------------------------------------------------------- what came before
+
+
+def test_a_retained_value_comes_after_the_answer(speak: Speak) -> None:
+    """Marked as such; the newest one only; null takes it away."""
+    alice, bob = speak(), speak()
+    for value in ("old", "on"):
+        alice.publish("status/lamp", value)
+    alice.publish("status/door", "shut")
+    alice.publish("status/door", None)
+
+    bob.subscribe("status/*")
+    alice.publish("status/lamp", "off")
+
+    first, second = bob.next(), bob.next()
+    assert ("status/lamp", "on", True) == (first["topic"], first["data"], first["retained"])
+    assert ("off", False) == (second["data"], second.get("retained", False))
+
+
+def test_history_since_an_offset_answer_then_past_then_live(speak: Speak) -> None:
+    """In order, whole, each once."""
+    alice, bob = speak(), speak()
+    position = [alice.publish("orders/7", number) for number in range(4)][1]
+
+    answer = bob.subscribe("orders/7", since={"offset": position["offset"], "epoch": position["epoch"]})
+    alice.publish("orders/7", "live")
+
+    assert (True, 4, position["epoch"]) == (answer["recovered"], answer["offset"], answer["epoch"])
+    heard = [bob.next() for _ in range(3)]
+    assert [2, 3, "live"] == [message["data"] for message in heard]
+    assert [3, 4, 5] == [message["offset"] for message in heard]
+    assert bob.silence()
+
+
+def test_what_is_not_whole_is_not_recovered(speak: Speak) -> None:
+    """Of a past that is gone, or of another epoch, nothing is replayed."""
+    alice = speak()
+    epoch = [alice.publish("orders/7", number) for number in range(8)][0]["epoch"]
+    for since in ({"offset": 1, "epoch": epoch}, {"offset": 6, "epoch": "another"}, {"offset": 9, "epoch": epoch}):
+        bob = speak()
+        assert bob.subscribe("orders/7", since=since)["recovered"] is False
+        assert bob.silence()
+
+
+def test_the_last_one_and_the_last_seconds(speak: Speak) -> None:
+    """Neither needs a position."""
+    alice, bob, carol = speak(), speak(), speak()
+    for number in range(3):
+        alice.publish("orders/7", number)
+
+    bob.subscribe("orders/7", since="last")
+    carol.subscribe("orders/7", since=60)
+
+    assert [2] == bob.payloads(1) and bob.silence()
+    assert [0, 1, 2] == carol.payloads(3) and carol.silence()
+
+
+def test_history_is_read_page_by_page(speak: Speak) -> None:
+    """Forwards from a position, backwards from the end."""
+    alice = speak()
+    for number in range(8):
+        alice.publish("orders/7", number)
+
+    newest = alice.ask("$history", {"topic": "orders/7", "limit": 2, "reverse": True})
+    page = alice.ask("$history", {"topic": "orders/7", "limit": 2, "since": {"offset": 5, "epoch": newest["epoch"]}})
+
+    assert [7, 6] == [item["data"] for item in newest["items"]]
+    assert [(5, 6), (6, 7)] == [(item["data"], item["offset"]) for item in page["items"]]
+    assert 8 == newest["offset"] == page["offset"]
+
+
+# ------------------------------------------------------------------------- sessions
+
+
+def test_a_resumed_session_has_its_subscriptions_and_what_it_missed(speak: Speak) -> None:
+    """It says how many it has had; the rest comes after the answer, and then what is live."""
+    alice, bob, again = speak(), speak(), speak()
+    bob.hello()
+    sub = bob.subscribe("news/*")["sub"]
+    for number in range(3):
+        alice.publish("news/a", number)
+    assert [0, 1] == bob.payloads(2), "the third may have arrived or not"
+
+    bob.drop()
+    for number in range(3, 5):
+        alice.publish("news/a", number)
+    answer = again.resume_of(bob)
+    alice.publish("news/a", 5)
+
+    assert answer["resumed"] is True
+    heard = [again.next() for _ in range(4)]
+    assert [2, 3, 4, 5] == [message["data"] for message in heard]
+    assert [[sub]] * 4 == [message["subs"] for message in heard]
