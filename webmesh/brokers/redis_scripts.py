@@ -56,12 +56,14 @@ if once then
   end
 end
 
+local function full(work)
+  local length = redis.call('XLEN', work)
+  if length < tonumber(backlog) then return false end
+  local pending = redis.pcall('XPENDING', work, 'g')
+  return length - (pending.err and 0 or pending[1]) >= tonumber(backlog)
+end
 for i = 7, #KEYS do
-  if redis.call('XLEN', KEYS[i]) >= tonumber(backlog) then
-    local pending = redis.pcall('XPENDING', KEYS[i], 'g')
-    pending = pending.err and 0 or pending[1]
-    if redis.call('XLEN', KEYS[i]) - pending >= tonumber(backlog) and ack == '1' then return {'full'} end
-  end
+  if ack == '1' and full(KEYS[i]) then return {'full'} end
 end
 local numbered = history ~= '0' or ack == '1'
 local last = numbered and tonumber(redis.call('HGET', topics, topic) or 0)
@@ -82,8 +84,12 @@ if numbered then
   if history == '0' then
     redis.call('DEL', log)
   else
-    redis.call('XADD', log, 'MAXLEN', '=', history, offset .. '-0',
-      'a', text(now), 'u', ttl ~= '' and text(now + ttl) or '', 'm', body)
+    local entry = {'MAXLEN', '=', history, offset .. '-0',
+      'a', text(now), 'u', ttl ~= '' and text(now + ttl) or '', 'm', body}
+    if redis.pcall('XADD', log, unpack(entry)).err then -- larger numbers stand there, or something else
+      redis.call('DEL', log)
+      redis.call('XADD', log, unpack(entry))
+    end
     if ttl ~= '' then
       trim(log)
       redis.call('PEXPIRE', log, ttl)
@@ -106,14 +112,14 @@ if once then
   redis.call('HSET', answers, once, offset .. ' ' .. epoch)
 end
 for i = 7, #KEYS do
-  if redis.call('XLEN', KEYS[i]) >= tonumber(backlog) then
+  if full(KEYS[i]) then
     local group = redis.pcall('XINFO', 'GROUPS', KEYS[i])
     local after = '-'
     for j = 1, #(group[1] or {}) - 1, 2 do
       if group[1][j] == 'last-delivered-id' then after = '(' .. group[1][j + 1] end
     end
     local oldest = redis.call('XRANGE', KEYS[i], after, '+', 'COUNT', 1)[1]
-    if oldest and ack ~= '1' then redis.call('XDEL', KEYS[i], oldest[1]) end
+    if oldest then redis.call('XDEL', KEYS[i], oldest[1]) end
   end
   redis.call('XADD', KEYS[i], '*', 't', topic, 'm', message)
   redis.call('PUBLISH', KEYS[i], '')
