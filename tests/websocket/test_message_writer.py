@@ -205,7 +205,6 @@ def test_a_compressed_message_that_is_left_out_spoils_none_behind_it(wires: Wire
     extension = negotiate_deflate("permessage-deflate", limits=Limits())
     assert isinstance(extension, BoundedDeflate)
     line.stream._frames = Frames(client=False, limits=Limits(), extensions=[extension])
-    line.stream._encode = line.stream._frames.encode
     for number in range(100):
         line.stream.offer(f"{number:03}" * 1000, "drop_newest", number % 7)
 
