@@ -340,15 +340,7 @@ def test_hello_and_the_other_paths_of_the_protocol(peer: Foreign) -> None:
     assert {"id", "name", "version"} == set(peer.ask("$info", 2)["data"])
     assert "/count" in [route["path"] for route in peer.ask("$routes", 3)["data"]]
     peer.say(path="$goodbye", data={"reason": "done"})
-    assert "unimplemented" == peer.ask("$subscribe", 4, {"pattern": "a/*"})["error"]["code"]
-
-
-def test_topics_are_not_there_yet(peer: Foreign) -> None:
-    """With an id one is answered so, without it is dropped."""
-    peer.say(topic="a/b", data=1)
-    peer.say(topic="a/b", data=1, id=3)
-    answer = peer.hear()
-    assert (3, "unimplemented") == (answer["id"], answer["error"]["code"])
+    assert "unimplemented" == peer.ask("$peers", 4)["error"]["code"]
 
 
 # --------------------------------------------------------------------------- faults
