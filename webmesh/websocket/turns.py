@@ -127,12 +127,12 @@ class Turns(Generic[T]):
     def _lead(self, me: Any) -> None:
         """Read and handle until the lead is lost or the connection has ended."""
         todo, handle, clock = self._todo, self._handle, self._clock
-        run_callback = self._hub.loop.run_callback
+        run_callback, switched = self._hub.loop.run_callback, self._switched
         until = 0.0
         while True:
             if not todo and not self._read_on():
                 return
-            self._handover = run_callback(self._switched)
+            self._handover = run_callback(switched)
             if len(todo) > 1:
                 until = clock() + HOLD
             while todo:
