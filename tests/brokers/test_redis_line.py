@@ -140,3 +140,37 @@ def test_what_the_receiver_raises_ends_nothing(caplog: pytest.LogCaptureFixture)
         assert b"OK" == line.ask("PING") == line.ask("PING")
         until(lambda: "could not be delivered" in caplog.text)
         line.close()
+
+
+def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch):
+    """A Redis that reads nothing does not fill this process."""
+    monkeypatch.setattr(redis_line, "OUTBOX_SIZE", 1000)
+    with FakeRedis(lambda words: b"+OK\r\n") as address:
+        line, _ = open_line(address)
+        with pytest.raises(Overloaded):
+            line.ask("SET", "a", "x" * 1000)
+        assert b"OK" == line.ask("SET", "a", "x" * 500) == line.ask("SET", "a", "x" * 500)
+        line.close()
+
+
+def test_a_flood_leaves_the_hub_its_turn():
+    """However much there is to read."""
+    turns, seen = [], []
+
+    class Flooded(Line):
+        def received(self, answer):
+            seen.append(len(turns))
+
+    def tick():
+        while True:
+            turns.append(None)
+            gevent.sleep(0)
+
+    with FakeRedis(lambda words: b"+OK\r\n" * 5000) as address:
+        line = Flooded(open_socket(address, Login(), "test", 5.0), lambda reason: None, 5.0)
+        ticking = gevent.spawn(tick)
+        line.send("PING")
+        until(lambda: len(seen) == 5000)
+        ticking.kill()
+        line.close()
+    assert len(set(seen)) > 20

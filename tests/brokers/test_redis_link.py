@@ -43,7 +43,7 @@ class Owner:
 
 
 def make_link(address: Address, owner: Owner, **options: Any) -> RedisLink:
-    defaults: dict[str, Any] = {"timeout": 5.0, "patience": 0.0, "interval": 60.0, "backoff": Backoff(first=0.01)}
+    defaults: dict[str, Any] = {"timeout": 5.0, "interval": 60.0, "backoff": Backoff(first=0.01)}
     return RedisLink(Place("server", (address,), Login()), owner, name="n", key="k", **{**defaults, **options})
 
 
@@ -109,10 +109,10 @@ def test_what_the_owner_cannot_do_ends_the_start():
 def test_patience_is_bounded(monkeypatch: pytest.MonkeyPatch):
     """In time, and in how many may have it at once."""
     monkeypatch.setattr(redis_link, "MOST_PATIENT", 2)
-    link = make_link(Address("127.0.0.1", 1), Owner(), patience=0.2)
-    waiting = [gevent.spawn(link.wait_up) for _ in range(2)]
+    link = make_link(Address("127.0.0.1", 1), Owner())
+    waiting = [gevent.spawn(link.wait_up, 0.2) for _ in range(2)]
     gevent.sleep(0)
-    assert not link.wait_up()
+    assert not link.wait_up(0.2)
     assert not any(one.dead for one in waiting)
     gevent.joinall(waiting, raise_error=True)
     assert [False, False] == [one.value for one in waiting]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import random
 import ssl
 import time
 from collections import OrderedDict
@@ -23,17 +24,10 @@ from webmesh.brokers.redis_link import RedisLink
 from webmesh.brokers.redis_messages import BadMessage, Keys, body_limits, read_message, write_body
 from webmesh.brokers.redis_past import RedisPast
 from webmesh.brokers.redis_places import read_url
-from webmesh.exceptions import (
-    BrokerError,
-    BrokerUnavailable,
-    ConfigurationError,
-    DecodeError,
-    Overloaded,
-    PublishDoubtful,
-    SerializationError,
-)
+from webmesh.brokers.redis_records import RedisRecords
+from webmesh.deadline import Deadline
+from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, Overloaded, PublishDoubtful
 from webmesh.options import Backoff, Limits
-from webmesh.protocol.msgpack_body import read_msgpack, write_msgpack
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_trie import TopicTrie
 from webmesh.protocol.topics import is_topic
@@ -46,6 +40,9 @@ JSON. What is longer is refused, in both directions."""
 
 WATERMARKS = 10_000
 """Topics whose newest number a node remembers, to notice when Redis has lost some of what it had."""
+
+SWEPT = 20
+"""Groups of other nodes that are looked at with each beat, whether they are over; all nodes together find them all."""
 
 TABLE_READS = 5
 """Times in a row that a publication finds the table of groups changed before it gives up."""
@@ -86,16 +83,20 @@ class RedisBroker(Broker):
         self._counter = itertools.count()
         self._link = RedisLink(
             place, self, name=f"webmesh-{self._node}", key=self._keys.topics, timeout=numbers["timeout"],
-            patience=numbers["patience"], interval=numbers["lease"] / 3, backoff=backoff or Backoff(maximum=5.0),
+            interval=numbers["lease"] / 3, backoff=backoff or Backoff(maximum=5.0),
         )  # fmt: skip
+        self._patience = numbers["patience"]
         self._past = RedisPast(self._link.run, self._link.ask, self._keys, self._limits, self._refuse)
+        self._records = RedisRecords(self._link.run, self._keys, self._limits, self._refuse)
         self._sink: Sink | None = None
         self._offset_of_clock = 0.0
         self._wanted: dict[tuple[str, ...], int] = {}
         self._interest: TopicTrie[tuple[str, ...]] = TopicTrie()
         self._table: TopicTrie[str] = TopicTrie()
         self._version = ""
+        self._passing: list[str] = []
         self._groups: dict[GroupName, NodeGroup] = {}
+        self._by_work: dict[bytes, NodeGroup] = {}
         self._epoch = ""
         self._newest: OrderedDict[str, int] = OrderedDict()
         self.refused = 0
@@ -164,17 +165,17 @@ class RedisBroker(Broker):
         for group in list(self._groups.values()):
             self._enter(group)
             group.wake(rescue=True)
-        for _, name in list(self._table):
-            if read_group(name) not in self._groups:
-                self._link.run("leave", [keys.groups, keys.work(name), keys.nodes], name, "")
+        others = [name for name in self._passing if read_group(name) not in self._groups]
+        for name in random.sample(others, min(len(others), SWEPT)):
+            self._link.run("leave", [keys.groups, keys.work(name), keys.nodes], name, "")
 
     def told(self, name: bytes, data: Any) -> None:
         """See `LinkOwner`."""
         live = self._keys.live.encode()
         if not name.startswith(live):
-            for group in self._groups.values():
-                if group.work.encode() == name:
-                    group.wake(rescue=data == b"left")
+            group = self._by_work.get(name)
+            if group is not None:
+                group.wake(rescue=data == b"left")
             return
         try:
             publication = read_message(name[len(live) :], data, self._limits)
@@ -200,17 +201,20 @@ class RedisBroker(Broker):
                 has no memory left.
         """
         body = write_body(publication, self._limits)
+        patience = Deadline(self._patience)
         doubtful: PublishDoubtful | None = None
-        while True:
-            if not self._link.wait_up():
-                raise doubtful or BrokerUnavailable(f"no connection to Redis at {self._link.place}; nothing was sent")
+        while self._link.wait_up(patience.remaining() or 0.0):
             try:
                 return self._publish(publication, keep, body)
             except PublishDoubtful as lost:
                 # What has an id may be sent again: it will not be there twice.
                 if publication.dedupe_id is None or doubtful is not None:
                     raise
-                doubtful = lost
+                doubtful, patience = lost, Deadline(self._patience)
+            except BrokerUnavailable as nothing_done:
+                if patience.expired:
+                    raise doubtful or nothing_done from nothing_done
+        raise doubtful or BrokerUnavailable(f"no connection to Redis at {self._link.place}; nothing was sent")
 
     def _publish(self, publication: Publication, keep: Keep, body: bytes) -> Accepted:
         keys, topic = self._keys, publication.topic
@@ -298,6 +302,7 @@ class RedisBroker(Broker):
         """Learn which groups there are, on all nodes."""
         found = self._link.ask("HGETALL", self._keys.groups)
         table: TopicTrie[str] = TopicTrie()
+        passing: list[str] = []
         version = "0"
         for name, value in zip(found[::2], found[1::2], strict=True):
             if not name:
@@ -306,9 +311,11 @@ class RedisBroker(Broker):
             try:
                 text = name.decode(errors="strict")
                 table.add(read_group(text).pattern, text)
+                if value == b"0":
+                    passing.append(text)
             except (BadMessage, UnicodeDecodeError) as bad:
                 self._refuse(self._keys.groups, bad)
-        self._table, self._version = table, version
+        self._table, self._passing, self._version = table, passing, version
 
     def join(self, group: GroupName, window: int, *, durable: bool) -> None:
         """See `Broker.join`."""
@@ -323,15 +330,15 @@ class RedisBroker(Broker):
             group, self._node, work=keys.work(group_text(group)), nodes=keys.nodes, window=window, durable=durable,
             limits=self._limits, run=self._link.run, give=self._give, refused=self._refuse,
         )  # fmt: skip
-        self._groups[group] = made
+        self._groups[group] = self._by_work[made.work.encode()] = made
         try:
             feed = self._link.feed
             if feed is not None:
                 feed.add([made.work], [], self._link.timeout)
             self._enter(made)
         except BaseException:
-            if self._groups.pop(group, None) is not None:
-                made.close()
+            self._groups.pop(group, None)
+            self._by_work.pop(made.work.encode(), None)
             raise
         made.start()
 
@@ -354,6 +361,7 @@ class RedisBroker(Broker):
         left = self._groups.pop(group, None)
         if left is None:
             return
+        del self._by_work[left.work.encode()]
         done = left.close()
         if self._link.feed is not None:
             self._link.feed.remove(left.work, pattern=False)
@@ -375,37 +383,15 @@ class RedisBroker(Broker):
 
     def put(self, table: str, key: str, value: Any, ttl: float) -> None:
         """See `Broker.put`."""
-        try:
-            packed = write_msgpack({"v": value}, self._limits)
-        except SerializationError as error:
-            raise BrokerError(f"a record of {table} cannot be kept: {error}") from error
-        self._link.run("put", [self._keys.records(table)], key, max(1, round(ttl * 1000)), packed)
+        self._records.put(table, key, value, ttl)
 
     def claim(self, table: str, key: str) -> Any | None:
         """See `Broker.claim`."""
-        found = self._link.run("claim", [self._keys.records(table)], key)
-        return None if found is None else self._record(table, found)
+        return self._records.claim(table, key)
 
     def records(self, table: str) -> Mapping[str, Any]:
         """See `Broker.records`."""
-        found = self._link.run("records", [self._keys.records(table)])
-        read = {
-            key.decode(errors="replace"): self._record(table, value)
-            for key, value in zip(found[::2], found[1::2], strict=True)
-        }
-        return {key: value for key, value in read.items() if value is not None}
-
-    def _record(self, table: str, packed: bytes) -> Any | None:
-        try:
-            if len(packed) > self._limits.message_size:
-                raise DecodeError("longer than a record may be")
-            stored = read_msgpack(packed, self._limits)
-            if not isinstance(stored, dict) or stored.keys() != {"v"}:
-                raise DecodeError("no record")
-        except SerializationError as bad:
-            self._refuse(self._keys.records(table), bad)
-            return None
-        return stored["v"]
+        return self._records.records(table)
 
 
 def _contained(tell: Callable[..., None], *arguments: Any) -> None:

@@ -8,6 +8,7 @@ connection serves all: commands leave in the order in which they were given, and
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +33,12 @@ logger = logging.getLogger("webmesh.broker")
 
 MOST_WAITING = 10_000
 """Commands that are on their way at a time; each has a greenlet that waits for it. Beyond it: `Overloaded`."""
+
+OUTBOX_SIZE = 64 * 1024 * 1024
+"""Bytes that may wait to be sent, as to a Redis that stands still. Beyond it: `Overloaded`."""
+
+ANSWERS_PER_TURN = 64
+"""Answers after which others get the hub: gevent's sockets give it back only when there is nothing to read."""
 
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """Seconds and numbers with which the system looks after an idle connection."""
@@ -143,13 +150,22 @@ class Writer:
         self._connection = connection
         self._lost = lost
         self._outbox: list[bytes] = []
+        self._size = 0
         self._some = Event()
         self.closed = False
         self._greenlets = [gevent.spawn(self._write), gevent.spawn(self._read)]
 
     def send(self, *command: Any) -> None:
-        """Send a command, soon and in its order."""
-        self._outbox.append(b"".join(self._connection.pack_command(*command)))
+        """Send a command, soon and in its order.
+
+        Raises:
+            Overloaded: Too much waits to be sent.
+        """
+        packed = b"".join(self._connection.pack_command(*command))
+        if self._size + len(packed) > OUTBOX_SIZE:
+            raise Overloaded(f"{self._size} bytes wait to be sent to Redis; the limit is {OUTBOX_SIZE}")
+        self._outbox.append(packed)
+        self._size += len(packed)
         self._some.set()
 
     def _leaving(self) -> None:
@@ -165,6 +181,7 @@ class Writer:
             self._some.clear()
             data = b"".join(self._outbox)
             self._outbox.clear()
+            self._size = 0
             self._leaving()
             try:
                 self._connection.stream.sendall(data)
@@ -173,7 +190,9 @@ class Writer:
                 return
 
     def _read(self) -> None:
-        while True:
+        for number in itertools.count(1):
+            if number % ANSWERS_PER_TURN == 0:
+                gevent.sleep(0)
             try:
                 answer = self._connection.read_response(disable_decoding=True)
             except exceptions.ResponseError as refusal:
@@ -240,10 +259,10 @@ class Line(Writer):
             raise BrokerUnavailable("the connection to Redis is lost")
         if len(self._waiting) >= MOST_WAITING:
             raise Overloaded(f"{MOST_WAITING} commands wait for Redis' answers, the limit")
+        self.send(*command)
         question = _Question()
         self._waiting.append(question)
         self._unsent.append(question)
-        self.send(*command)
         timer = gevent.Timeout(self._timeout)
         try:
             with timer:

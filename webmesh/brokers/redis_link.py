@@ -57,19 +57,16 @@ class RedisLink:
         name: Of this node, for CLIENT LIST.
         key: Any key of the engine's.
         timeout: Seconds for an answer, and for connecting to one server.
-        patience: Seconds that `run` waits for a lost link to come back.
         interval: Seconds between two beats.
     """
 
     def __init__(
-        self, place: Place, owner: LinkOwner, *, name: str, key: str, timeout: float, patience: float, interval: float,
-        backoff: Backoff,
+        self, place: Place, owner: LinkOwner, *, name: str, key: str, timeout: float, interval: float, backoff: Backoff,
     ) -> None:  # fmt: skip
         self.place = place
         self.timeout = timeout
         self._owner = owner
         self._name = name
-        self._patience = patience
         self._interval = interval
         self._finder = Finder(place, self._ask_once, key)
         self._series = BackoffSeries(backoff, random.random)
@@ -120,13 +117,13 @@ class RedisLink:
                 raise
         return self.ask("EVAL", SCRIPTS[script], len(keys), *keys, *arguments)
 
-    def wait_up(self) -> bool:
-        """Wait as long as there is patience for the link to be up; whether it is."""
-        if self.up or self._patience <= 0 or self._patient >= MOST_PATIENT:
+    def wait_up(self, seconds: float) -> bool:
+        """Wait so long for the link to be up; whether it is."""
+        if self.up or seconds <= 0 or self._patient >= MOST_PATIENT:
             return self.up
         self._patient += 1
         try:
-            return bool(self._up.wait(self._patience))
+            return bool(self._up.wait(seconds))
         finally:
             self._patient -= 1
 
