@@ -70,6 +70,7 @@ LAYERS = {
     "webmesh.dispatch": 3,
     "webmesh.callbacks": 3,
     "webmesh.plain_routes": 3,
+    "webmesh.topic_access": 3,
     "webmesh.topic_options": 3,
     "webmesh.subscribers": 3,
     "webmesh.peer_subscriber": 3,

@@ -75,6 +75,7 @@ CALLS = [
     ("login_finished", ("1.2.3.4:5", "expired")),
     ("peer_stalled", ("connection", True)),
     ("call_retried", ("/a", "unavailable")),
+    ("published", (3,)),
     ("hub_held", ("/a", 0.3, "stack")),
 ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -153,3 +155,16 @@ def test_what_is_no_topic_is_an_invalid_argument(topic: Any):
     """Whoever names it."""
     with pytest.raises(InvalidArgument):
         topic_segments(topic)
+
+
+def test_a_node_whose_engine_is_away_is_not_ready(server: WebMeshServer):
+    """Load balancers send nobody there; who is connected stays."""
+    topics, home = server._begun.parts.topics, server._begun.parts.home
+    with topic_peer(server) as peer:
+        for up, status in ((False, 503), (True, 200)):
+            home.run(topics.health, up, "for a test")
+            answer = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+            with closing(answer):
+                answer.request("GET", "/readyz")
+                assert status == answer.getresponse().status
+        peer.subscribe("a")

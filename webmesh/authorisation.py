@@ -29,6 +29,8 @@ class Requirement:
         requires: See `Requires`; not `None`.
 
     Attributes:
+        policy: The function, if it is one; and
+        roles: those of which any suffices.
         by_roles: Whether it asks for roles, so that nobody fulfils it on a server that authenticates nobody.
 
     Raises:
@@ -36,10 +38,10 @@ class Requirement:
     """
 
     def __init__(self, requires: str | Sequence[str] | Callable[[Call], bool]) -> None:
-        self._policy = requires if callable(requires) else None
-        self._roles = frozenset() if callable(requires) else _checked_roles(requires)
-        self.by_roles = bool(self._roles)
-        self.asks = self.by_roles or self._policy is not None
+        self.policy = requires if callable(requires) else None
+        self.roles = frozenset() if callable(requires) else checked_roles(requires)
+        self.by_roles = bool(self.roles)
+        self.asks = self.by_roles or self.policy is not None
         """Whether it asks for anything."""
 
     def check(self, call: Call) -> None:
@@ -50,11 +52,11 @@ class Requirement:
             PermissionDenied: It is known, and may not.
         """
         identity = call.connection.identity
-        if self._policy is not None:
+        if self.policy is not None:
             # Only True is yes: a coroutine or a generator, which were never run, would pass for it.
-            allowed = self._policy(call) is True
+            allowed = self.policy(call) is True
         else:
-            allowed = identity is not None and not self._roles.isdisjoint(identity.roles)
+            allowed = identity is not None and not self.roles.isdisjoint(identity.roles)
         if identity is not None and identity.expired:
             raise Unauthenticated("the login has expired")
         if not allowed:
@@ -81,7 +83,12 @@ def requirement(requires: Any, default: Requirement | None = None) -> Requiremen
     return asked if asked is not None and asked.asks else None
 
 
-def _checked_roles(roles: object) -> frozenset[str]:
+def checked_roles(roles: object) -> frozenset[str]:
+    """The roles that were named, one or several.
+
+    Raises:
+        ConfigurationError: They are none.
+    """
     several = (roles,) if isinstance(roles, str) else roles
     if isinstance(several, bytes) or not isinstance(several, Iterable):
         raise ConfigurationError(f"requires must be roles or a function of the call, not {roles!r}")
@@ -119,7 +126,7 @@ class Policy:
         segments = tuple(pattern.removeprefix("/").split("/"))
         if "**" in segments[:-1]:
             raise ConfigurationError(f"** can only be the last segment, not as in {pattern!r}")
-        self._rules.append((action, segments, _checked_roles(roles)))
+        self._rules.append((action, segments, checked_roles(roles)))
         return self
 
     def allows(self, identity: Identity | None, action: str, name: str) -> bool:
@@ -139,6 +146,8 @@ class Policy:
 
 
 def _matches(pattern: tuple[str, ...], segments: list[str], subject: str) -> bool:
+    if segments[-1] == "**" and pattern[-1] != "**":
+        return False  # a pattern that somebody subscribes to, and wider than this one
     if pattern[-1] == "**":
         if len(segments) < len(pattern):
             return False

@@ -8,6 +8,7 @@ from webmesh.observer import Observer
 from webmesh.options import Limits
 from webmesh.protocol.topics import read_topic_pattern
 from webmesh.pubsub import Topics
+from webmesh.topic_access import TopicAccess
 from webmesh.topic_options import TopicTable
 
 
@@ -27,8 +28,9 @@ class NodeTopics(Topics):
         *,
         limits: Limits,
         observer: Observer,
+        access: TopicAccess,
     ) -> None:
-        super().__init__(broker, table, limits=limits, observer=observer)
+        super().__init__(broker, table, limits=limits, observer=observer, access=access)
         self._local = [LocalSubscriber(one, runner) for one in subscriptions]
 
     def start(self) -> None:

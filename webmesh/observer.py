@@ -51,6 +51,9 @@ class Observer:
     def call_retried(self, path: str, reason: str) -> None:
         """A client sends a call again; *reason* is the wire code or the kind of loss that it follows."""
 
+    def published(self, receivers: int) -> None:
+        """A publication was accepted here, and reached so many subscriptions of this node."""
+
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """Code did not give back the hub for so long; *where* is its route, `hub`, or `threads` where other threads did
         not let it run. Called from another thread."""
@@ -109,6 +112,10 @@ class GuardedObserver(Observer):
     def call_retried(self, path: str, reason: str) -> None:
         """See `Observer`."""
         self._pass_on(self._inner.call_retried, path, reason)
+
+    def published(self, receivers: int) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.published, receivers)
 
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """See `Observer`."""
@@ -191,6 +198,11 @@ class ObserverPair(Observer):
         """See `Observer`."""
         self._first.call_retried(path, reason)
         self._second.call_retried(path, reason)
+
+    def published(self, receivers: int) -> None:
+        """See `Observer`."""
+        self._first.published(receivers)
+        self._second.published(receivers)
 
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """See `Observer`."""

@@ -76,6 +76,9 @@ class Limits:
     """Requests of ours, streams included, that may await their answer on one connection; the next
     one raises `Overloaded` at once."""
 
+    subscriptions: int = 1024
+    """Subscriptions of one peer; as many as it may have open requests. Beyond it: `resource_exhausted`."""
+
     stream_credit: int = 64
     """Items of a stream that may be on their way: what a receiver grants when it names no number."""
 

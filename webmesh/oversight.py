@@ -25,6 +25,7 @@ from webmesh.websocket.http import HttpAnswer, Page, text_answer
 
 if TYPE_CHECKING:
     from webmesh.protocol.handshake import HttpRequest
+    from webmesh.pubsub import Topics
     from webmesh.server_parts import ServerParts
 
 OPERATORS = ("127.0.0.0/8", "::1", "unix")
@@ -117,6 +118,11 @@ class Oversight:
             "thread_queue", "Calls that wait for a native thread.",
             lambda: max(0, parts.executor.taken - limits.threads),
         )  # fmt: skip
+        self._attend_topics(parts.topics, gauge)
+
+    def _attend_topics(self, topics: Topics, gauge: Callable[[str, str, Callable[[], float]], None]) -> None:
+        gauge("topic_patterns", "Patterns that are subscribed to.", lambda: len(topics.subscribers))
+        gauge("engine_up", "Whether the engine of the topics can be reached.", lambda: float(topics.up))
 
     def pages(self) -> dict[str, Page]:
         """The pages, by path; none without counters."""

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from webmesh.brokers.base import Broker, GroupName, History, Since
 from webmesh.catch_up import CatchUp
-from webmesh.exceptions import BadPattern, BrokerError, ConfigurationError, InvalidArgument, RemoteError, Unavailable
+from webmesh.exceptions import (
+    BadPattern, BrokerError, ConfigurationError, InvalidArgument, Overloaded, RemoteError, Unavailable,
+)  # fmt: skip
 from webmesh.fan_out import FanOut
 from webmesh.lanes import Lanes
 from webmesh.messages import Published
@@ -22,6 +24,7 @@ from webmesh.protocol import messages
 from webmesh.protocol.subscribe_request import LAST, SinceOffset, SubscribeRequest
 from webmesh.protocol.topics import read_topic
 from webmesh.subscribers import PatternEntry, Subscribers, Taker
+from webmesh.topic_access import TopicAccess
 from webmesh.topic_options import Segments, TopicTable
 
 if TYPE_CHECKING:
@@ -39,13 +42,17 @@ class Topics:
         table: Options by pattern.
         subscribers: All plain subscriptions.
         up: Whether the engine can be reached.
+        access: Who may do what.
     """
 
-    def __init__(self, broker: Broker, table: TopicTable, *, limits: Limits, observer: Observer) -> None:
+    def __init__(
+        self, broker: Broker, table: TopicTable, *, limits: Limits, observer: Observer, access: TopicAccess
+    ) -> None:
         self.broker = broker
         self.table = table
         self.limits = limits
         self.observer = observer
+        self.access = access
         self.subscribers = Subscribers(broker)
         self.up = False
         self._fan_out = FanOut(observer)
@@ -87,7 +94,9 @@ class Topics:
         except BrokerError as error:
             raise unavailable(error) from error
         self._fan_out.wait_room()
-        return Published(accepted.offset, accepted.epoch, self._reach(segments), accepted.duplicate)
+        receivers = 0 if accepted.duplicate else self._reach(segments)
+        self.observer.published(receivers)
+        return Published(accepted.offset, accepted.epoch, receivers, accepted.duplicate)
 
     def _reach(self, segments: Segments) -> int:
         return sum(entry.count for entry in self.subscribers.match(segments))
@@ -144,8 +153,11 @@ class Topics:
         """Begin a subscription; what is published from now on waits until the `CatchUp` has run.
 
         Raises:
-            RemoteError: The engine cannot.
+            RemoteError: The engine cannot, or the peer has as many as it may.
         """
+        if len(peer.subscriptions) >= self.limits.subscriptions:
+            self.observer.refused("subscription", "too many")
+            raise Overloaded(f"{len(peer.subscriptions)} subscriptions, the limit")
         entry = self._enter(request.pattern)
         subscription = PeerSubscription(entry, self.subscribers.id_for(entry, peer.subscriptions.keys()))
         peer.subscriptions[subscription.id] = subscription

@@ -27,6 +27,7 @@ from webmesh.node_topics import NodeTopics
 from webmesh.processes import is_patched
 from webmesh.routing import Router
 from webmesh.sessions import Sessions
+from webmesh.topic_access import TopicAccess
 from webmesh.topic_options import TopicTable
 from webmesh.websocket.doors import Doors
 from webmesh.websocket.hub import HubThread
@@ -100,7 +101,7 @@ class ServerParts:
         self.keyed = KeyedCalls(limits, timeouts, observer)
         self.dispatcher = self._make_dispatcher(router, blocking=blocking, requires=access.requires)
         self.sessions = Sessions(self.home, limits=limits, timeouts=timeouts, observer=observer)
-        self.topics = self._make_topics(broker or MemoryBroker(), blocking=blocking)
+        self.topics = self._make_topics(broker or MemoryBroker(), access, blocking=blocking)
         self.pulse = Pulse(
             self.connections.values(), timeouts, others=(self.sessions, self.topics),
             guard=None if self.login is None else self.login.look_at,
@@ -129,11 +130,12 @@ class ServerParts:
         )  # fmt: skip
         self.login = self._login(router, access, blocking=blocking)
 
-    def _make_topics(self, broker: Broker, *, blocking: bool) -> NodeTopics:
+    def _make_topics(self, broker: Broker, access: Access, *, blocking: bool) -> NodeTopics:
         runner = LocalRunner(self.home, self.topic_executor, self.context, self.observer, blocking)
         return NodeTopics(
             broker, self.registered.topics, self.registered.subscriptions, runner,
             limits=self.limits, observer=self.observer,
+            access=TopicAccess(self.registered.topics, access.requires, logins=bool(access.authenticators)),
         )  # fmt: skip
 
     def _make_dispatcher(self, router: Router, *, blocking: bool, requires: Requirement | None) -> Dispatcher:

@@ -63,7 +63,7 @@ class Serving:
         self.listener = Listener(
             address, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer, tls=parts.tls,
             decide=parts.endpoints.decide, serve=self._serve,
-            http=parts.endpoints.page(pages(ready=lambda: not self.closing, mount=parts.mount, more=more)),
+            http=parts.endpoints.page(pages(ready=self._ready, mount=parts.mount, more=more)),
             doors=parts.doors, make_place=parts.login.make_place if parts.login is not None else lambda: False,
         )  # fmt: skip
         self._host = address.host if isinstance(address, TcpAddress) else None
@@ -131,6 +131,10 @@ class Serving:
             return self._end_unclaimed.pop()
         except IndexError:
             return False
+
+    def _ready(self) -> bool:
+        """Whether new work is welcome: it is not closing, and its engine can be reached."""
+        return not self.closing and self.parts.topics.up
 
     # --------------------------------------------------- in the hub from here on
 

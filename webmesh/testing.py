@@ -109,6 +109,10 @@ class RecordingObserver(Observer):
         """`("call_retried", path, reason)`."""
         self.events.append(("call_retried", path, reason))
 
+    def published(self, receivers: int) -> None:
+        """`("published", receivers)`."""
+        self.events.append(("published", receivers))
+
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """`("hub_held", where, seconds, stack)`."""
         self.events.append(("hub_held", where, seconds, stack))

@@ -13,6 +13,7 @@ from webmesh.exceptions import BadPattern, ConfigurationError
 from webmesh.protocol.deliveries import Redelivery
 from webmesh.protocol.topic_trie import TopicTrie
 from webmesh.protocol.topics import read_topic, read_topic_pattern
+from webmesh.topic_access import check_rule
 from webmesh.websocket.outgoing import Policy, checked_policy
 
 Segments = tuple[str, ...]
@@ -58,6 +59,8 @@ class TopicOptions:
             raise ConfigurationError(f"window must be at least 1 delivery, not {self.window!r}")
         if checked_policy(self.slow_peer) == "wait":
             raise ConfigurationError("publications wait for nobody: slow_peer is close, drop_oldest or drop_newest")
+        check_rule("publish", self.publish)
+        check_rule("subscribe", self.subscribe)
         if self.dead_letter is not None:
             _check_topic(self.dead_letter)
         if self.dead_letter is not None and not self.ack:
@@ -96,6 +99,11 @@ class TopicTable:
         """Those that hold for a topic."""
         found = self._patterns.match(topic)
         return self._options[found[0]] if found else DEFAULT
+
+    def pattern_of(self, topic: Segments) -> Segments | None:
+        """The pattern whose options hold for a topic; `None` where nothing was said."""
+        found = self._patterns.match(topic)
+        return found[0] if found else None
 
     def all(self) -> list[tuple[Segments, TopicOptions]]:
         """Every pattern with its options."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -15,15 +16,20 @@ from webmesh.protocol import envelope
 from webmesh.protocol.publication import Publication, read_publication
 from webmesh.protocol.subscribe_request import LAST, SinceOffset, read_since, read_subscribe
 
+from webmesh.pubsub import Topics, topic_segments
+
 if TYPE_CHECKING:
     from webmesh.protocol.envelope import TopicMessage
-    from webmesh.pubsub import Topics
     from webmesh.routing import Router
+    from webmesh.topic_options import Segments
     from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
 HISTORY_PAGE = 1000
 """Publications in one answer to `$history`, at most; the peer asks on from the last one's offset."""
+
+LISTED = 1000
+"""Patterns in the answer to `$subscriptions`, at most."""
 
 
 class TopicRoutes:
@@ -40,13 +46,17 @@ class TopicRoutes:
 
     def register(self) -> None:
         """Put them into the router; an engine that lets them wait lets others go on."""
-        table = {"$subscribe": self.subscribe, "$unsubscribe": self.unsubscribe, "$history": self.history}
+        table = {
+            "$subscribe": self.subscribe, "$unsubscribe": self.unsubscribe, "$history": self.history,
+            "$subscriptions": self.subscriptions,
+        }  # fmt: skip
         for path, handler in table.items():
             self._router.add(path, handler, reserved=True, blocking=False)
 
     def subscribe(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
         """Begin a subscription: first the answer, then what is replayed, then what is live."""
         request = read_subscribe(payload)
+        self._check(self.topics.access.check_subscribe, client, request.pattern)
         peer = self.topics.peer(client)
         subscription, catch_up = self.topics.subscribe(peer, request)
         ready = False
@@ -84,6 +94,7 @@ class TopicRoutes:
             raise InvalidArgument("limit must be a number of publications")
         if reverse is not None and type(reverse) is not bool:
             raise InvalidArgument("reverse must be a boolean")
+        self._check(self.topics.access.check_subscribe, client, topic_segments(topic))
         most = HISTORY_PAGE if limit is None else min(limit, HISTORY_PAGE)
         since, reverse = read_since(asked.get("since")), reverse is True
         if since == LAST:
@@ -93,6 +104,35 @@ class TopicRoutes:
             "items": [_item(publication) for publication in history.items],
             "offset": history.offset, "epoch": history.epoch, "complete": history.complete,
         }  # fmt: skip
+
+    def subscriptions(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
+        """Which patterns are subscribed to on this node, and how often: those that the caller may subscribe to."""
+        listed: list[dict[str, Any]] = []
+        more = False
+        for entry in self.topics.subscribers:
+            if not self._allowed(client, entry.pattern):
+                continue
+            more = len(listed) >= LISTED
+            if more:
+                break
+            listed.append({"pattern": "/".join(entry.pattern), "subscriptions": entry.places})
+        return {"patterns": listed, "more": more}
+
+    def _allowed(self, client: WebSocketConnection, pattern: Segments) -> bool:
+        try:
+            self.topics.access.check_subscribe(client.identity, pattern)
+        except RemoteError:
+            return False
+        return True
+
+    def _check(
+        self, check: Callable[[Any, Segments], None], client: WebSocketConnection, segments: Segments
+    ) -> None:
+        try:
+            check(client.identity, segments)
+        except RemoteError as error:
+            self.topics.observer.refused("topic", error.code)
+            raise
 
     # --------------------------------------------------------------- publications
 
@@ -116,6 +156,7 @@ class TopicRoutes:
         """
         if message.event is not None:
             raise InvalidArgument("an event is a node's to send")
+        self._check(self.topics.access.check_publish, connection, topic_segments(message.topic))
         publisher = self.topics.peer(connection).name
         return self.topics.publish(
             read_publication(message.topic, message.data, message.headers, publisher=publisher, now=0.0)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.running import running
 from webmesh.exceptions import ConfigurationError
 from webmesh.observability import exposition
 from webmesh.observability.exposition import COUNTERS, Exposition
 from webmesh.observability.metrics import Metrics
+from webmesh.webmesh_server import WebMeshServer
 
 prometheus_client = pytest.importorskip("prometheus_client", reason="the extra metrics is not installed")
 
@@ -51,6 +53,7 @@ def test_every_counter_has_its_family() -> None:
         "connection_opened": (None,), "connection_closed": (None, 1000, ""), "handshake_refused": ("", 403, "a"),
         "refused": ("a", "b"), "link_changed": ("", "lost", ""), "session_changed": ("lost", ""),
         "login_finished": ("", "ok"), "peer_stalled": (None, True), "call_retried": ("", "a"), "hub_held": ("a", 1, ""),
+        "published": (1,),
     }.items():  # fmt: skip
         getattr(metrics, hook)(*arguments)
     assert set(COUNTERS) == set(metrics.tables)
@@ -81,3 +84,17 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: Any) ->
         Exposition(Metrics())
     with pytest.raises(ConfigurationError):
         list(Metrics().collect())
+
+
+def test_topics_are_counted():
+    """How many publications, and how many subscriptions they reached; what engine and subscriptions there are now."""
+    server = WebMeshServer(metrics=True)
+    server.subscribe("a/*")(lambda payload, topic, message: None)
+    with running(server):
+        server.publish("a/b")
+        server.publish("nobody")
+        snapshot = server._oversight.metrics.snapshot()
+        text = server._oversight._exposition.text("")[1].decode()
+    assert (1, 1) == (snapshot["gauges"]["topic_patterns"], snapshot["gauges"]["engine_up"])
+    assert "webmesh_publications_total 2.0" in text
+    assert "webmesh_deliveries_total 1.0" in text

@@ -28,6 +28,8 @@ COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
     "logins": (("outcome",), "Peers that said who they are."),
     "peer_stalls": ((), "Peers that stopped to answer while their machines still acknowledged."),
     "calls_retried": (("reason",), "Calls that were sent again."),
+    "publications": ((), "Publications that were accepted."),
+    "deliveries": ((), "Subscriptions that they reached."),
     "hub_holds": (("route",), "Code that did not give back the hub in time."),
     "hub_held_seconds": (("route",), "Seconds for which it held the hub."),
 }

@@ -142,6 +142,12 @@ class Metrics(Observer):
         """See `Observer`; paths of calls hold ids, so they are no labels."""
         self._count("calls_retried", reason)
 
+    def published(self, receivers: int) -> None:
+        """See `Observer`; topics hold ids as paths do."""
+        self._count("publications")
+        if receivers:
+            self._count("deliveries", amount=receivers)
+
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """See `Observer`."""
         self._count("hub_holds", where)

@@ -60,6 +60,29 @@ def is_topic(text: str) -> bool:
     return "*" not in text
 
 
+def covers(pattern: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether *pattern* matches every topic that *other* does."""
+    if pattern[-1] == REST:
+        return len(other) >= len(pattern) and _agree(pattern[:-1], other)
+    return len(pattern) == len(other) and other[-1] != REST and _agree(pattern, other)
+
+
+def _agree(pattern: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    return all(
+        mine == theirs or mine == ONE and theirs != REST for mine, theirs in zip(pattern, other, strict=False)
+    )
+
+
+def overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether there is a topic that both patterns match."""
+    for mine, theirs in zip(one, other, strict=False):
+        if REST in (mine, theirs):
+            return True
+        if mine != theirs and ONE not in (mine, theirs):
+            return False
+    return len(one) == len(other)
+
+
 def specificity(segments: tuple[str, ...]) -> tuple[int, ...]:
     """A key by which patterns that match one topic are ordered: the smallest is the most specific.
 
