@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -21,6 +20,7 @@ from webmesh.protocol import messages
 from webmesh.protocol.data_frames import server_frame
 from webmesh.protocol.kept_deliveries import Shared, shared
 from webmesh.websocket.hub import Completion
+from webmesh.websocket.outgoing import Policy
 
 if TYPE_CHECKING:
     from webmesh.protocol.publication import Publication
@@ -38,6 +38,7 @@ MOST_JOBS = 64
 
 _Group = tuple[Any, list[int], Collection[PeerSubscriber]]
 """A serializer, the ids that its receivers know their subscriptions by, and the receivers."""
+_Deliver = Callable[[PeerSubscriber, Shared, bytes, Policy], bool]
 
 
 class FanOut:
@@ -59,7 +60,7 @@ class FanOut:
         if not groups:
             return
         if not self._jobs and sum(len(peers) for _, _, peers in groups) <= AT_ONCE:
-            for _ in self._deliver(publication, options, groups):
+            for _ in self._deliver(publication, options, groups, PeerSubscriber.deliver):
                 pass
             return
         # Who subscribes later is not meant; who leaves meanwhile is passed over.
@@ -80,7 +81,7 @@ class FanOut:
         """One job after another, each to its end, so that everybody gets them in order."""
         try:
             while self._jobs:
-                self._give_way_in(self._deliver(*self._jobs[0]))
+                self._give_way_in(self._deliver(*self._jobs[0], PeerSubscriber.deliver_at_once))
                 self._jobs.popleft()
                 if len(self._jobs) <= MOST_JOBS:
                     self._wake()
@@ -100,7 +101,9 @@ class FanOut:
         for room in waiting:
             room.succeed(None)
 
-    def _deliver(self, publication: Publication, options: TopicOptions, groups: list[_Group]) -> Iterator[None]:
+    def _deliver(
+        self, publication: Publication, options: TopicOptions, groups: list[_Group], deliver: _Deliver
+    ) -> Iterator[None]:
         """Send to each group; yields now and then."""
         loose = options.slow_peer != "close" or publication.conflate_key is not None
         for serializer, subs, peers in groups:
@@ -112,11 +115,16 @@ class FanOut:
                     peer.lose(publication, subs, "encoding")
                 continue
             message, frame = shared(data, len(peers)), server_frame(data)
-            if loose:
-                send = partial(PeerSubscriber.deliver_loose, options=options, publication=publication, subs=subs)
-            else:
-                send = partial(PeerSubscriber.deliver, policy=options.slow_peer)
-            yield from _send_to(peers, publication, send, message, frame)
+            excluded = publication.publisher if publication.exclude_self else None
+            for number, peer in enumerate(peers):
+                if peer.over or peer.name == excluded:
+                    continue
+                if loose:
+                    peer.deliver_loose(message, frame, options, publication, subs)
+                else:
+                    deliver(peer, message, frame, options.slow_peer)
+                if not number % SLICE:
+                    yield
 
 
 def delivered(publication: Publication, subs: list[int], *, loose: bool = False) -> messages.Wire:
@@ -126,22 +134,6 @@ def delivered(publication: Publication, subs: list[int], *, loose: bool = False)
         headers=publication.headers, offset=publication.offset, epoch=publication.epoch,
         retained=publication.retained, loose=loose,
     )  # fmt: skip
-
-
-def _send_to(
-    peers: Collection[PeerSubscriber],
-    publication: Publication,
-    send: Callable[[PeerSubscriber, Shared, bytes], object],
-    message: Shared,
-    frame: bytes,
-) -> Iterator[None]:
-    """Send to those who are still there; yields now and then."""
-    excluded = publication.publisher if publication.exclude_self else None
-    for number, peer in enumerate(peers):
-        if not peer.over and peer.name != excluded:
-            send(peer, message, frame)
-        if not number % SLICE:
-            yield
 
 
 def _groups(entries: list[PatternEntry]) -> Iterator[_Group]:

@@ -90,6 +90,18 @@ class PeerSubscriber:
             return stream.offer_frame(frame, policy)
         return stream.offer(message[0], policy)
 
+    def deliver_at_once(self, message: Shared, frame: bytes, policy: Policy) -> bool:
+        """`deliver`, where so many get it that each one's is written by itself."""
+        stream = self._stream
+        if stream is None or not stream.shares_frames:
+            return self.deliver(message, frame, policy)
+        kept = self.kept
+        if kept is not None:
+            kept.add(message)
+            if not kept.next % RECEIPT_EVERY:
+                self.owner.ask_receipt()
+        return stream.push_frame(frame, policy)
+
     def deliver_loose(
         self, message: Shared, frame: bytes | None, options: TopicOptions, publication: Publication, subs: list[int]
     ) -> bool:

@@ -83,6 +83,25 @@ def test_a_frame_for_many_is_what_each_would_have_sent(wires: Wires):
     line.stream.abort(ConnectionClosed(1000))
 
 
+def test_a_pushed_frame_is_written_at_once_and_never_overtakes(wires: Wires):
+    """What was taken before it in the same turn leaves before it, and so does what waits for a slow peer."""
+    line = Line(wires).read_on()
+    settle()
+    assert line.stream.push_frame(server_frame("a"), "close")
+    assert 1 == len(line.writes)
+    line.stream.send("b")
+    assert line.stream.push_frame(server_frame("c"), "close")
+    settle()
+    assert ["a", "b", "c"] == line.hear(3)
+    line.stream.abort(ConnectionClosed(1000))
+    assert not line.stream.push_frame(server_frame("late"), "close")
+
+    line, message = clogged(wires)
+    assert line.stream.push_frame(server_frame("d"), "drop_newest")
+    assert [message, "d"] == line.hear(2)
+    line.stream.abort(ConnectionClosed(1000))
+
+
 @each_kind("unix", "tcp", "tls")
 @pytest.mark.row(66)
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])

@@ -6,7 +6,7 @@ that owns the socket; any number of greenlets may send.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -141,6 +141,13 @@ class MessageWriter:
             self.cut_off(4008, f"too slow: {queue.size} bytes are waiting")
         return taken
 
+    def push_frame(self, frame: bytes, policy: Policy) -> bool:
+        """`offer_frame`, but written at once where nothing waits: for one frame to so many receivers that nothing is
+        saved by gathering more for each."""
+        if self._out or self.state is not OPEN or self._queue is not None and self._queue.size:
+            return self.offer_frame(frame, policy)
+        return self._write((frame,))
+
     def take(self, message: str | bytes, policy: Policy, conflate_key: Hashable) -> bool:
         """`offer`, but with "wait" waits for room, unless what it replaces makes enough.
 
@@ -250,7 +257,7 @@ class MessageWriter:
     def _congested(self) -> bool:
         return self._queue is not None and self._queue.size > 0
 
-    def _write(self, frames: list[bytes]) -> bool:
+    def _write(self, frames: Sequence[bytes]) -> bool:
         """Write whole frames, or queue them behind those that wait; false when the socket takes none of them."""
         if self.state is CLOSED:
             return False
