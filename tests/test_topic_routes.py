@@ -166,6 +166,19 @@ def test_the_last_publication_or_the_last_seconds_can_be_asked_for(server: WebMe
         assert [1, 2, 3] == peer.payloads(3)
 
 
+def test_the_past_of_all_topics_of_a_pattern_can_be_asked_for(server: WebMeshServer):
+    """The newest of each, or all of the last seconds, as they were published."""
+    for topic, number in (("kept/a", 1), ("kept/b", 2), ("kept/a", 3), ("status/x", 4)):
+        server.publish(topic, number)
+    with topic_peer(server) as peer:
+        peer.subscribe("**", since="last")
+        server.publish("kept/a", 5)
+        assert [2, 3, 4, 5] == peer.payloads(4)
+    with topic_peer(server) as peer:
+        peer.subscribe("kept/*", since=60)
+        assert [1, 2, 3, 5] == peer.payloads(4)
+
+
 def test_history_can_be_read_in_pages(server: WebMeshServer):
     """Forward from an offset, or the newest first."""
     epoch = [server.publish("kept/a", number, key=str(number)) for number in range(1, 5)][-1].epoch

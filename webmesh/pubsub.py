@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from webmesh.brokers.base import Broker, GroupName, History, Since
-from webmesh.catch_up import CatchUp
+from webmesh.catch_up import MOST_WAITING, CatchUp
 from webmesh.exceptions import (
     BadPattern, BrokerError, ConfigurationError, InvalidArgument, Overloaded, RemoteError, Unavailable,
 )  # fmt: skip
@@ -226,6 +226,8 @@ class Topics:
     def _past(self, request: SubscribeRequest) -> tuple[dict[str, Any], list[Publication]]:
         topic, since = request.topic, request.since
         told: dict[str, Any] = {}
+        if topic is None and since is not None:
+            return told, self._past_of_pattern(request.pattern, since)
         if topic is None or not self.table.of(request.pattern).keep.numbered:
             if isinstance(since, SinceOffset):
                 told["recovered"] = False
@@ -241,6 +243,16 @@ class Topics:
         if since is not None:
             return told, history.items if since != LAST else history.items[:1]
         return told, self.broker.retained(request.pattern)
+
+    def _past_of_pattern(self, pattern: Segments, since: Any) -> list[Publication]:
+        """The newest of each topic, or all of the last seconds, in the order in which they were published."""
+        asked = Since() if since == LAST else Since(seconds=since)
+        most, reverse = (1, True) if since == LAST else (None, False)
+        topics = self.broker.topics(pattern)
+        found = [one for topic in topics for one in self.broker.history(topic, asked, most=most, reverse=reverse).items]
+        numbered = set(topics)
+        found += [one for one in self.broker.retained(pattern) if one.topic not in numbered]
+        return sorted(found, key=lambda one: one.at)[-MOST_WAITING:]
 
     def history(self, topic: str, since: Since, most: int, reverse: bool) -> History:
         """What is kept of a topic.

@@ -178,6 +178,20 @@ class BrokerContract(Nodes):
         found = broker.history("never", Since())
         assert ([], 0, True) == (found.items, found.offset, found.complete)
 
+    def test_the_topics_of_a_pattern_are_known(self, node):
+        """Those that are numbered and of which anything is kept."""
+        broker, _ = node()
+        for topic in ("a/b", "a/c", "a/c/d", "b"):
+            broker.publish(message(topic), KEPT)
+        broker.publish(message("a/live"), PLAIN)
+        broker.publish(message("a/gone"), Keep(history=5, ttl=0.5))
+        self.pass_time(0.6)
+        for pattern, topics in [
+            (("a", "*"), ["a/b", "a/c"]), (("a", "**"), ["a/b", "a/c", "a/c/d"]), (("*",), ["b"]),
+            (("a", "c"), ["a/c"]), (("x", "**"), []),
+        ]:  # fmt: skip
+            assert topics == sorted(broker.topics(pattern))
+
     def test_history_ends_with_its_time(self, node):
         """What is too old is not read, and who needs it is told that it is gone."""
         broker, _ = node()

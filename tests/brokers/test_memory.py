@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.brokers.contract import KEPT, PLAIN, WORK, BrokerContract, RecordingSink, message
+from tests.brokers.contract import KEPT, BrokerContract, RecordingSink, message
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.memory import MemoryBroker
@@ -62,43 +62,16 @@ def test_dedupe_ids_are_forgotten_by_time_and_number(broker: MemoryBroker, monke
     assert 1 == len(broker._storage._seen)
 
 
-def test_a_group_without_room_drops_its_oldest(broker: MemoryBroker, sink, monkeypatch: pytest.MonkeyPatch):
-    """Where nothing must be acknowledged."""
-    monkeypatch.setattr(one_node, "GROUP_BACKLOG", 2)
-    broker.join(WORK, 1, durable=False)
-    for number in range(5):
-        broker.publish(message("jobs/1", number), PLAIN)
-    for _ in range(3):
-        broker.done(WORK, sink.given[-1][2])
-    assert [0, 3, 4] == [publication.payload for _, publication, _ in sink.given]
-
-
-def test_work_that_must_be_acknowledged_is_never_dropped(broker, sink, monkeypatch: pytest.MonkeyPatch):
-    """Its publisher is refused instead, and nothing is numbered."""
-    monkeypatch.setattr(one_node, "GROUP_BACKLOG", 1)
-    keep = Keep(ack=True, history=10)
-    broker.join(WORK, 1, durable=True)
-    for number in range(2):
-        broker.publish(message("jobs/1", number), keep)
-    with pytest.raises(Overloaded):
-        broker.publish(message("jobs/1", 2), keep)
-    assert 2 == broker.history("jobs/1", Since()).offset
-
-
-def test_work_that_is_done_at_once_needs_no_depth(broker: MemoryBroker):
-    """However much waits: a node that finishes each in the call that gives it is given the next by a loop."""
-
-    class Quick(RecordingSink):
-        def work(self, group, publication, token):
-            super().work(group, publication, token)
-            broker.done(group, token)
-
-    broker.join(WORK, 1, durable=True)
-    broker.leave(WORK)
-    for number in range(5000):
-        broker.publish(message("jobs/1", number), PLAIN)
-    broker.stop()
-    quick = Quick()
-    broker.start(quick)
-    broker.join(WORK, 1, durable=True)
-    assert 5000 == len(quick.given)
+@pytest.mark.row(86)
+def test_topics_that_ended_with_their_time_make_room(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch):
+    """And no number is used twice: who stood at one of them is told that it has missed something."""
+    monkeypatch.setattr(one_node, "MOST_TOPICS", 2)
+    keep = Keep(history=5, ttl=10.0)
+    first = [broker.publish(message("a"), keep) for _ in range(3)][-1]
+    broker.publish(message("b"), keep)
+    broker.clock.advance(20)
+    broker.publish(message("c"), keep)
+    broker.publish(message("a"), keep)
+    assert ["a", "c"] == sorted(broker.topics(("*",)))
+    assert not broker.history("a", Since(first.offset - 1, first.epoch)).complete
+    assert broker.history("a", Since()).offset > first.offset

@@ -178,6 +178,23 @@ def test_its_tables_are_bounded(restarted, monkeypatch: pytest.MonkeyPatch):
         broker.publish(message("c"), RETAINED)
 
 
+@pytest.mark.row(86)
+def test_topics_that_ended_with_their_time_make_room(restarted, monkeypatch: pytest.MonkeyPatch):
+    """And no number is used twice, after a restart neither: who stood at one is told that it has missed something."""
+    monkeypatch.setattr(one_node, "MOST_TOPICS", 2)
+    keep = Keep(history=5, ttl=10.0)
+    broker, _ = restarted()
+    first = [broker.publish(message("a"), keep) for _ in range(3)][-1]
+    broker.publish(message("b"), keep)
+    broker.clock.advance(20)
+    broker.publish(message("c"), keep)
+    broker, _ = restarted()
+    broker.publish(message("a"), keep)
+    assert ["a", "c"] == sorted(broker.topics(("*",)))
+    assert not broker.history("a", Since(first.offset - 1, first.epoch)).complete
+    assert broker.history("a", Since()).offset > first.offset
+
+
 def test_what_is_stopped_says_so(restarted):
     """Nothing is lost silently."""
     broker, _ = restarted()

@@ -154,6 +154,10 @@ class Broker(ABC):
         """What is kept of a topic."""
 
     @abstractmethod
+    def topics(self, pattern: tuple[str, ...]) -> list[str]:
+        """The numbered topics that match and of which anything is kept."""
+
+    @abstractmethod
     def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
         """The retained values of all topics that match."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import OrderedDict
@@ -25,6 +26,10 @@ def open_memory(url: str, *, clock: Clock = time.monotonic) -> MemoryBroker:
     return MemoryBroker(clock)
 
 
+SWEEP = 1.0
+"""Seconds between two looks, where there is no room for another topic, at what has ended with its time."""
+
+
 class MemoryBroker(OneNodeBroker):
     """`memory://`: see `Broker`."""
 
@@ -38,6 +43,9 @@ class MemoryStorage:
     def __init__(self) -> None:
         self._epoch = os.urandom(6).hex()
         self._logs: dict[str, TopicLog[Publication]] = {}
+        self._logged_topics: TopicTrie[str] = TopicTrie()
+        self._floor = 0  # the highest number of a topic that was forgotten: no number is used twice in one epoch
+        self._swept_at = -math.inf
         self._retained: dict[str, Publication] = {}
         self._retained_topics: TopicTrie[str] = TopicTrie()
         self._seen: OrderedDict[tuple[str, str], tuple[float, Accepted]] = OrderedDict()
@@ -64,9 +72,9 @@ class MemoryStorage:
         """See `Storage.keep`."""
         topic = publication.topic
         if keep.numbered:
-            self._check_room(self._logs, topic)
+            self._check_room(self._logs, topic, now)
         if keep.retain:
-            self._check_room(self._retained, topic)
+            self._check_room(self._retained, topic, now)
         if keep.numbered:
             self._number(publication, keep, now)
         if keep.retain:
@@ -76,14 +84,34 @@ class MemoryStorage:
                 self._seen.popitem(last=False)
             self._seen[topic, publication.dedupe_id] = (now, Accepted(publication.offset, publication.epoch))
 
-    def _check_room(self, table: Mapping[str, object], topic: str) -> None:
-        if topic not in table and len(table) >= one_node.MOST_TOPICS:
+    def _check_room(self, table: Mapping[str, object], topic: str, now: float) -> None:
+        if topic in table or len(table) < one_node.MOST_TOPICS:
+            return
+        if now - self._swept_at >= SWEEP:
+            self._swept_at = now
+            self._forget_expired(now)
+        if len(table) >= one_node.MOST_TOPICS:
             raise Overloaded(f"{len(table)} topics are kept, the limit; {topic} would be one more")
+
+    def _forget_expired(self, now: float) -> None:
+        """Make room: of what has ended with its time nothing needs to be known but that its numbers were used."""
+        for topic, log in tuple(self._logs.items()):
+            log.expire(now)
+            if not len(log):
+                self._floor = max(self._floor, log.offset)
+                self._logged_topics.remove(tuple(topic.split("/")), topic)
+                del self._logs[topic]
+        for one in tuple(self._retained.values()):
+            if one.expired(now):
+                self._forget(one.topic)
 
     def _number(self, publication: Publication, keep: Keep, now: float) -> None:
         log = self._logs.get(publication.topic)
         if log is None:
-            log = self._logs[publication.topic] = TopicLog(self._epoch, most=keep.history, ttl=keep.ttl)
+            log = self._logs[publication.topic] = TopicLog(
+                self._epoch, most=keep.history, ttl=keep.ttl, first=self._floor + 1
+            )
+            self._logged_topics.add(tuple(publication.topic.split("/")), publication.topic)
         publication.offset, publication.epoch = log.offset + 1, log.epoch
         log.append(publication, now)
 
@@ -104,8 +132,8 @@ class MemoryStorage:
         """See `Storage.history`."""
         log = self._logs.get(topic)
         if log is None:
-            complete = since.offset is None or (since.offset == 0 and since.epoch == self._epoch)
-            return History([], 0, self._epoch, complete)
+            complete = since.offset is None or (since.offset == self._floor and since.epoch == self._epoch)
+            return History([], self._floor, self._epoch, complete)
         complete = True
         if since.seconds is not None:
             found = log.recent(since.seconds, now)
@@ -118,6 +146,10 @@ class MemoryStorage:
         if reverse:
             items.reverse()
         return History(items if most is None else items[:most], log.offset, log.epoch, complete)
+
+    def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
+        """See `Storage.topics`."""
+        return [topic for topic in self._logged_topics.select(pattern) if self._logs[topic].newest(now) is not None]
 
     def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
         """See `Storage.retained`."""

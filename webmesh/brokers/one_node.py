@@ -50,6 +50,9 @@ class Storage(Protocol):
     def history(self, topic: str, since: Since, now: float, *, most: int | None, reverse: bool) -> History:
         """See `Broker.history`."""
 
+    def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
+        """See `Broker.topics`."""
+
     def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
         """See `Broker.retained`."""
 
@@ -149,6 +152,10 @@ class OneNodeBroker(Broker):
     def history(self, topic: str, since: Since, *, most: int | None = None, reverse: bool = False) -> History:
         """See `Broker.history`."""
         return self._storage.history(topic, since, self.clock(), most=most, reverse=reverse)
+
+    def topics(self, pattern: tuple[str, ...]) -> list[str]:
+        """See `Broker.topics`."""
+        return self._storage.topics(pattern, self.clock())
 
     def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
         """See `Broker.retained`."""

@@ -7,13 +7,14 @@ business. Statements run in the hub: each takes some 20 us and waits for no disk
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -31,6 +32,9 @@ from webmesh.protocol.topic_trie import TopicTrie
 SYNCHRONOUS = ("off", "normal", "full", "extra")
 """SQLite's own words. `normal` survives the end of the process, `full` also that of the machine (one fsync each)."""
 
+SWEEP = 60.0
+"""Seconds between two looks, where there is no room for another topic, at what has ended with its time."""
+
 VERSION = 1
 """Of the tables below; stands in the file as its `user_version`."""
 
@@ -39,6 +43,7 @@ CREATE TABLE topics (topic TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWI
 CREATE TABLE log (
     topic TEXT, number INTEGER, at REAL, until REAL, message BLOB, PRIMARY KEY (topic, number)
 ) WITHOUT ROWID;
+CREATE INDEX log_until ON log (until);
 CREATE TABLE retained (topic TEXT PRIMARY KEY, message BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE seen (topic TEXT, id TEXT, at REAL, number INTEGER, PRIMARY KEY (topic, id)) WITHOUT ROWID;
 CREATE INDEX seen_at ON seen (at);
@@ -86,6 +91,9 @@ class SqliteStorage:
         self._serializer = MessagePackSerializer(Limits(message_size=64 * 1024 * 1024))
         self._database: sqlite3.Connection | None = None
         self._epoch = ""
+        self._floor = 0  # the highest number of a topic that was forgotten: no number is used twice in one epoch
+        self._counts: dict[str, int] = {}
+        self._swept_at = -math.inf
 
     # -------------------------------------------------------------- the file
 
@@ -115,10 +123,16 @@ class SqliteStorage:
         if version == 0:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
-            database.execute("INSERT INTO about VALUES ('epoch', ?)", (os.urandom(6).hex(),))
+            database.execute("INSERT INTO about VALUES ('epoch', ?), ('floor', 0)", (os.urandom(6).hex(),))
             database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("COMMIT")
         self._epoch = self._row("SELECT value FROM about WHERE name = 'epoch'")[0]
+        self._floor = int(self._row("SELECT value FROM about WHERE name = 'floor'")[0])
+        self._count()
+
+    def _count(self) -> None:
+        """Counting them for each publication would look at all of them."""
+        self._counts = {name: self._row(f"SELECT count(*) FROM {name}")[0] for name in ("topics", "retained", "seen")}
 
     def close(self) -> None:
         """See `Storage.close`."""
@@ -133,6 +147,11 @@ class SqliteStorage:
             return self._database.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise BrokerError(f"{self._path}: {error}") from error
+
+    def _delete(self, table: str, where: str, *values: object) -> None:
+        """Delete rows of a table that is counted."""
+        self._run(f"DELETE FROM {table} WHERE {where}", *values)
+        self._counts[table] -= self._run("SELECT changes()")[0][0]
 
     def _row(self, statement: str, *values: object) -> tuple[Any, ...]:
         return next(iter(self._run(statement, *values)), (None, None))
@@ -155,7 +174,7 @@ class SqliteStorage:
 
     def remembered(self, publication: Publication, now: float) -> Accepted | None:
         """See `Storage.remembered`."""
-        self._run("DELETE FROM seen WHERE at <= ?", now - one_node.DEDUPE_WINDOW)
+        self._delete("seen", "at <= ?", now - one_node.DEDUPE_WINDOW)
         found = self._run(
             "SELECT number FROM seen WHERE topic = ? AND id = ?", publication.topic, publication.dedupe_id
         )
@@ -173,6 +192,7 @@ class SqliteStorage:
             self._keep(publication, keep, now)
         except BaseException:
             self._run("ROLLBACK")
+            self._count()
             raise
         self._run("COMMIT")
 
@@ -180,12 +200,11 @@ class SqliteStorage:
         if keep.numbered:
             self._number(publication, keep, now)
         if keep.retain:
-            self._retain(publication)
+            self._retain(publication, now)
         if publication.dedupe_id is not None:
-            self._run(
-                "DELETE FROM seen WHERE (SELECT count(*) FROM seen) >= ? AND (topic, id) = "
-                "(SELECT topic, id FROM seen ORDER BY at LIMIT 1)", one_node.DEDUPE_MOST,
-            )  # fmt: skip
+            if self._counts["seen"] >= one_node.DEDUPE_MOST:
+                self._delete("seen", "(topic, id) = (SELECT topic, id FROM seen ORDER BY at LIMIT 1)")
+            self._counts["seen"] += 1
             self._run(
                 "INSERT INTO seen VALUES (?, ?, ?, ?)", publication.topic, publication.dedupe_id, now,
                 publication.offset,
@@ -195,8 +214,10 @@ class SqliteStorage:
         topic = publication.topic
         last = self._row("SELECT last FROM topics WHERE topic = ?", topic)[0]
         if last is None:
-            self._check_room("topics", topic)
-        number = (last or 0) + 1
+            self._check_room("topics", topic, now)
+            self._counts["topics"] += 1
+            last = self._floor
+        number = last + 1
         self._run("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, number)
         if keep.history:
             until = None if keep.ttl is None else now + keep.ttl
@@ -204,25 +225,41 @@ class SqliteStorage:
         self._run("DELETE FROM log WHERE topic = ? AND number <= ?", topic, number - keep.history)
         publication.offset, publication.epoch = number, self._epoch
 
-    def _check_room(self, table: str, topic: str) -> None:
-        count = self._row(f"SELECT count(*) FROM {table}")[0]
+    def _check_room(self, table: str, topic: str, now: float) -> None:
+        if self._counts[table] >= one_node.MOST_TOPICS and now - self._swept_at >= SWEEP:
+            self._swept_at = now
+            self._forget_expired(now)
+        count = self._counts[table]
         if count >= one_node.MOST_TOPICS:
             raise Overloaded(f"{count} topics are kept, the limit; {topic} would be one more")
 
-    def _retain(self, publication: Publication) -> None:
+    def _forget_expired(self, now: float) -> None:
+        """Make room: of what has ended with its time nothing needs to be known but that its numbers were used."""
+        self._run("DELETE FROM log WHERE until <= ?", now)
+        empty = "topic NOT IN (SELECT DISTINCT topic FROM log)"
+        self._floor = max(self._floor, self._row(f"SELECT max(last) FROM topics WHERE {empty}")[0] or 0)
+        self._run("UPDATE about SET value = ? WHERE name = 'floor'", self._floor)
+        self._delete("topics", empty)
+        for topic, message in self._run("SELECT topic, message FROM retained"):
+            if self._unpacked(topic, message).expired(now):
+                self._delete("retained", "topic = ?", topic)
+
+    def _retain(self, publication: Publication, now: float) -> None:
         """Null takes the retained value away, as with MQTT."""
         topic = publication.topic
         if publication.payload is None:
-            self._run("DELETE FROM retained WHERE topic = ?", topic)
+            self._delete("retained", "topic = ?", topic)
             return
         if not self._run("SELECT 1 FROM retained WHERE topic = ?", topic):
-            self._check_room("retained", topic)
+            self._check_room("retained", topic, now)
+            self._counts["retained"] += 1
         self._run("INSERT OR REPLACE INTO retained VALUES (?, ?)", topic, self._packed(publication))
 
     def history(self, topic: str, since: Since, now: float, *, most: int | None, reverse: bool) -> History:
         """See `Storage.history`."""
         self._run("DELETE FROM log WHERE topic = ? AND until <= ?", topic, now)
-        last = self._row("SELECT last FROM topics WHERE topic = ?", topic)[0] or 0
+        last = self._row("SELECT last FROM topics WHERE topic = ?", topic)[0]
+        last = self._floor if last is None else last
         after = since.offset if since.offset is not None else 0
         if since.offset is not None and not reverse:
             oldest = self._row("SELECT min(number) FROM log WHERE topic = ?", topic)[0] or last + 1
@@ -236,20 +273,27 @@ class SqliteStorage:
         read = (
             replace(self._unpacked(topic, message), offset=number, epoch=self._epoch) for number, message in found
         )
-        items = [one for one in read if not one.expired(now)]
-        return History(items if most is None else items[:most], last, self._epoch)
+        items = list(islice((one for one in read if not one.expired(now)), most))
+        return History(items, last, self._epoch)
+
+    def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
+        """See `Storage.topics`."""
+        self._run("DELETE FROM log WHERE until <= ?", now)
+        return [topic for topic, _ in self._matching("(SELECT DISTINCT topic, NULL FROM log)", pattern)]
 
     def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
         """See `Storage.retained`."""
+        found = [self._unpacked(*row) for row in self._matching("retained", pattern)]
+        return [one.as_retained() for one in found if not one.expired(now)]
+
+    def _matching(self, table: str, pattern: tuple[str, ...]) -> list[tuple[Any, ...]]:
+        """The rows whose topics match."""
         # Topics that begin like the pattern stand together in the table.
         start = "/".join(takewhile(lambda segment: "*" not in segment, pattern))
-        rows = self._run(
-            "SELECT topic, message FROM retained WHERE topic >= ? AND topic < ?", start, start + "\U0010ffff"
-        )
+        rows = self._run(f"SELECT * FROM {table} WHERE topic >= ? AND topic < ?", start, start + "\U0010ffff")
         matching: TopicTrie[bool] = TopicTrie()
         matching.add(pattern, True)
-        found = [self._unpacked(*row) for row in rows if matching.match(tuple(row[0].split("/")))]
-        return [one.as_retained() for one in found if not one.expired(now)]
+        return [row for row in rows if matching.match(tuple(row[0].split("/")))]
 
     # ------------------------------------------------------- groups and records
 
