@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from stress_parts.results import HEAD, Result
 from stress_parts.scale import Scale
 
-SCENARIOS = ("idle", "silent", "flood", "slow", "answers", "kills", "shutdown", "herd", "cycles")
+SCENARIOS = ("idle", "silent", "flood", "slow", "answers", "kills", "shutdown", "herd", "cycles", "topics", "wills")
 KEPT, BROKEN = 0, 1
 
 

@@ -1,7 +1,7 @@
 """The server under stress; `python -m webmesh.serve stress_parts.node:server` runs it, as it would any other.
 
 The environment variable WEBMESH_STRESS, a JSON object, sets `limits`, `timeouts`, `server` (other arguments of
-`WebMeshServer`) and `ledger`, a file to which `/work` appends a line for each run.
+`WebMeshServer`), `topics` (options by pattern) and `ledger`, a file to which `/work` appends a line for each run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import gevent
 
 from webmesh import ConnectionClosed, Limits, Timeouts, WebMeshServer
+from webmesh.protocol.deliveries import Redelivery
 
 options = json.loads(os.environ.get("WEBMESH_STRESS", "{}"))
 server = WebMeshServer(
@@ -23,9 +24,14 @@ server = WebMeshServer(
     timeouts=Timeouts(**options.get("timeouts", {})),
     **options.get("server", {}),
 )
+for pattern, kept in options.get("topics", {}).items():
+    if "redelivery" in kept:
+        kept["redelivery"] = Redelivery(**kept["redelivery"])
+    server.topic(pattern, **kept)
 ledger = os.open(options.get("ledger", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 published: dict[str, int] = {"messages": 0, "bytes": 0, "refused": 0}
 closed: dict[str, int] = {}
+wills: dict[str, int] = {}
 
 
 @server.on("/echo", blocking=False)
@@ -90,6 +96,18 @@ def _notify(peers: list[Any], body: bytes) -> None:
 def count_closed(connection: Any, why: Any) -> None:
     """By code."""
     closed[str(why.code)] = closed.get(str(why.code), 0) + 1
+
+
+@server.subscribe("wills/*")
+def count_wills(payload: Any, topic: str, message: Any) -> None:
+    """By what they say."""
+    wills[payload] = wills.get(payload, 0) + 1
+
+
+@server.on("/wills", blocking=False)
+def tell_wills(payload: Any, path: str, client: Any) -> dict[str, int]:
+    """How often each was published."""
+    return wills
 
 
 @server.on("/items")
