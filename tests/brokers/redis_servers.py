@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import socket
@@ -26,10 +27,17 @@ PATIENCE = 15.0
 
 
 def free_port() -> int:
-    """One that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """One that nobody listens on, also when its server is killed and starts again: below those that connections get
+    from the system. A Cluster's servers need another one, 10,000 above."""
+    while True:
+        port = random.randrange(20_000, 22_500)
+        try:
+            for number in (port, port + 10_000):
+                with socket.socket() as sock:
+                    sock.bind(("127.0.0.1", number))
+        except OSError:
+            continue
+        return port
 
 
 class RedisServer:
@@ -46,7 +54,7 @@ class RedisServer:
         self.password = options.get("requirepass")
         lines = {
             "port": str(self.port), "bind": "127.0.0.1", "dir": str(folder), "save": '""', "loglevel": "warning",
-            "logfile": str(folder / "log"), "enable_debug_command": "yes",
+            "logfile": str(folder / "log"), "repl_diskless_sync_delay": "0",
         }  # fmt: skip
         if program == "redis-sentinel":
             lines = {name: lines[name] for name in ("port", "bind", "dir", "logfile")}
