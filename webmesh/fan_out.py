@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -115,16 +115,12 @@ class FanOut:
                     peer.lose(publication, subs, "encoding")
                 continue
             message, frame = shared(data, len(peers)), server_frame(data)
-            excluded = publication.publisher if publication.exclude_self else None
-            for number, peer in enumerate(peers):
-                if peer.over or peer.name == excluded:
-                    continue
+            for some in _slices(peers, publication.publisher if publication.exclude_self else None):
                 if loose:
-                    peer.deliver_loose(message, frame, options, publication, subs)
+                    _send_loose(some, message, frame, options, publication, subs)
                 else:
-                    deliver(peer, message, frame, options.slow_peer)
-                if not number % SLICE:
-                    yield
+                    _send(some, deliver, message, frame, options.slow_peer)
+                yield
 
 
 def delivered(publication: Publication, subs: list[int], *, loose: bool = False) -> messages.Wire:
@@ -134,6 +130,31 @@ def delivered(publication: Publication, subs: list[int], *, loose: bool = False)
         headers=publication.headers, offset=publication.offset, epoch=publication.epoch,
         retained=publication.retained, loose=loose,
     )  # fmt: skip
+
+
+def _send(
+    peers: Sequence[PeerSubscriber], deliver: _Deliver, message: Shared, frame: bytes, policy: Policy
+) -> None:
+    for peer in peers:
+        deliver(peer, message, frame, policy)
+
+
+def _send_loose(
+    peers: Sequence[PeerSubscriber],
+    message: Shared,
+    frame: bytes,
+    options: TopicOptions,
+    publication: Publication,
+    subs: list[int],
+) -> None:
+    for peer in peers:
+        peer.deliver_loose(message, frame, options, publication, subs)
+
+
+def _slices(peers: Collection[PeerSubscriber], excluded: str | None) -> Iterator[Sequence[PeerSubscriber]]:
+    """*peers* in pieces, without the one of that name."""
+    several = list(peers) if excluded is None else [peer for peer in peers if peer.name != excluded]
+    return (several[start : start + SLICE] for start in range(0, len(several), SLICE))
 
 
 def _groups(entries: list[PatternEntry]) -> Iterator[_Group]:

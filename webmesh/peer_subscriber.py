@@ -7,6 +7,7 @@ publications it gets is `pubsub`'s business. Lives in the node's hub.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from webmesh.protocol.kept_deliveries import KeptDeliveries, Shared, shared
@@ -55,19 +56,22 @@ class PeerSubscriber:
     """
 
     __slots__ = (
-        "_lost", "_stream", "_ticked", "conversation", "kept", "name", "over", "owner", "serializer", "subscriptions",
+        "_lost", "_push", "_stream", "_ticked", "conversation", "kept", "name", "over", "owner", "serializer",
+        "subscriptions",
     )  # fmt: skip
 
     def __init__(self, conversation: Conversation, owner: Any, room: Room | None = None) -> None:
         self.name = os.urandom(6).hex()
         self.owner = owner
         self.conversation: Conversation | None = conversation
-        self._stream: MessageStream | None = conversation.stream
+        self._stream: MessageStream | None = None
+        self._push: Callable[[bytes, Policy], bool] | None = None  # of a stream that takes frames made for many
         self.serializer = conversation.serializer
         self.subscriptions: dict[int, PeerSubscription] = {}
         self.kept = None if room is None else KeptDeliveries(room)
         self.over = False
         self._ticked = 0
+        self._speak_by(conversation.stream)
         self._lost: dict[str, tuple[Publication, list[int], str]] | None = None  # what it is to be told of
 
     # ------------------------------------------------------------------ deliveries
@@ -92,15 +96,15 @@ class PeerSubscriber:
 
     def deliver_at_once(self, message: Shared, frame: bytes, policy: Policy) -> bool:
         """`deliver`, where so many get it that each one's is written by itself."""
-        stream = self._stream
-        if stream is None or not stream.shares_frames:
+        push = self._push
+        if push is None:
             return self.deliver(message, frame, policy)
         kept = self.kept
         if kept is not None:
             kept.add(message)
             if not kept.next % RECEIPT_EVERY:
                 self.owner.ask_receipt()
-        return stream.push_frame(frame, policy)
+        return push(frame, policy)
 
     def deliver_loose(
         self, message: Shared, frame: bytes | None, options: TopicOptions, publication: Publication, subs: list[int]
@@ -163,9 +167,14 @@ class PeerSubscriber:
         if self.kept is not None:
             self.kept.acknowledge(delivered)
 
+    def _speak_by(self, stream: MessageStream | None) -> None:
+        self._stream = stream
+        self._push = None if stream is None or not stream.shares_frames else stream.push_frame
+
     def leave(self) -> None:
         """Its connection is lost, and its session waits for the next one."""
-        self.conversation = self._stream = None
+        self.conversation = None
+        self._speak_by(None)
         if self.kept is not None:
             self.kept.leave()
 
@@ -178,14 +187,17 @@ class PeerSubscriber:
         if self.kept is not None:
             for data in self.kept.take_missed():
                 conversation.stream.offer(data, "wait")
-        self.conversation, self._stream = conversation, conversation.stream
+        self.conversation = conversation
+        self._speak_by(conversation.stream)
 
     def end(self) -> None:
         """It is over."""
         self.over = True
-        self.conversation = self._stream = None
+        self.conversation = None
+        self._speak_by(None)
         if self.kept is not None:
             self.kept.clear()
+            self.kept = None
 
     def __repr__(self) -> str:
         return f"<PeerSubscriber {self.name} subscriptions={len(self.subscriptions)}>"

@@ -47,8 +47,8 @@ class MessageWriter:
     # Slots: an instance dict of so many keys would take 1.5 KiB of an idle connection.
     __slots__ = (
         "_after_queue", "_batch", "_clock", "_close_timer", "_ending", "_flushing", "_frames", "_hub",
-        "_limits", "_observer", "_out", "_out_size", "_queue", "_room", "_send", "_timeouts", "_wire", "_wrote_at",
-        "flushes", "full", "shares_frames", "state",
+        "_limits", "_observer", "_out", "_out_size", "_plain", "_queue", "_room", "_send", "_timeouts", "_wire",
+        "_wrote_at", "flushes", "full", "shares_frames", "state",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +72,7 @@ class MessageWriter:
         self._observer = observer
         self._clock = clock
         self._wire = wire
-        self._send = wire.send
+        self._send, self._plain = wire.send, wire.plain
         self._frames = frames
         self._out: list[bytes] = []
         self._out_size = 0
@@ -144,9 +144,19 @@ class MessageWriter:
     def push_frame(self, frame: bytes, policy: Policy) -> bool:
         """`offer_frame`, but written at once where nothing waits: for one frame to so many receivers that nothing is
         saved by gathering more for each."""
-        if self._out or self.state is not OPEN or self._queue is not None and self._queue.size:
+        plain, queue = self._plain, self._queue
+        if plain is None or self._out or self.state is not OPEN or queue is not None and queue.size:
             return self.offer_frame(frame, policy)
-        return self._write((frame,))
+        try:
+            sent = plain.send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._broken(error)
+            return False
+        if sent != len(frame):
+            self._congest((frame,), sent)
+        return True
 
     def take(self, message: str | bytes, policy: Policy, conflate_key: Hashable) -> bool:
         """`offer`, but with "wait" waits for room, unless what it replaces makes enough.
@@ -272,15 +282,19 @@ class MessageWriter:
         except OSError as error:
             self._broken(error)
             return False
-        if sent == len(data):
-            return True
+        if sent != len(data):
+            self._congest(frames, sent)
+        return True
+
+    def _congest(self, frames: Sequence[bytes], sent: int) -> None:
+        """The socket has taken only *sent* bytes of *frames*: the rest waits, and all that comes behind it."""
         self._wrote_at = self._clock()
+        queue = self._queue
         if queue is None:
             queue = self._queue = Outgoing(self._left_out)
         queue.begin(frames, sent)
         self._grown(queue)
         gevent.spawn(self._write_queue, queue)
-        return True
 
     def _left_out(self, policy: Policy) -> None:
         self._observer.refused("outgoing", policy)

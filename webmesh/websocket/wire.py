@@ -51,9 +51,12 @@ class PlainWire:
 
     Attributes:
         failure: What the system said when it gave the connection up, if it did; `None` for any other end.
+        plain: What to `send` by without a step between, for one of thousands; `None` where TLS is.
     """
 
-    __slots__ = ("_closed", "_hub", "_raw", "_readable", "_receiver", "_sock", "_watching", "_writable", "failure")
+    __slots__ = (
+        "_closed", "_hub", "_raw", "_readable", "_receiver", "_sock", "_watching", "_writable", "failure", "plain",
+    )  # fmt: skip
 
     def __init__(self, sock: Any) -> None:
         sock.settimeout(0.0)
@@ -65,6 +68,7 @@ class PlainWire:
         self._watching = False
         self._closed = False
         self.failure: str | None = None
+        self.plain: Any = self._raw
 
     def give_up_after(self, seconds: float) -> None:
         """Let the system end the connection when the peer's has acknowledged nothing for so long."""
@@ -180,6 +184,7 @@ class TlsWire(PlainWire):
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
         self._said_all = False
+        self.plain = None
 
     def recv(self) -> bytes:
         """What comes next; empty at the end, however it came about. Lets the hub turn unless bytes were decrypted."""
