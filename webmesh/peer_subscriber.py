@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from webmesh.websocket.stream import MessageStream
 
 
-RECEIPT_EVERY = 64
-"""Counted deliveries after which the peer is asked, by a ping, whether it has had them."""
-
-
 class PeerSubscription:
     """One plain subscription of a peer.
 
@@ -83,10 +79,8 @@ class PeerSubscriber:
             frame: *message* as a server's frame, made once for all who take it.
         """
         kept = self.kept
-        if kept is not None:
-            kept.add(message)
-            if not kept.next % RECEIPT_EVERY:
-                self.owner.ask_receipt()
+        if kept is not None and kept.add(message):
+            self.owner.ask_receipt()
         stream = self._stream
         if stream is None:
             return kept is not None
@@ -100,10 +94,8 @@ class PeerSubscriber:
         if push is None:
             return self.deliver(message, frame, policy)
         kept = self.kept
-        if kept is not None:
-            kept.add(message)
-            if not kept.next % RECEIPT_EVERY:
-                self.owner.ask_receipt()
+        if kept is not None and kept.add(message):
+            self.owner.ask_receipt()
         return push(frame, policy)
 
     def deliver_loose(

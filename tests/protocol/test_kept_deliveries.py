@@ -143,3 +143,14 @@ def test_what_many_keep_counts_for_each_in_part():
     assert (b"x" * 1000, COST + 1000) == shared(b"x" * 1000, 1)
     assert (b"x" * 1000, COST + 1) == shared(b"x" * 1000, 1000)
     assert (b"", COST) == shared(b"", 0)
+
+
+def test_the_peer_is_asked_now_and_then():
+    """When so much has gathered, and while there is no room; not for each."""
+    deliveries = kept()
+    asked = [number for number in range(1000) if deliveries.add(shared(bytes(1000), 1))]
+    assert 30 < len(asked) < 70
+    deliveries.acknowledge(1000)
+    assert not any(deliveries.add(shared(b"x", 1)) for _ in range(50))
+    full = kept(4096)
+    assert 10 == sum(full.add(shared(bytes(1200), 1)) for _ in range(640))

@@ -17,6 +17,10 @@ Shared = tuple[str | bytes, int]
 
 STEP = 4 * 1024
 """Bytes that are taken from the session's room at a time: to ask for each delivery would cost as much as to send it."""
+ASK_EVERY = 4 * STEP
+"""Bytes after which the peer is asked what it has had; less is asked for when nothing more comes for a while."""
+ASK_AFTER = 64
+"""The same in deliveries, while there is no room for more."""
 COST = 64
 """Bytes that a delivery counts for besides its message: its place here."""
 
@@ -34,12 +38,11 @@ class KeptDeliveries:
 
     Attributes:
         first: Number of the oldest that can be had again.
-        next: Number of the one that comes next, which is how many there have been.
         mark: How many had been sent when the loss of the peer was noticed; `None` while it is there.
         broken: Whether something of what came while the peer was away had to go: then it cannot go on.
     """
 
-    __slots__ = ("_granted", "_kept", "_loose", "_room", "_size", "broken", "first", "mark", "next")
+    __slots__ = ("_asked", "_granted", "_kept", "_loose", "_room", "_size", "broken", "first", "mark")
 
     def __init__(self, room: Room) -> None:
         self._room = room
@@ -47,8 +50,8 @@ class KeptDeliveries:
         self._size = 0
         self._kept: deque[Shared] = deque()
         self._loose: list[tuple[int, Shared, Hashable]] | None = None
+        self._asked = 0
         self.first = 0
-        self.next = 0
         self.mark: int | None = None
         self.broken = False
 
@@ -56,13 +59,25 @@ class KeptDeliveries:
         """Counted deliveries that the peer may not have."""
         return len(self._kept)
 
-    def add(self, message: Shared) -> None:
-        """The next counted one. Without room the oldest go: a peer that is there most likely has them."""
-        self.next += 1
+    @property
+    def next(self) -> int:
+        """Number of the one that comes next, which is how many there have been."""
+        return self.first + len(self._kept)
+
+    def add(self, message: Shared) -> bool:
+        """The next counted one. Without room the oldest go: a peer that is there most likely has them.
+
+        Returns:
+            Whether so much has gathered that the peer should be asked what it has had.
+        """
         self._kept.append(message)
         self._size += message[1]
-        if self._size > self._granted:
-            self._grow()
+        if self._size <= self._granted:
+            return False
+        first = self.first
+        self._grow()
+        asked, self._asked = self._asked, self._granted // ASK_EVERY
+        return self._asked != asked or self.first != first and not self.next % ASK_AFTER
 
     def add_loose(self, message: Shared, conflate_key: Hashable = None) -> None:
         """One that is not counted, for a peer that is away; a newer one with the same key takes its place."""
@@ -110,7 +125,7 @@ class KeptDeliveries:
             self._drop()
         if not self._size and self._granted:
             self._room.give_back(self._granted)
-            self._granted = 0
+            self._granted = self._asked = 0
 
     def leave(self) -> None:
         """The peer's loss is noticed; what comes from now on waits."""
@@ -147,9 +162,9 @@ class KeptDeliveries:
 
     def clear(self) -> None:
         """Nothing is kept any more."""
+        self.first = self.next
         self._kept.clear()
         self._loose = None
         self._size = 0
         self._room.give_back(self._granted)
         self._granted = 0
-        self.first = self.next
