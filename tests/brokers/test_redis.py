@@ -160,6 +160,22 @@ def test_its_tables_are_bounded(opened, sink, server: RedisServer, monkeypatch: 
     assert 6 == broker.publish(message("a"), KEPT).offset
 
 
+@pytest.mark.row(86)
+def test_topics_that_ended_with_their_time_make_room(opened, sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no number is used twice: who stood at one of them is told that it has missed something."""
+    monkeypatch.setattr(one_node, "MOST_TOPICS", 2)
+    broker = opened(sink)
+    brief = Keep(history=5, ttl=0.05)
+    first = [broker.publish(message("a"), brief) for _ in range(3)][-1]
+    broker.publish(message("b"), brief)
+    gevent.sleep(0.1)
+    for topic in ("c", "a"):
+        broker.publish(message(topic), Keep(history=5, ttl=60.0))
+    assert ["a", "c"] == sorted(broker.topics(("*",)))
+    assert not broker.history("a", Since(first.offset - 1, first.epoch)).complete
+    assert broker.history("a", Since()).offset > first.offset
+
+
 def test_a_dedupe_id_is_forgotten_with_time(opened, sink, monkeypatch: pytest.MonkeyPatch) -> None:
     """By Redis' own clock."""
     monkeypatch.setattr(one_node, "DEDUPE_WINDOW", 0.05)

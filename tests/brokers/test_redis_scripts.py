@@ -32,7 +32,7 @@ def publish(server: RedisServer, key: str, *, topic="t", known="-", newest=0, hi
     keys = [f"{key}{name}" for name in ("topics", "retained", "seen", "answers", "groups", "log")]
     return run(
         server, "publish", keys, version, topic, "body", f"{key}live", history, ttl, "", 0, "", 1000, 10, 10, 10,
-        os.urandom(6).hex(), "n.1", known, newest,
+        os.urandom(6).hex(), "n.1", known, newest, f"{key}log:",
     )  # fmt: skip
 
 

@@ -230,6 +230,7 @@ class RedisBroker(Broker):
                 publication.dedupe_id or "", round(one_node.DEDUPE_WINDOW * 1000), one_node.DEDUPE_MOST,
                 one_node.MOST_TOPICS, one_node.GROUP_BACKLOG, os.urandom(6).hex(),
                 f"{self._node}.{next(self._counter):x}", self._epoch or "-", self._newest.get(topic, 0),
+                keys.log(""),
             )  # fmt: skip
             if outcome != b"stale":
                 return self._outcome(topic, outcome, rest)
@@ -291,6 +292,10 @@ class RedisBroker(Broker):
     def history(self, topic: str, since: Since, *, most: int | None = None, reverse: bool = False) -> History:
         """See `Broker.history`."""
         return self._past.history(topic, since, most=most, reverse=reverse)
+
+    def topics(self, pattern: tuple[str, ...]) -> list[str]:
+        """See `Broker.topics`."""
+        return self._past.topics(pattern)
 
     def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
         """See `Broker.retained`."""

@@ -107,13 +107,25 @@ class RedisPast:
         publication.offset, publication.epoch = number, page.epoch
         return publication
 
+    def topics(self, pattern: tuple[str, ...]) -> list[str]:
+        """See `Broker.topics`."""
+        matching: TopicTrie[bool] = TopicTrie()
+        matching.add(pattern, True)
+        topics = {name.decode(errors="replace") for name, _ in self._fields(self._keys.topics, pattern)}
+        chosen = [topic for topic in topics if topic[:1] != "$" and matching.match(tuple(topic.split("/")))]
+        found: list[str] = []
+        for start in range(0, len(chosen), PAGE):
+            batch = chosen[start : start + PAGE]
+            kept = self._run("kept", [self._keys.log(topic) for topic in batch])
+            found += [topic for topic, some in zip(batch, kept, strict=True) if some]
+        return found
+
     def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
         """See `Broker.retained`."""
-        text = "/".join(pattern)
         matching: TopicTrie[bool] = TopicTrie()
         matching.add(pattern, True)
         found = {}
-        for topic, data in self._values(text, pattern):
+        for topic, data in self._fields(self._keys.retained, pattern):
             try:
                 publication = read_message(topic, data, self._limits)
             except BadMessage as bad:
@@ -125,16 +137,17 @@ class RedisPast:
                 found[publication.topic] = publication.as_retained()
         return list(found.values())
 
-    def _values(self, text: str, pattern: tuple[str, ...]) -> Iterator[tuple[bytes, bytes]]:
-        """What may match; the same one may come twice."""
+    def _fields(self, key: str, pattern: tuple[str, ...]) -> Iterator[tuple[bytes, bytes]]:
+        """The topics of a table that may match, and what stands there; the same one may come twice."""
+        text = "/".join(pattern)
         if is_topic(text):
-            value = self._ask("HGET", self._keys.retained, text)
+            value = self._ask("HGET", key, text)
             if value is not None:
                 yield text.encode(), value
             return
         cursor = b"0"
         while True:
-            cursor, flat = self._ask("HSCAN", self._keys.retained, cursor, "MATCH", glob(pattern), "COUNT", PAGE)
+            cursor, flat = self._ask("HSCAN", key, cursor, "MATCH", glob(pattern), "COUNT", PAGE)
             yield from zip(flat[::2], flat[1::2], strict=True)
             if cursor == b"0":
                 return

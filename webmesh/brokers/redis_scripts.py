@@ -6,7 +6,7 @@ clock, in milliseconds: nodes need not agree on theirs.
 
 | key | type | holds |
 |---|---|---|
-| `topics` | hash | topic → number of its newest publication; `$epoch` → in which these count |
+| `topics` | hash | topic → its newest number; `$epoch` → in which it counts; `$floor` → the highest forgotten |
 | `log:<topic>` | stream | what is kept of a topic; the entry `5-0` is publication 5 |
 | `retained` | hash | topic → its retained value |
 | `seen`, `answers` | sorted set, hash | dedupe ids by their time; what the first of each was answered |
@@ -36,10 +36,43 @@ local function trim(log)
 end
 """
 
-PUBLISH = NOW + TRIM + """
+ROOM = """
+local function room(topics, logs, most)
+  local function count() return redis.call('HLEN', topics) - 4 end
+  redis.call('HSETNX', topics, '$floor', '0')
+  redis.call('HSETNX', topics, '$swept', '0')
+  redis.call('HSETNX', topics, '$cursor', '0')
+  redis.call('HSETNX', topics, '$epoch', ARGV[14])
+  if count() < most then return true end
+  if now - tonumber(redis.call('HGET', topics, '$swept')) < 1000 then return false end
+  redis.call('HSET', topics, '$swept', text(now))
+  local cursor = redis.call('HGET', topics, '$cursor')
+  for _ = 1, 100 do
+    local page = redis.call('HSCAN', topics, cursor, 'COUNT', 100)
+    cursor = page[1]
+    for i = 1, #page[2], 2 do
+      local topic, number = page[2][i], tonumber(page[2][i + 1])
+      if string.sub(topic, 1, 1) ~= '$' and redis.call('EXISTS', logs .. topic) == 0 then
+        if number and number > tonumber(redis.call('HGET', topics, '$floor')) then
+          redis.call('HSET', topics, '$floor', text(number))
+        end
+        redis.call('HDEL', topics, topic)
+      end
+    end
+    if cursor == '0' then break end
+  end
+  redis.call('HSET', topics, '$cursor', cursor)
+  return count() < most
+end
+"""
+"""Whether another topic can be numbered. Once a second those make room of which nothing is kept any more: of these no
+more needs to be known than that their numbers were used."""
+
+PUBLISH = NOW + TRIM + ROOM + """
 local topics, retained, seen, answers, groups, log = unpack(KEYS, 1, 6)
 local version, topic, body, live, history, ttl, retain, ack, id = unpack(ARGV, 1, 9)
 local window, most_ids, most_topics, backlog, fresh_epoch, name, known_epoch, known_offset = unpack(ARGV, 10, 17)
+local logs = ARGV[18]
 
 if (redis.call('HGET', groups, '') or '0') ~= version then return {'stale'} end
 
@@ -66,8 +99,13 @@ for i = 7, #KEYS do
   if ack == '1' and full(KEYS[i]) then return {'full'} end
 end
 local numbered = history ~= '0' or ack == '1'
-local last = numbered and tonumber(redis.call('HGET', topics, topic) or 0)
-if numbered and last == 0 and redis.call('HLEN', topics) > tonumber(most_topics) then return {'room'} end
+local last, new = 0, false
+if numbered then
+  last = tonumber(redis.call('HGET', topics, topic))
+  new = not last
+  last = last or tonumber(redis.call('HGET', topics, '$floor') or 0)
+  if new and not room(topics, logs, tonumber(most_topics)) then return {'room'} end
+end
 if retain == '1' and redis.call('HEXISTS', retained, topic) == 0
   and redis.call('HLEN', retained) >= tonumber(most_topics) then return {'room'} end
 
@@ -79,8 +117,9 @@ if numbered then
     epoch = fresh_epoch
     redis.call('HSET', topics, '$epoch', epoch)
   end
-  if last == 0 then redis.call('DEL', log) end
-  offset = text(redis.call('HINCRBY', topics, topic, 1))
+  if new then redis.call('DEL', log) end
+  offset = text(last + 1)
+  redis.call('HSET', topics, topic, offset)
   if history == '0' then
     redis.call('DEL', log)
   else
@@ -136,7 +175,7 @@ HISTORY = NOW + TRIM + """
 local topics, log = KEYS[1], KEYS[2]
 local topic, first, last, count, reverse = unpack(ARGV)
 trim(log)
-local newest = redis.call('HGET', topics, topic) or '0'
+local newest = redis.call('HGET', topics, topic) or redis.call('HGET', topics, '$floor') or '0'
 local epoch = redis.call('HGET', topics, '$epoch')
 if not epoch then
   epoch = ARGV[6]
@@ -152,6 +191,16 @@ end
 return {epoch, newest, text(now), oldest and oldest[1] or '', found}
 """
 """One page of a topic's past, with the newest and the oldest number at the same moment."""
+
+KEPT = NOW + TRIM + """
+local found = {}
+for i, log in ipairs(KEYS) do
+  trim(log)
+  found[i] = redis.call('EXISTS', log) == 1 and redis.call('XLEN', log) > 0 and 1 or 0
+end
+return found
+"""
+"""Of which of these logs anything is left."""
 
 FORGET = """
 if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
@@ -307,6 +356,6 @@ return kept
 """The records of one table: in one hash and not in a key each, since Redis finds keys by looking at all there are."""
 
 SCRIPTS = {
-    "publish": PUBLISH, "history": HISTORY, "forget": FORGET, "join": JOIN, "leave": LEAVE, "take": TAKE, "beat": BEAT,
-    "put": PUT, "claim": CLAIM, "records": RECORDS,
+    "publish": PUBLISH, "history": HISTORY, "kept": KEPT, "forget": FORGET, "join": JOIN, "leave": LEAVE, "take": TAKE,
+    "beat": BEAT, "put": PUT, "claim": CLAIM, "records": RECORDS,
 }  # fmt: skip
