@@ -76,6 +76,7 @@ CALLS = [
     ("peer_stalled", ("connection", True)),
     ("call_retried", ("/a", "unavailable")),
     ("published", (3,)),
+    ("will_fired", ("a/b", "lost")),
     ("hub_held", ("/a", 0.3, "stack")),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from webmesh.brokers.base import Broker
 from webmesh.local_subscriber import LocalRunner, LocalSubscriber, LocalSubscription
+from webmesh.node_lease import NodeLease
 from webmesh.observer import Observer
 from webmesh.options import Limits
 from webmesh.protocol.topics import read_topic_pattern
@@ -17,6 +18,9 @@ class NodeTopics(Topics):
 
     Args:
         subscriptions: What the program has registered.
+
+    Attributes:
+        lease: By which other nodes know this one.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class NodeTopics(Topics):
         access: TopicAccess,
     ) -> None:
         super().__init__(broker, table, limits=limits, observer=observer, access=access)
+        self.lease = NodeLease(broker)
         self._local = [LocalSubscriber(one, runner) for one in subscriptions]
 
     def start(self) -> None:
@@ -40,8 +45,14 @@ class NodeTopics(Topics):
             BrokerError: It cannot be used.
         """
         super().start()
+        self.lease.start()
         for one in self._local:
             self.attach(read_topic_pattern(one.subscription.pattern), one)
+
+    def stop(self) -> None:
+        """Disconnect from it, as one that leaves on purpose."""
+        self.lease.stop()
+        super().stop()
 
     def end_local(self, seconds: float) -> None:
         """End the program's subscriptions; what they handle now gets *seconds* together to end."""

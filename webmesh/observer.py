@@ -54,6 +54,9 @@ class Observer:
     def published(self, receivers: int) -> None:
         """A publication was accepted here, and reached so many subscriptions of this node."""
 
+    def will_fired(self, topic: str, reason: str) -> None:
+        """A last will was published; *reason* is `lost`, `timeout`, `kicked` or `goodbye`."""
+
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """Code did not give back the hub for so long; *where* is its route, `hub`, or `threads` where other threads did
         not let it run. Called from another thread."""
@@ -116,6 +119,10 @@ class GuardedObserver(Observer):
     def published(self, receivers: int) -> None:
         """See `Observer`."""
         self._pass_on(self._inner.published, receivers)
+
+    def will_fired(self, topic: str, reason: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.will_fired, topic, reason)
 
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """See `Observer`."""
@@ -203,6 +210,11 @@ class ObserverPair(Observer):
         """See `Observer`."""
         self._first.published(receivers)
         self._second.published(receivers)
+
+    def will_fired(self, topic: str, reason: str) -> None:
+        """See `Observer`."""
+        self._first.will_fired(topic, reason)
+        self._second.will_fired(topic, reason)
 
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """See `Observer`."""

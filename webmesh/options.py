@@ -98,6 +98,23 @@ class Limits:
     """Bytes that are kept for all sessions of a server together: what 256 full backlogs take. Beyond it the one ends
     that has been away longest."""
 
+    wills: int = 16
+    """Last wills of one session. Beyond it: `resource_exhausted`."""
+
+    wills_size: int = 16 * 1024
+    """Bytes of the wills of one session together, as they are sent: a server keeps them for as long as it lasts, and the
+    engine too. Beyond it: `resource_exhausted`."""
+
+    announcements: int = 64
+    """Topics that one peer may be present on at a time. Beyond it: `resource_exhausted`."""
+
+    presence_meta: int = 1024
+    """Bytes of what a subscriber says of itself when it announces itself. Beyond it: `invalid_argument`."""
+
+    presence_size: int = 256 * 1024
+    """Bytes of all keys and metas that are present on one topic through one node: they are told in one message. Beyond
+    it: `resource_exhausted`."""
+
     receive_queue: int = 64
     """Messages of a plain WebSocket route that wait for its handler; at the bound reading pauses."""
 

@@ -24,6 +24,7 @@ from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.plain_routes import PlainRegistration, PlainRoutes
 from webmesh.node_topics import NodeTopics
+from webmesh.node_wills import NodeWills
 from webmesh.processes import is_patched
 from webmesh.routing import Router
 from webmesh.sessions import Sessions
@@ -102,8 +103,12 @@ class ServerParts:
         self.dispatcher = self._make_dispatcher(router, blocking=blocking, requires=access.requires)
         self.sessions = Sessions(self.home, limits=limits, timeouts=timeouts, observer=observer)
         self.topics = self._make_topics(broker or MemoryBroker(), access, blocking=blocking)
+        self.wills = NodeWills(
+            self.topics, self.topics.lease, limits=limits, timeouts=timeouts, observer=observer,
+            clock=self.sessions.clock,
+        )  # fmt: skip
         self.pulse = Pulse(
-            self.connections.values(), timeouts, others=(self.sessions, self.topics),
+            self.connections.values(), timeouts, others=(self.sessions, self.topics, self.wills),
             guard=None if self.login is None else self.login.look_at,
         )  # fmt: skip
         self.keyed.store = open_store(  # last, since it must be closed

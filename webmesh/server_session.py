@@ -18,6 +18,7 @@ from webmesh.protocol.kept_streams import KeptStreams, Position
 from webmesh.protocol.retained import Retained, Room
 
 if TYPE_CHECKING:
+    from webmesh.node_wills import SessionWills
     from webmesh.peer_subscriber import PeerSubscriber
     from webmesh.protocol.session import Answering, OpenRequest
     from webmesh.sessions import Sessions
@@ -43,15 +44,16 @@ class ServerSession:
         metadata: The dict of all its connections.
         connection: The present one; `None` while the peer is away.
         on_end: Called with the reason, once, in the hub, when the session is over: "goodbye", "timeout", "position
-            lost", "replaced", "closed", "too many". They must not block.
+            lost", "closed", "kicked", "too many", "too many bytes". They must not block.
         on_resume: Called in the hub with this session, when its peer is back and has had what was kept.
         subscriber: What it subscribes to; `None` while that is nothing.
+        wills: Its last wills; `None` while it has set none.
     """
 
     __slots__ = (
         "_answerer", "_asked_at", "_conversation", "_live", "_mark", "_messages", "_resumed_from", "_room",
         "_serializer", "_sessions", "_streams", "_unasked", "connection", "epoch", "id", "identity", "metadata",
-        "on_end", "on_resume", "over", "resumed", "subscriber",
+        "on_end", "on_resume", "over", "resumed", "subscriber", "wills",
     )  # fmt: skip
 
     def __init__(self, session_id: str, epoch: str, sessions: Sessions) -> None:
@@ -71,6 +73,7 @@ class ServerSession:
         self._serializer: Any = None
         self._answerer: Any = None
         self.subscriber: PeerSubscriber | None = None
+        self.wills: SessionWills | None = None
         self._live = False  # whether what is sent may go out at once
         self._room: Room | None = None
         self._messages: Retained | None = None  # made when needed, as is what follows

@@ -141,6 +141,7 @@ class Serving:
     def _start(self) -> None:
         try:
             self.parts.topics.start()
+            self.parts.wills.start()
             self.listener.start()
             self._guard_hosts()
             self.parts.pulse.start()
@@ -209,6 +210,7 @@ class Serving:
         self.listener.close(deadline.remaining() or 0.0)
         parts.sessions.close()
         parts.dispatcher.stop(parts.timeouts.close)
+        parts.wills.stop(deadline.remaining() or LAST_CHANCE)
         parts.topics.end_local(deadline.remaining() or LAST_CHANCE)
         parts.topics.stop()
         parts.pulse.stop()

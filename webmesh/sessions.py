@@ -151,6 +151,8 @@ class Sessions:
             return None
         session.identity = connection.identity
         session.resumed = True
+        if session.wills is not None:
+            session.wills.resumed()
         self.observer.session_changed("resumed", "")
         return session, going
 
@@ -167,10 +169,12 @@ class Sessions:
         if session.over:
             return False
         if self._closed or 4500 <= why.code < 5000 and why.code != REPLACED:
-            self._end(session, "closed")
+            self._end(session, "closed" if self._closed else "kicked")
             return False
         self._away[session] = self.clock() + self.timeouts.session
         self.observer.session_changed("lost", "")
+        if session.wills is not None and why.code != REPLACED:  # then it has come back already
+            session.wills.lost()
         self._shares.add(_subject(session.identity))
         if len(self._away) > self.limits.away_sessions:
             self._end(self._first_to_go(), "too many")

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from webmesh.call import current_call
-from webmesh.exceptions import Cancelled, InvalidArgument
+from webmesh.exceptions import Cancelled, FailedPrecondition, InvalidArgument
 from webmesh.login import Login
+from webmesh.node_wills import NodeWills
 from webmesh.options import Limits, Timeouts
 from webmesh.route_options import read_options
 from webmesh.routing import Route, Router
@@ -29,12 +30,14 @@ class SystemRoutes:
 
     Attributes:
         sessions: Those of the run; set before it begins.
+        wills: Theirs; likewise.
     """
 
     def __init__(self, router: Router, name: str | None, version: str, *, limits: Limits, timeouts: Timeouts) -> None:
         self._router = router
         self.node = {"id": os.urandom(8).hex(), "name": name or "", "version": version}
         self.sessions: Sessions | None = None
+        self.wills: NodeWills | None = None
         self._listed: list[dict[str, Any]] | None = None
         self.limits = limits
         self.timeouts = timeouts
@@ -44,6 +47,7 @@ class SystemRoutes:
     def register(self) -> None:
         """Put them into the router; handlers that only compute, so they never need a thread."""
         table = {"$hello": self.hello, "$goodbye": self.goodbye, "$info": self.info, "$routes": self.routes}
+        table["$will"] = self.will
         for path, handler in table.items():
             self._router.add(path, handler, reserved=True, blocking=False)
 
@@ -62,14 +66,21 @@ class SystemRoutes:
         asked = None
         if said.get("resume") is not None:
             asked = Resume.read(said["resume"], self.limits.open_requests)
+        wills = None
+        if self.wills is not None and said.get("wills") is not None:
+            wills = self.wills.read_greeting(said["wills"], client)
         answer: dict[str, Any] = {"node": self.node}
         session = client.session
         if session is None or session.over:
             found = None if asked is None else sessions.resume(asked, client)
             session, going = found if found is not None else (sessions.open(client), [])
+            if asked is not None and found is None and self.wills is not None:
+                self.wills.cancel(asked, client.identity)
             if going:
                 answer["streams"] = going
             self._after_answer(client, lambda: session.release(going))
+        if self.wills is not None and wills is not None:
+            self.wills.greet(session, wills)
         client.metadata["node"] = node
         left = None if client.identity is None else client.identity.expires_in()
         if left is not None:
@@ -107,6 +118,12 @@ class SystemRoutes:
         client.metadata["goodbye"] = payload
         if client.session is not None and self.sessions is not None:
             self.sessions.goodbye(client.session)
+
+    def will(self, payload: Any, path: str, client: WebSocketConnection) -> None:
+        """Set a last will, or revoke one."""
+        if self.wills is None:
+            raise FailedPrecondition("this node keeps no wills")
+        self.wills.change(payload, client)
 
     def info(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
         """Who this is."""

@@ -113,6 +113,10 @@ class RecordingObserver(Observer):
         """`("published", receivers)`."""
         self.events.append(("published", receivers))
 
+    def will_fired(self, topic: str, reason: str) -> None:
+        """`("will_fired", topic, reason)`."""
+        self.events.append(("will_fired", topic, reason))
+
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """`("hub_held", where, seconds, stack)`."""
         self.events.append(("hub_held", where, seconds, stack))

@@ -53,7 +53,7 @@ def test_every_counter_has_its_family() -> None:
         "connection_opened": (None,), "connection_closed": (None, 1000, ""), "handshake_refused": ("", 403, "a"),
         "refused": ("a", "b"), "link_changed": ("", "lost", ""), "session_changed": ("lost", ""),
         "login_finished": ("", "ok"), "peer_stalled": (None, True), "call_retried": ("", "a"), "hub_held": ("a", 1, ""),
-        "published": (1,),
+        "published": (1,), "will_fired": ("", "lost"),
     }.items():  # fmt: skip
         getattr(metrics, hook)(*arguments)
     assert set(COUNTERS) == set(metrics.tables)

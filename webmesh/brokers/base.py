@@ -108,10 +108,12 @@ class Broker(ABC):
     Attributes:
         clock: What `Publication.at` is read from.
         immediate: Whether `publish` never switches: then publications cannot overtake each other.
+        shared: Whether other nodes may use it at the same time.
     """
 
     clock: Clock
     immediate = False
+    shared = True
 
     @abstractmethod
     def start(self, sink: Sink) -> None:

@@ -83,6 +83,7 @@ class OneNodeBroker(Broker):
     """
 
     immediate = True
+    shared = False
 
     def __init__(self, storage: Storage, clock: Clock = time.monotonic) -> None:
         self._storage = storage

@@ -30,6 +30,7 @@ COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
     "calls_retried": (("reason",), "Calls that were sent again."),
     "publications": ((), "Publications that were accepted."),
     "deliveries": ((), "Subscriptions that they reached."),
+    "wills_fired": (("reason",), "Last wills that were published."),
     "hub_holds": (("route",), "Code that did not give back the hub in time."),
     "hub_held_seconds": (("route",), "Seconds for which it held the hub."),
 }

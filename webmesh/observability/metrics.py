@@ -148,6 +148,10 @@ class Metrics(Observer):
         if receivers:
             self._count("deliveries", amount=receivers)
 
+    def will_fired(self, topic: str, reason: str) -> None:
+        """See `Observer`; the topic is a peer's own text."""
+        self._count("wills_fired", reason)
+
     def hub_held(self, where: str, seconds: float, stack: str) -> None:
         """See `Observer`."""
         self._count("hub_holds", where)

@@ -27,6 +27,7 @@ class Will:
         id: Names it within its session; a later one with the same id replaces it.
         on: The reasons for which it fires.
         delay: Seconds between the loss and its publication, in which a resume cancels it.
+        number: Tells it from other wills of its session, former ones of the same id included.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Will:
     on: frozenset[str] = UNCLEAN
     delay: float = 0.0
     headers: Mapping[str, str] = field(default_factory=dict)
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,15 @@ class Wills:
     def __len__(self) -> int:
         """Wills that are set."""
         return len(self._wills)
+
+    def all(self) -> list[Will]:
+        """Those that are set and have not fired."""
+        return list(self._wills.values())
+
+    def clear(self) -> None:
+        """None is set any more."""
+        self._wills.clear()
+        self._due.clear()
 
     def set(self, will: Will) -> None:
         """Set a will, in the place of the one with the same id."""

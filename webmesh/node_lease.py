@@ -1,0 +1,104 @@
+"""`NodeLease`: how the nodes of one engine know of each other that they live.
+
+Each renews a record of its own, with facts that others may want; who has not for `LEASE` seconds counts as dead. A
+node that leaves on purpose says so. Lives in the node's hub.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gevent
+
+from webmesh.brokers.base import Broker
+from webmesh.exceptions import BrokerError
+
+TABLE = "nodes"
+BEAT = 1.0
+"""Seconds between two renewals, and looks at the others."""
+LEASE = 6.0
+"""Seconds after which a node that does not renew counts as dead: longer than a hub is held by mistake, and shorter than
+its peers need to give it up."""
+LEFT_FOR = 600.0
+"""Seconds for which the others can know that a node left on purpose."""
+
+logger = logging.getLogger("webmesh.topics")
+
+
+class NodeLease:
+    """The lease of one node, and those of the others as it last saw them.
+
+    An engine that no other node can use gets no lease, and there are no others.
+
+    Attributes:
+        node: This node's name among them, new with each run.
+        facts: What the others are told with the next renewal.
+        others: Name → facts of those that live.
+        left: Names of those that left on purpose, a while ago.
+        on_look: Called after each look at the others; may switch, and raise `BrokerError`.
+        lapsed: Whether the engine had no lease of this node when it was last renewed: the others may take it for dead.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self.node = os.urandom(8).hex()
+        self.facts: dict[str, Any] = {}
+        self.others: dict[str, Mapping[str, Any]] = {}
+        self.left: set[str] = set()
+        self.on_look: list[Callable[[], object]] = []
+        self.lapsed = False
+        self._broker = broker
+        self._begun = False
+        self._beating: gevent.Greenlet[[], None] | None = None
+
+    def start(self) -> None:
+        """Take the lease and look at the others, once before this returns."""
+        self._beat()
+        if self._broker.shared:
+            self._beating = gevent.spawn(self._go_on)
+
+    def stop(self) -> None:
+        """This node leaves on purpose."""
+        if self._beating is None:
+            return
+        self._beating.kill()
+        try:
+            self._broker.put(TABLE, self.node, {"left": True}, LEFT_FOR)
+        except BrokerError as error:
+            logger.warning("the other nodes could not be told of the end", extra={"reason": str(error)})
+
+    def renew(self) -> None:
+        """Tell the others of new facts now.
+
+        Raises:
+            BrokerError: They cannot be told; the next renewal does it.
+        """
+        if self._broker.shared:
+            self._broker.put(TABLE, self.node, self.facts, LEASE)
+
+    def _go_on(self) -> None:
+        while True:
+            gevent.sleep(BEAT)
+            self._beat()
+
+    def _beat(self) -> None:
+        try:
+            if self._broker.shared:
+                self._look()
+            for function in self.on_look:
+                function()
+        except BrokerError as error:
+            logger.debug("the other nodes cannot be looked at", extra={"reason": str(error)})
+        except Exception as error:  # a supervisor's edge: without its lease this node counts as dead
+            logger.error("looking at the other nodes failed", exc_info=error)
+
+    def _look(self) -> None:
+        found = self._broker.records(TABLE)
+        self.lapsed = self._begun and self.node not in found
+        self.renew()
+        self._begun = True
+        read = {name: facts for name, facts in found.items() if isinstance(facts, Mapping) and name != self.node}
+        self.left = {name for name, facts in read.items() if facts.get("left") is True}
+        self.others = {name: facts for name, facts in read.items() if name not in self.left}

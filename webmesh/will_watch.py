@@ -1,0 +1,165 @@
+"""`WillWatch`: the wills that dead nodes have left on the engine, those of a former run of this one included.
+
+Decides whose they are and when their time has come. All nodes watch; who claims a session's record fires it. Lives in
+the node's hub.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Any
+
+from webmesh.brokers.base import Broker
+from webmesh.exceptions import BrokerError
+from webmesh.protocol.wills import LOST, TIMEOUT, FiredWill, Wills
+from webmesh.will_records import FIRING, WILLS, StoredWills, read_record
+
+if TYPE_CHECKING:
+    from webmesh.node_lease import NodeLease
+    from webmesh.will_firing import WillFiring
+
+LOOKS = 30
+"""Looks at the other nodes after which everything is looked through, even if none seems to have died."""
+
+logger = logging.getLogger("webmesh.topics")
+
+
+class Orphans:
+    """The wills of one session whose node has died.
+
+    Attributes:
+        stored: As the engine had them.
+        wills: Those that have not fired.
+        ends: The clock's reading at which the session counts as over.
+    """
+
+    __slots__ = ("ends", "starts", "stored", "wills")
+
+    def __init__(self, stored: StoredWills, now: float, session: float, *, patient: bool) -> None:
+        self.stored = stored
+        self.ends = now + session
+        self.starts = self.ends if patient else now
+        self.wills = Wills()
+        for will in stored.wills:
+            self.wills.set(will)
+        self.wills.leave(LOST, now)
+
+    def due(self, now: float) -> list[FiredWill]:
+        """Those whose time has come."""
+        if now >= self.ends:
+            return self.wills.end(TIMEOUT)
+        return self.wills.fire(now) if now >= self.starts else []
+
+
+class WillWatch:
+    """Watches over what others have left.
+
+    Args:
+        session: Seconds for which a session waits for its peer.
+        armed: Sessions that live here.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        lease: NodeLease,
+        firing: WillFiring,
+        *,
+        session: float,
+        clock: Callable[[], float],
+        armed: Container[str],
+    ) -> None:
+        self._broker = broker
+        self._lease = lease
+        self._firing = firing
+        self._session = session
+        self._clock = clock
+        self._armed = armed
+        self._orphans: dict[str, Orphans] = {}
+        self._known: set[str] = set()
+        self._looks = 0
+
+    def start(self) -> None:
+        """Look through what there is. Whose node has just been started again gets the time of a session to come back:
+        it was not the peer that was lost."""
+        try:
+            self._sweep(patient=True)
+        except BrokerError as error:
+            logger.warning("wills of a former run cannot be looked for", extra={"reason": str(error)})
+        self._lease.on_look.append(self._look)
+
+    def forget(self, key: str) -> None:
+        """A session's peer is back somewhere."""
+        self._orphans.pop(key, None)
+
+    def tick(self, now: float) -> None:
+        """Fire those whose time has come."""
+        for key, orphans in tuple(self._orphans.items()):
+            if orphans.stored.node in self._lease.others:
+                del self._orphans[key]  # it was not dead
+                continue
+            fired = orphans.due(now)
+            over = now >= orphans.ends
+            if over or not orphans.wills:
+                del self._orphans[key]
+            if fired or over:
+                self._firing.spawn(self._fire, key, orphans, fired)
+
+    def _fire(self, key: str, orphans: Orphans, fired: list[FiredWill]) -> None:
+        stored = orphans.stored
+        due = self._part(stored, fired)
+        rest = StoredWills(stored.node, orphans.wills.all(), stored.subject, stored.roles)
+        if not self._firing.fire(key, due, rest, stored.identity):
+            self._orphans.pop(key, None)
+
+    def _part(self, stored: StoredWills, fired: list[FiredWill]) -> StoredWills:
+        reasons = {one.will.number: one.reason for one in fired}
+        return StoredWills(self._lease.node, [one.will for one in fired], stored.subject, stored.roles, reasons)
+
+    # ---------------------------------------------------------------------- looking
+
+    def _look(self) -> None:
+        """After each look at the other nodes: has one of them gone?"""
+        living = {*self._lease.others, *self._lease.left}
+        gone = bool(self._known - living)
+        self._known = living
+        self._looks += 1
+        if gone or self._looks % LOOKS == 0:
+            self._sweep(patient=False)
+
+    def _sweep(self, *, patient: bool) -> None:
+        records = self._broker.records(WILLS)
+        for key, record in records.items():
+            stored = read_record(record)
+            if stored is None:
+                logger.warning("a record of wills cannot be read")
+            elif self._is_orphan(key, stored.node):
+                self._adopt(key, stored, patient=patient)
+        for note, record in self._broker.records(FIRING).items():
+            stored = read_record(record)
+            if stored is not None and self._has_died(stored.node):
+                self._firing.spawn(self._finish, note, stored, records)
+
+    def _is_orphan(self, key: str, node: str) -> bool:
+        return self._has_died(node) and key not in self._orphans and key not in self._armed
+
+    def _has_died(self, node: str) -> bool:
+        return node != self._lease.node and node not in self._lease.others
+
+    def _adopt(self, key: str, stored: StoredWills, *, patient: bool) -> None:
+        if stored.node in self._lease.left:  # its peers were told to go elsewhere
+            self._broker.claim(WILLS, key)
+            return
+        self._orphans[key] = Orphans(stored, self._clock(), self._session, patient=patient)
+        logger.info("a node has left wills", extra={"node": stored.node, "wills": len(stored.wills)})
+
+    def _finish(self, note: str, stored: StoredWills, records: Any) -> None:
+        """Go on where a node has died while it published."""
+        key = note.partition(".")[0]
+        left = read_record(records.get(key))
+        unclaimed = () if left is None else {will.number for will in left.wills}
+        self._firing.publish(
+            key, [one for one in stored.fired if one.will.number not in unclaimed], stored.identity
+        )
+        self._broker.claim(FIRING, note)
