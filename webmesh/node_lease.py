@@ -55,7 +55,7 @@ class NodeLease:
 
     def start(self) -> None:
         """Take the lease and look at the others, once before this returns."""
-        self._beat()
+        self.beat()
         if self._broker.shared:
             self._beating = gevent.spawn(self._go_on)
 
@@ -81,9 +81,10 @@ class NodeLease:
     def _go_on(self) -> None:
         while True:
             gevent.sleep(BEAT)
-            self._beat()
+            self.beat()
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """Renew it and look at the others, once; `start` sees to it that this is done again and again."""
         try:
             if self._broker.shared:
                 self._look()

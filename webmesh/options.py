@@ -102,8 +102,8 @@ class Limits:
     """Last wills of one session. Beyond it: `resource_exhausted`."""
 
     wills_size: int = 16 * 1024
-    """Bytes of the wills of one session together, as they are sent: a server keeps them for as long as it lasts, and the
-    engine too. Beyond it: `resource_exhausted`."""
+    """Bytes of the wills of one session together, as they are sent: the server keeps them for as long as it lasts, and
+    the engine too. Beyond it: `resource_exhausted`."""
 
     announcements: int = 64
     """Topics that one peer may be present on at a time. Beyond it: `resource_exhausted`."""

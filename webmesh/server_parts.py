@@ -103,10 +103,7 @@ class ServerParts:
         self.dispatcher = self._make_dispatcher(router, blocking=blocking, requires=access.requires)
         self.sessions = Sessions(self.home, limits=limits, timeouts=timeouts, observer=observer)
         self.topics = self._make_topics(broker or MemoryBroker(), access, blocking=blocking)
-        self.wills = NodeWills(
-            self.topics, self.topics.lease, limits=limits, timeouts=timeouts, observer=observer,
-            clock=self.sessions.clock,
-        )  # fmt: skip
+        self.wills = self._make_wills()
         self.pulse = Pulse(
             self.connections.values(), timeouts, others=(self.sessions, self.topics, self.wills),
             guard=None if self.login is None else self.login.look_at,
@@ -141,6 +138,12 @@ class ServerParts:
             broker, self.registered.topics, self.registered.subscriptions, runner,
             limits=self.limits, observer=self.observer,
             access=TopicAccess(self.registered.topics, access.requires, logins=bool(access.authenticators)),
+        )  # fmt: skip
+
+    def _make_wills(self) -> NodeWills:
+        return NodeWills(
+            self.topics, self.topics.lease, limits=self.limits, timeouts=self.timeouts, observer=self.observer,
+            clock=self.sessions.clock,
         )  # fmt: skip
 
     def _make_dispatcher(self, router: Router, *, blocking: bool, requires: Requirement | None) -> Dispatcher:

@@ -81,7 +81,7 @@ class WillFiring:
         if known is None and not (unsaved or doubtful):
             self._insist(lambda: self.broker.claim(FIRING, note))
             return False
-        still = None if known is None else {will.number for will in known.wills}
+        still = None if known is None or unsaved else {will.number for will in known.wills}
         if rest.wills:
             self._insist(lambda: self.broker.put(WILLS, key, rest.to_record(), KEPT))
         self.publish(key, [one for one in due.fired if still is None or one.will.number in still], identity)

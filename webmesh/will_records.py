@@ -72,7 +72,9 @@ def read_record(record: Any) -> StoredWills | None:
         found = [(_numbered(wire), wire["reason"]) for wire in record["wills"]]
         subject, roles = record["subject"], record["roles"]
         reasons = {will.number: reason for will, reason in found if reason is not None}
-        if not isinstance(record["node"], str) or any(reason not in REASONS for reason in reasons.values()):
+        if not isinstance(record["node"], str) or not isinstance(roles, list):
+            return None
+        if any(reason not in REASONS for reason in reasons.values()):
             return None
         stored = StoredWills(record["node"], [will for will, _ in found], subject, frozenset(roles), reasons)
         stored.identity  # noqa: B018 - raises unless subject and roles are texts

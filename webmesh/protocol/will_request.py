@@ -1,4 +1,4 @@
-"""What `$will`, and the `wills` of `$hello`, ask for (docs/PROTOCOL.md section 4). Pure: decoded maps in, `Will`s out."""
+"""What `$will`, and the `wills` of `$hello`, ask for (docs/PROTOCOL.md section 4). Pure: maps in, `Will`s out."""
 
 from __future__ import annotations
 

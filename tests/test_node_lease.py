@@ -1,0 +1,76 @@
+"""How nodes of one engine know of each other that they live."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.will_nodes import nodes
+from webmesh.brokers.memory import MemoryBroker
+from webmesh.exceptions import BrokerUnavailable
+from webmesh.node_lease import BEAT, LEASE, TABLE, NodeLease
+
+
+def test_nodes_know_each_other_with_their_facts():
+    """Themselves they leave out."""
+    _, _, (one, other) = nodes(2)
+    other.lease.facts["x"] = 1
+    other.lease.renew()
+    one.lease.beat()
+    assert {other.lease.node: {"x": 1}} == one.lease.others
+    assert not one.lease.lapsed
+
+
+def test_who_does_not_renew_is_dead_after_its_lease():
+    """Not before, however often others look."""
+    clock, _, (one, other) = nodes(2)
+    clock.advance(LEASE - BEAT)
+    one.lease.beat()
+    assert {other.lease.node} == one.lease.others.keys()
+    clock.advance(BEAT)
+    one.lease.beat()
+    assert {} == one.lease.others
+
+
+def test_a_node_finds_out_that_others_may_take_it_for_dead():
+    """After a pause that was longer than its lease; once."""
+    clock, _, (one,) = nodes(1)
+    clock.advance(LEASE)
+    one.lease.beat()
+    assert one.lease.lapsed
+    one.lease.beat()
+    assert not one.lease.lapsed
+
+
+def test_who_leaves_on_purpose_is_known_to_have_left():
+    """It is not among those who live."""
+    _, _, (one, other) = nodes(2)
+    other.lease.start()
+    other.lease.stop()
+    one.lease.beat()
+    assert ({other.lease.node}, {}) == (one.lease.left, one.lease.others)
+
+
+def test_an_engine_for_one_node_gets_no_leases():
+    """Nothing is written there again and again for nobody; who wants to look may."""
+    broker, looks = MemoryBroker(), []
+    lease = NodeLease(broker)
+    lease.on_look.append(lambda: looks.append(1))
+    lease.start()
+    lease.renew()
+    lease.stop()
+    assert ({}, [1]) == (broker.records(TABLE), looks)
+
+
+@pytest.mark.row(93, 96)
+def test_a_look_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture):
+    """Whether the engine cannot be reached or something else is wrong: the next one may go well."""
+    caplog.set_level(logging.ERROR)
+    _, _, (one, other) = nodes(2)
+    one.broker.failing["records"] = [BrokerUnavailable("away"), ValueError("wrong")]
+    for _ in range(2):
+        one.lease.beat()
+        assert {other.lease.node} == one.lease.others.keys()
+    assert ["looking at the other nodes failed"] == [record.message for record in caplog.records]
+    one.lease.beat()

@@ -1,0 +1,175 @@
+"""Wills that dead nodes have left on an engine."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from tests.will_nodes import SESSION, nodes
+from webmesh.node_lease import LEASE
+from webmesh.protocol.wills import KICKED, TIMEOUT, Will
+from webmesh.will_records import FIRING, FIRING_KEPT, WILLS, StoredWills
+
+pytestmark = pytest.mark.row(80)
+
+
+def will(name: str, number: int = 1, **more: Any) -> Will:
+    return Will(name, f"status/{name}", "down", number=number, **more)
+
+
+def test_a_dead_nodes_wills_are_fired_by_one_of_the_others():
+    """After its lease, once; those of nodes that live are left alone."""
+    clock, _, (one, other, dead) = nodes(3)
+    dead.leave_will("s1", will("a"))
+    one.leave_will("s2", will("b"))
+    for _ in range(2):
+        clock.advance(LEASE - 1)
+        for node in (one, other):
+            node.look()
+    one.look()
+    assert [("status/a", "lost")] == one.fired + other.fired
+    assert {"s2"} == one.broker.records(WILLS).keys()
+    assert {} == one.broker.records(FIRING)
+
+
+def test_a_delay_counts_from_the_death_that_was_noticed():
+    """And what is left of a session's wills waits on the engine, in case this node dies too."""
+    clock, _, (one, dead) = nodes(2)
+    dead.leave_will("s", will("a", 1), will("b", 2, delay=10.0))
+    clock.advance(LEASE)
+    one.look()
+    assert [("status/a", "lost")] == one.fired
+    assert [2] == [kept["number"] for kept in one.broker.records(WILLS)["s"]["wills"]]
+    clock.advance(10.0)
+    one.look()
+    assert [("status/a", "lost"), ("status/b", "lost")] == one.fired
+    assert {} == one.broker.records(WILLS)
+
+
+def test_the_session_ends_as_it_would_have_ended_there():
+    """Then those fire that are for it; what is for another end never does."""
+    clock, _, (one, dead) = nodes(2)
+    dead.leave_will("s", will("a", 1, on=frozenset({TIMEOUT})), will("b", 2, on=frozenset({KICKED})))
+    clock.advance(LEASE)
+    one.look()
+    assert [] == one.fired
+    clock.advance(SESSION)
+    one.look()
+    assert [("status/a", "timeout")] == one.fired
+    assert {} == one.broker.records(WILLS)
+
+
+def test_two_that_watch_fire_each_will_once():
+    """Also where one has its part of a session's wills claimed already when the other comes."""
+    clock, _, (one, other, dead) = nodes(3)
+    dead.leave_will("s", will("a", 1), will("b", 2, delay=5.0))
+    clock.advance(LEASE)
+    one.lease.beat()
+    other.look()
+    one.look()
+    for _ in range(2):
+        clock.advance(LEASE - 1)
+        other.look()
+        one.look()
+    assert [("status/a", "lost"), ("status/b", "lost")] == sorted(one.fired + other.fired)
+
+
+def test_a_peer_that_is_back_elsewhere_has_its_wills_cancelled():
+    """Within the delay, on whichever node: the record is gone, and so is what this one knows of it."""
+    clock, _, (one, dead) = nodes(2)
+    for key in ("s", "t"):
+        dead.leave_will(key, will("a", delay=10.0))
+    clock.advance(LEASE)
+    one.look()
+    for key in ("s", "t"):
+        assert one.broker.claim(WILLS, key)
+    one.watch.forget("t")
+    clock.advance(10.0)
+    one.look()
+    assert [] == one.fired
+    assert {} == one.broker.records(FIRING)
+
+
+def test_a_node_that_is_back_in_time_keeps_its_wills():
+    """It was only slow: its peers may be connected to it."""
+    clock, _, (one, slow) = nodes(2)
+    slow.leave_will("s", will("a", delay=10.0))
+    clock.advance(LEASE)
+    one.look()
+    slow.lease.beat()
+    clock.advance(10.0)
+    slow.lease.beat()
+    one.look()
+    assert [] == one.fired
+    assert {"s"} == one.broker.records(WILLS).keys()
+
+
+def test_what_a_node_left_on_purpose_is_thrown_away():
+    """Its peers were told to go elsewhere, and were there to the end."""
+    clock, _, (one, leaving) = nodes(2)
+    leaving.leave_will("s", will("a"))
+    leaving.lease.start()
+    leaving.lease.stop()
+    for _ in range(40):
+        clock.advance(LEASE - 1)
+        one.look()
+    assert [] == one.fired
+    assert {} == one.broker.records(WILLS)
+
+
+def test_after_a_restart_peers_get_the_time_of_a_session_to_come_back():
+    """It was not they who were lost; then the wills fire, those of sessions that were away already too."""
+    clock, make, (dead,) = nodes(1)
+    dead.leave_will("s", will("a", 1), will("b", 2, delay=3600.0), will("c", 3, on=frozenset({TIMEOUT})))
+    clock.advance(3600.0)
+    again = make()
+    clock.advance(SESSION - 1)
+    again.look()
+    assert [] == again.fired
+    clock.advance(1)
+    again.look()
+    assert [("status/a", "lost"), ("status/b", "lost"), ("status/c", "timeout")] == again.fired
+
+
+def test_what_a_node_was_firing_when_it_died_is_finished():
+    """Once, whoever finds it, and however far it had come."""
+    clock, _, (one, other, dead) = nodes(3)
+    due = StoredWills(dead.lease.node, [will("a", 1), will("b", 2)], reasons={1: "lost", 2: "lost"})
+    dead.broker.put(FIRING, "s.x", due.to_record(), FIRING_KEPT)
+    dead.firing.publish("s", due.fired[:1], None)  # and there it ended
+    clock.advance(LEASE)
+    for node in (one, other):
+        node.look()
+    assert [("status/a", "lost"), ("status/b", "lost")] == dead.fired + one.fired + other.fired
+    assert {} == one.broker.records(FIRING)
+
+
+def test_what_it_had_not_claimed_is_not_finished():
+    """Its record stands as before: it is fired by that, or cancelled."""
+    clock, _, (one, dead) = nodes(2)
+    dead.leave_will("s", will("a", delay=10.0))
+    due = StoredWills(dead.lease.node, [will("a")], reasons={1: "lost"})
+    dead.broker.put(FIRING, "s.x", due.to_record(), FIRING_KEPT)
+    clock.advance(LEASE)
+    one.look()
+    assert ([], {}) == (one.fired, one.broker.records(FIRING))
+    clock.advance(10.0)
+    one.look()
+    assert [("status/a", "lost")] == one.fired
+
+
+@pytest.mark.row(97)
+@pytest.mark.parametrize("record", [None, 1, {}, {"node": "n", "wills": [{}], "subject": None, "roles": []}])
+def test_records_that_nobody_of_us_has_written_are_left_alone(record: Any, caplog: pytest.LogCaptureFixture):
+    """Another version's, or a stranger's: told in the log, and the others are fired all the same."""
+    caplog.set_level(logging.WARNING)
+    clock, _, (one, dead) = nodes(2)
+    one.broker.put(WILLS, "a", record, 100.0)
+    one.broker.put(FIRING, "a.x", record, 100.0)
+    dead.leave_will("s", will("a"))
+    clock.advance(LEASE)
+    one.look()
+    assert [("status/a", "lost")] == one.fired
+    assert "a record of wills cannot be read" in [line.message for line in caplog.records]
