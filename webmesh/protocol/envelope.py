@@ -196,6 +196,7 @@ _TOPIC_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "attempt": ("an integer of at least 1", _is_ordinal),
     "kept": ("an integer of at least 1", _is_ordinal),
     "retained": ("a boolean", lambda value: type(value) is bool),
+    "loose": ("a boolean", lambda value: type(value) is bool),
 }
 """Optional key of a topic message, which is also the attribute → what it must be, in words and as a check."""
 

@@ -100,6 +100,7 @@ class TopicMessage:
     attempt: int | None = None
     retained: bool = False
     kept: int | None = None
+    loose: bool = False
 
 
 Message = Request | Notification | Reply | ErrorReply | Item | EndOfItems | Cancel | Credit | TopicMessage
@@ -168,6 +169,16 @@ def cancel(id: RequestId) -> Wire:
 def credit(id: RequestId, n: int) -> Wire:
     """A grant of *n* more items on the wire."""
     return {"id": id, "credit": n}
+
+
+def publication(topic: str, data: object, headers: Mapping[str, str] | None, id: RequestId | None = None) -> Wire:
+    """A publication on its way to a node; answered where it has an id."""
+    wire: Wire = {"topic": topic, "data": data}
+    if id is not None:
+        wire["id"] = id
+    if headers:
+        wire["headers"] = dict(headers)
+    return wire
 
 
 def delivery(

@@ -181,6 +181,18 @@ class Session:
         self._asked[request_id] = request
         return request, message
 
+    def enter(self, topic: str, waiter: Any) -> OpenRequest:
+        """Open a publication that is to be answered; its message needs the request's id.
+
+        Raises:
+            Overloaded: As `ask`.
+        """
+        if len(self._asked) >= self._limits.open_requests:
+            raise Overloaded(f"{len(self._asked)} requests are open on this connection, the limit")
+        request_id = self._fresh_id()
+        request = self._asked[request_id] = OpenRequest(request_id, topic, waiter, None, None)
+        return request
+
     def _fresh_id(self) -> int:
         request_id = self._next_id
         while request_id in self._asked:  # after 2**53 requests an old stream may still hold its number

@@ -26,12 +26,12 @@ from webmesh.websocket.future import Future
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.item_stream import ItemStream
 from webmesh.websocket.outgoing import Policy, check_key, checked_policy
-from webmesh.websocket.plain_connection import PlainConnection
 from webmesh.websocket.plain_messages import PlainMessages
 from webmesh.websocket.refusals import tell_end, tell_stall
 from webmesh.websocket.roles import Answerer
 from webmesh.websocket.sent_call import SentCall, await_room, send_in_background
 from webmesh.websocket.stream import OPEN, MessageStream
+from webmesh.websocket.topic_connection import TopicConnection
 from webmesh.websocket.turns import Turns
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ DRAINED = (4001, "drained")
 """How a node closes that has answered all it began: what is still open never did (docs/PROTOCOL.md section 5)."""
 
 
-class WebSocketConnection(PlainConnection):
+class WebSocketConnection(TopicConnection):
     """A connection to a peer, of either side.
 
     On a mesh connection both sides may `call`, `notify` and `stream`. On a plain WebSocket route

@@ -1,0 +1,81 @@
+"""Which wills the server knows of, and which it is still to be told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from webmesh.client_wills import ClientWills, will_wire
+from webmesh.exceptions import BadPattern, ConfigurationError
+
+
+def will(will_id: str, payload: Any = None) -> dict[str, Any]:
+    return will_wire("a/b", payload, will_id, None, 0.0, None)
+
+
+def test_a_will_on_the_wire() -> None:
+    """Without what is the default."""
+    assert {"id": "w", "topic": "a/b", "data": None} == will("w")
+    assert {
+        "id": "w", "topic": "a/b", "data": 1, "on": ["goodbye", "lost"], "delay_ms": 1500, "headers": {"x": "y"},
+    } == will_wire("a/b", 1, "w", ("lost", "goodbye"), 1.5, {"x": "y"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("will_id", "on", "delay"),
+    [("", None, 0), ("x" * 65, None, 0), ("w", (), 0), ("w", ("bored",), 0), ("w", "lost", 0), ("w", None, -1)],
+)
+def test_what_makes_no_sense_is_refused(will_id: str, on: Any, delay: float) -> None:
+    """Before it is sent."""
+    with pytest.raises(ConfigurationError):
+        will_wire("a/b", None, will_id, on, delay, None)
+    with pytest.raises(BadPattern):
+        will_wire("a/*", None, "w", None, 0.0, None)
+
+
+def test_each_hello_tells_all() -> None:
+    """Nobody knows before its answer whether a session begins."""
+    wills = ClientWills()
+    first, second = will("first"), will("second")
+    for one in (first, second):
+        wills.set(one)
+    assert [first, second] == wills.hello()
+    wills.accepted(resumed=False)
+    assert ([], [first, second]) == (wills.untold(), wills.hello())
+
+
+def test_what_changes_while_hello_is_on_its_way_is_told_after_it() -> None:
+    """The server knows of the old one."""
+    wills = ClientWills()
+    wills.set(will("w", 1))
+    wills.hello()
+    newer = will("w", 2)
+    wills.set(newer)
+    wills.accepted(resumed=False)
+    assert [newer] == wills.untold()
+    wills.told(newer)
+    assert [] == wills.untold()
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_revocation_is_told_to_a_session_that_goes_on(resumed: bool) -> None:
+    """A new one never knew of it."""
+    wills = ClientWills()
+    wills.set(will("w"))
+    wills.hello()
+    wills.accepted(resumed=False)
+    revoked = wills.revoke("w")
+    assert [] == wills.hello()
+    wills.accepted(resumed=resumed)
+    assert ([revoked] if resumed else []) == wills.untold()
+
+
+def test_what_the_server_refuses_is_not_told_again() -> None:
+    """Nor with the next session; what was set in its place is."""
+    wills = ClientWills()
+    refused, other = will("w"), will("other")
+    for one in (refused, other):
+        wills.set(one)
+    wills.refused(refused)
+    assert ([other], [other]) == (wills.untold(), wills.hello())

@@ -1,0 +1,102 @@
+"""The last wills of one client: which the server knows of, and which it is still to be told.
+
+Pure: used in any thread, each step is one operation on a dict. Wire form: docs/PROTOCOL.md section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from webmesh.exceptions import ConfigurationError
+from webmesh.protocol.topics import read_topic
+from webmesh.protocol.wills import UNCLEAN, checked_reasons
+
+WillWire = dict[str, Any]
+
+
+class ClientWills:
+    """What is to be published when this client is lost; told with each `$hello` that may begin a session."""
+
+    def __init__(self) -> None:
+        self._wills: dict[str, WillWire] = {}
+        self._untold: dict[str, WillWire] = {}
+        self._said: dict[str, WillWire] = {}
+
+    def set(self, will: WillWire) -> None:
+        """Set one, in the place of that with the same id."""
+        self._wills[will["id"]] = self._untold[will["id"]] = will
+
+    def revoke(self, will_id: str) -> WillWire:
+        """Remove one; returns what is to be said of it."""
+        self._wills.pop(will_id, None)
+        revoked = self._untold[will_id] = {"id": will_id, "revoke": True}
+        return revoked
+
+    def refused(self, will: WillWire) -> None:
+        """The server does not take it."""
+        if self._wills.get(will["id"]) is will:
+            del self._wills[will["id"]]
+        self.told(will)
+
+    def told(self, will: WillWire) -> None:
+        """The server knows of it."""
+        if self._untold.get(will["id"]) is will:
+            del self._untold[will["id"]]
+
+    def hello(self) -> list[WillWire]:
+        """For `$hello`: all that are set, since nobody knows yet whether it resumes."""
+        self._said = dict(self._wills)
+        return list(self._said.values())
+
+    def accepted(self, *, resumed: bool) -> None:
+        """It was answered; a new session knows of no others."""
+        for will in self._said.values():
+            self.told(will)
+        self._said = {}
+        if not resumed:
+            for will in tuple(self._untold.values()):
+                if "revoke" in will:
+                    self.told(will)
+
+    def untold(self) -> list[WillWire]:
+        """What a server that has been greeted is still to be told, the oldest first."""
+        return list(self._untold.values())
+
+
+def will_wire(
+    topic: str,
+    payload: Any,
+    will_id: str,
+    on: Collection[str] | None,
+    delay: float,
+    headers: Mapping[str, str] | None,
+) -> WillWire:
+    """A will as `$will` and `$hello` say it.
+
+    Raises:
+        BadPattern: The topic is none.
+        ConfigurationError: Something else makes no sense.
+    """
+    wire: WillWire = {"id": _checked_id(will_id), "topic": "/".join(read_topic(topic)), "data": payload}
+    if isinstance(on, str):
+        raise ConfigurationError(f"on is a collection of reasons, as ({on!r},)")
+    try:
+        reasons = checked_reasons(on)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    if reasons != UNCLEAN:
+        wire["on"] = sorted(reasons)
+    if not 0 <= delay < float("inf"):
+        raise ConfigurationError(f"the delay of a will is a number of seconds from 0, not {delay!r}")
+    if delay:
+        wire["delay_ms"] = round(delay * 1000)
+    if headers:
+        wire["headers"] = dict(headers)
+    return wire
+
+
+def _checked_id(will_id: object) -> str:
+    if not isinstance(will_id, str) or not 0 < len(will_id.encode("utf-8", "surrogatepass")) <= 64:
+        raise ConfigurationError(f"the id of a will is a text of 1 to 64 bytes, not {will_id!r}")
+    return will_id

@@ -1,0 +1,188 @@
+"""Where one subscription stands in each of its topics: what it has had, what comes twice, what is missing.
+
+Pure: topics, offsets and epochs in, verdicts out. What is done about a hole is `topic_feed`'s business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import Any
+
+from webmesh.messages import Position
+
+MOST_TOPICS = 10_000
+"""Topics of one subscription whose positions are remembered, about 300 bytes each. Beyond it the oldest is forgotten,
+and after a reconnect that does not resume its pattern is told of a gap."""
+
+MOST_HELD = 256
+"""Live messages that wait for the past of their topic. Beyond it the oldest go; they are in the history, too."""
+
+OWN_OFFSETS = 1024
+"""Own publications that are remembered because they are not delivered to their publisher."""
+
+
+class Verdict(Enum):
+    """What a numbered message is to its subscription."""
+
+    NEW = "new"
+    HAD = "had"
+    JUMP = "jump"
+    """Others are missing before it, or their numbers begin anew."""
+
+
+class Place:
+    """One topic of one subscription.
+
+    Attributes:
+        offset: The newest that it has had; `None` while nothing has come.
+        epoch: Whose numbers these are.
+        until: The newest when the subscription began, while what is replayed may still come; `None` after it.
+        held: What came live while older ones are fetched; `None` while nothing is.
+        told: The subscriber has been told of a gap up to here.
+        unacknowledged: Offsets that were delivered and are not acknowledged yet; `None` where nobody asked for that.
+    """
+
+    __slots__ = ("epoch", "held", "offset", "told", "unacknowledged", "until")
+
+    def __init__(self, offset: int | None, epoch: str, until: int | None = None) -> None:
+        self.offset = offset
+        self.epoch = epoch
+        self.until = until
+        self.told = 0
+        self.held: deque[Any] | None = None
+        self.unacknowledged: set[int] | None = None
+
+    @property
+    def behind(self) -> bool:
+        """Whether older ones have to be fetched before what is live goes on."""
+        return self.held is not None
+
+    @property
+    def last(self) -> int:
+        """Everything up to it has come."""
+        return self.offset if self.offset is not None else self.until or 0
+
+    @property
+    def position(self) -> Position:
+        """From where to go on after a loss: nothing that was not acknowledged lies before it."""
+        if self.unacknowledged:
+            return Position(min(self.last, min(self.unacknowledged) - 1), self.epoch)
+        return Position(self.last, self.epoch)
+
+    def replays(self, offset: int, epoch: str) -> bool:
+        """Whether the message with this number is one that is replayed to a new subscription, and new to it."""
+        if self.until is None or epoch != self.epoch or offset > self.until:
+            return False
+        return self.offset is None or offset > self.offset
+
+    def judge(self, offset: int, epoch: str) -> Verdict:
+        """What the message with this number is; a new one is counted as had."""
+        if epoch != self.epoch:
+            return Verdict.JUMP
+        if self.until is not None:
+            if offset <= self.until:
+                if self.offset is not None and offset <= self.offset:
+                    return Verdict.HAD
+                self.offset = offset
+                return Verdict.NEW
+            self.offset, self.until = self.last if self.offset is None else max(self.offset, self.until), None
+        if offset <= self.last:
+            return Verdict.HAD
+        if offset > self.last + 1:
+            return Verdict.JUMP
+        self.offset = offset
+        return Verdict.NEW
+
+    def move(self, offset: int, epoch: str) -> None:
+        """Everything up to *offset* counts as had."""
+        if epoch != self.epoch:
+            self.told = 0
+        self.offset, self.epoch, self.until = offset, epoch, None
+
+    def fall_behind(self) -> None:
+        """From now on what comes live is held. What was held for an earlier reason is let go: it is fetched."""
+        self.held = deque(maxlen=MOST_HELD)
+
+    def hold(self, message: Any) -> None:
+        """Keep a live message until older ones have come."""
+        assert self.held is not None, "it has fallen behind"
+        self.held.append(message)
+
+    def release(self) -> list[Any]:
+        """The older ones have come, or never will: what was held."""
+        held, self.held = self.held or (), None
+        return list(held)
+
+
+class TopicPositions:
+    """The places of one subscription.
+
+    Attributes:
+        forgotten: Whether there were more topics than are remembered.
+    """
+
+    def __init__(self, most: int = MOST_TOPICS) -> None:
+        self._most = most
+        self._places: dict[str, Place] = {}
+        self.forgotten = False
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def get(self, topic: str) -> Place | None:
+        """The place in *topic*; `None` where none of its messages had a number."""
+        return self._places.get(topic)
+
+    def put(self, topic: str, place: Place) -> Place:
+        """Begin, or begin anew."""
+        if topic not in self._places and len(self._places) >= self._most:
+            self.forgotten = True
+            del self._places[next(iter(self._places))]
+        self._places[topic] = place
+        return place
+
+    def go_back(self, topic: str) -> None:
+        """To before the oldest that was delivered and not acknowledged: whoever waited for that is gone."""
+        place = self._places[topic]
+        place.move(*place.position)
+        place.unacknowledged = None
+
+    def drop(self, topic: str) -> None:
+        """Nothing is known of *topic*."""
+        self._places.pop(topic, None)
+
+    def topics(self) -> list[str]:
+        """Those that are numbered, the one that came first first."""
+        return list(self._places)
+
+    def judge(self, topic: str, offset: int, epoch: str) -> Verdict:
+        """What the message with this number is; a new one is counted as had."""
+        place = self._places.get(topic)
+        if place is None:
+            self.put(topic, Place(offset, epoch))
+            return Verdict.NEW
+        return place.judge(offset, epoch)
+
+
+class OwnOffsets:
+    """Numbers of this program's own publications that are not delivered to it: no holes."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, int], None] = {}
+
+    def add(self, topic: str, epoch: str, offset: int) -> None:
+        """One was accepted under this number."""
+        if len(self._known) >= OWN_OFFSETS:
+            del self._known[next(iter(self._known))]
+        self._known[topic, epoch, offset] = None
+
+    def has(self, topic: str, epoch: str, offset: int) -> bool:
+        """Whether this is one of them."""
+        return (topic, epoch, offset) in self._known
+
+    def cover(self, topic: str, epoch: str, first: int, last: int) -> bool:
+        """Whether all from *first* to *last* are."""
+        return last - first < len(self._known) and all(
+            (topic, epoch, offset) in self._known for offset in range(first, last + 1)
+        )
