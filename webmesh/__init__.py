@@ -60,9 +60,11 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.fault_injection import FaultInjector
     from webmesh.link_states import LinkEvent
     from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
+    from webmesh.messages import HistoryPage, Message, Position, Published
     from webmesh.observability.metrics import Metrics
     from webmesh.routing import Router
     from webmesh.server_session import ServerSession
+    from webmesh.subscription import Subscription
     from webmesh.webmesh_client import WebMeshClient
     from webmesh.webmesh_server import WebMeshServer
     from webmesh.websocket.tls import ServerTLS, client_context
@@ -84,9 +86,14 @@ _HOMES = {
     "AbstractMessageSerializer": "webmesh.message_serializers",
     "MessagePackSerializer": "webmesh.message_serializers",
     "StandardJsonSerializer": "webmesh.message_serializers",
+    "HistoryPage": "webmesh.messages",
+    "Message": "webmesh.messages",
+    "Position": "webmesh.messages",
+    "Published": "webmesh.messages",
     "Metrics": "webmesh.observability.metrics",
     "Router": "webmesh.routing",
     "ServerSession": "webmesh.server_session",
+    "Subscription": "webmesh.subscription",
     "WebMeshClient": "webmesh.webmesh_client",
     "WebMeshServer": "webmesh.webmesh_server",
     "ServerTLS": "webmesh.websocket.tls",
@@ -119,6 +126,7 @@ __all__ = [
     "FaultInjector",
     "HandlerFailed",
     "HandshakeRejected",
+    "HistoryPage",
     "Identity",
     "InvalidArgument",
     "Limits",
@@ -126,6 +134,7 @@ __all__ = [
     "LinkRefused",
     "ListenFailed",
     "LocalProtocolError",
+    "Message",
     "MessagePackSerializer",
     "MessageTooBig",
     "Metrics",
@@ -135,7 +144,9 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "Policy",
+    "Position",
     "ProtocolError",
+    "Published",
     "RemoteError",
     "RemoteProtocolError",
     "ReplyLost",
@@ -150,6 +161,7 @@ __all__ = [
     "ServerTLS",
     "SharedSecretAuthenticator",
     "StandardJsonSerializer",
+    "Subscription",
     "Timeouts",
     "TransportError",
     "Unauthenticated",

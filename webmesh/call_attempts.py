@@ -7,7 +7,7 @@ sent again, and how much of it, is `retries`'; the connection is `client_link`'s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gevent
 
-from webmesh.call import CURRENT, follow_current
+from webmesh.call import CURRENT, Call, follow_current
 from webmesh.deadline import Deadline, finite
 from webmesh.exceptions import ConnectionClosed, RequestTimeout, TransportError
 from webmesh.known_routes import KnownRoutes
@@ -250,3 +250,16 @@ def call_deadline(path: str, seconds: float) -> Deadline:
     if deadline.expired:
         raise RequestTimeout(path, seconds)
     return deadline
+
+
+def call_on(
+    path: str, payload: Any, headers: Mapping[str, str] | None, connection: WebSocketConnection, seconds: float
+) -> Any:
+    """A `Send` for this call."""
+    return connection.call(path, payload, timeout=seconds, headers=headers)
+
+
+def send_call(call: Call, connection: WebSocketConnection, seconds: float) -> Any:
+    """A `Send` for a call that middleware has seen."""
+    call.connection = connection  # the middleware around it may look
+    return connection.call(call.path, call.payload, timeout=seconds, headers=dict(call.headers) or None)

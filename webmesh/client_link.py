@@ -9,8 +9,9 @@ from __future__ import annotations
 import atexit
 import logging
 import random
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
@@ -37,6 +38,9 @@ from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.upgraded import Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
+if TYPE_CHECKING:
+    from webmesh.client_topics import ClientTopics
+
 EXIT_TIMEOUT = 1.0
 """Seconds that the end of a process waits for what it forgot to close: a quick peer answers in a millisecond."""
 
@@ -59,9 +63,12 @@ class ClientLink:
         states: What the program is told.
         closed: Whether its end has begun.
         slow_peer: As `WebSocketConnection.slow_peer`.
+        topics: Told of each connection; set by `serve_topics`, before the first use.
+        subscribers: Native threads for callbacks of subscriptions.
     """
 
     slow_peer: Policy = "wait"
+    topics: ClientTopics | None = None
 
     def __init__(
         self,
@@ -92,6 +99,7 @@ class ClientLink:
         if session is not None and not is_patched():
             session.executor = self.executor
         self._callback_executor = Executor(1, EVENTS)
+        self.subscribers = Executor(limits.threads, limits.thread_queue)
         router.add("$goodbye", self._goodbye, reserved=True, blocking=False)
         self._dispatcher = Dispatcher(
             router, [], self.home, self.executor,
@@ -99,9 +107,10 @@ class ClientLink:
         )  # fmt: skip
         series = None if backoff is None else BackoffSeries(backoff, random.random)
         self._routes = routes or KnownRoutes()
+        self._learns = routes is not None
         self.keeper = LinkKeeper(
             rounds, self._made, session, series, self.states, seconds=timeouts.connect,
-            on_open=(lambda connection: None) if routes is None else routes.opened,
+            on_open=self._opened, on_give_up=self._gave_up,
         )  # fmt: skip
         self._readers: dict[WebSocketConnection, gevent.Greenlet[[WebSocketConnection], None]] = {}
         self._pulse = Pulse(self._readers, timeouts)
@@ -116,6 +125,17 @@ class ClientLink:
     def begun(self) -> bool:
         """Whether it has been used, so that nothing can be registered any more."""
         return not self._start_unclaimed
+
+    def serve_topics(self, topics: ClientTopics) -> None:
+        """Let *topics* have what comes of them, and hear of connections."""
+        self.topics = self._dispatcher.topics = topics
+        if self._session is not None:
+            self._session.topics = topics
+
+    def present(self) -> WebSocketConnection | None:
+        """The open connection; `None` while there is none. From anywhere."""
+        connection = self.keeper.connection
+        return connection if connection is not None and connection.open else None
 
     # ------------------------------------------------------------------- dialling
 
@@ -162,6 +182,8 @@ class ClientLink:
         try:
             context = serving_context(self)
             context.run(self._dispatcher.freeze)
+            if self.topics is not None:
+                self.topics.context = context
             self.states.start(
                 Callbacks(
                     self._callback_executor, context, blocking=not is_patched(), seconds=self._timeouts.request
@@ -203,6 +225,16 @@ class ClientLink:
             logger.info("connection ended", extra={"url": url, "reason": str(connection.close_reason)})
             self.keeper.ended(connection)
 
+    def _opened(self, connection: WebSocketConnection) -> None:
+        if self._learns:
+            self._routes.opened(connection)
+        if self.topics is not None:
+            self.topics.opened(connection)
+
+    def _gave_up(self, refusal: Callable[[], Exception]) -> None:
+        if self.topics is not None:
+            self.topics.gave_up(refusal)
+
     def _goodbye(self, payload: Any, path: str, client: WebSocketConnection) -> None:
         self.keeper.goodbye(client, payload)
 
@@ -240,6 +272,8 @@ class ClientLink:
         try:
             self.keeper.stop()
             self._routes.stop()
+            if self.topics is not None:
+                self.topics.close()
             readers = tuple(self._readers.values())
             for connection in tuple(self._readers):
                 if self._session is not None:
@@ -251,12 +285,12 @@ class ClientLink:
             self._pulse.stop()
             self.states.change(LinkEvent(state="closed", reason="closed by the program", url=self._rounds.url))
             self.states.finish(self._timeouts.close)
-            for executor in (self.executor, self._callback_executor):
+            for executor in (self.executor, self._callback_executor, self.subscribers):
                 executor.close(self._timeouts.close)
         finally:
             if self._watch is not None:
                 self._watch.stop()
-            self._home_stops = stop_home(self.home, self.executor, self._callback_executor)
+            self._home_stops = stop_home(self.home, self.executor, self._callback_executor, self.subscribers)
             atexit.unregister(self._exit)
             self._stopped.succeed(None)
 
@@ -272,6 +306,8 @@ class ClientLink:
             self._routes.stop()
             if self._session is not None:
                 self._session.forsake()
+            if self.topics is not None:
+                self.topics.leave()
             self.states.leave()
 
 

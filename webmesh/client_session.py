@@ -24,6 +24,7 @@ from webmesh.protocol.retained import Received
 from webmesh.websocket.hub import Completion
 
 if TYPE_CHECKING:
+    from webmesh.client_topics import ClientTopics
     from webmesh.execution import Executor
     from webmesh.protocol.envelope import RequestId
     from webmesh.protocol.session import Answering, OpenRequest
@@ -75,6 +76,7 @@ class ClientSession:
 
     Attributes:
         executor: Where a callable token runs; `None` in a patched process, where it may run in the hub.
+        topics: What goes with the session besides; `None` for nothing.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class ClientSession:
     ) -> None:
         self._keeps_streams = keeps_streams
         self.executor: Executor | None = None
+        self.topics: ClientTopics | None = None
         self._node = node
         self._token = token
         self._observer = observer
@@ -124,6 +127,9 @@ class ClientSession:
             said["token"] = self._ask_token(seconds)
         if self._id:
             said["resume"] = self._resume()
+        wills = self.topics.wills.hello() if self.topics is not None else None
+        if wills:
+            said["wills"] = wills
         self._greeting += 1
         try:
             return self._hello(connection, said, deadline)
@@ -156,6 +162,8 @@ class ClientSession:
 
     def _resume(self) -> dict[str, Any]:
         asked: dict[str, Any] = {"session": self._id, "epoch": self._epoch, "received": self._received.count}
+        if self.topics is not None:
+            asked["messages"] = self.topics.counted
         if self.waiting:
             asked["streams"] = [one.position for one in self._kept]
         return asked
@@ -170,6 +178,8 @@ class ClientSession:
                 False, greeting.node, greeting.session, greeting.epoch, greeting.limits, greeting.expires_in
             )
         self._id, self._epoch = greeting.session, greeting.epoch
+        if self.topics is not None:
+            self.topics.entered(conversation, resumed=greeting.resumed)
         milliseconds = greeting.limits.get("session_ms")
         self._seconds = milliseconds / 1000 if isinstance(milliseconds, int | float) else SESSION_SECONDS
         if self._id:

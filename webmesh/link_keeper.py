@@ -78,6 +78,7 @@ class LinkKeeper:
         series: `None` dials only for those who ask, once for each.
         seconds: For each attempt that nobody waits for.
         on_open: Called with each connection that may be used from now on; must not wait.
+        on_give_up: Called when nothing is dialled any more unless somebody asks, with what makes the reason.
 
     Attributes:
         connection: The one to be used; open or not, `None` while there is none.
@@ -95,6 +96,7 @@ class LinkKeeper:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
         on_open: Callable[[WebSocketConnection], object] = lambda connection: None,
+        on_give_up: Callable[[Callable[[], Exception]], object] = lambda refusal: None,
     ) -> None:
         self.connection: WebSocketConnection | None = None
         self.stopped = False
@@ -106,6 +108,7 @@ class LinkKeeper:
         self._seconds = seconds
         self._clock = clock
         self._on_open = on_open
+        self._on_give_up = on_give_up
         self._lane = Lanes()
         self._dialler: Any = None
         self._greenlet: gevent.Greenlet[[bool], None] | None = None
@@ -385,6 +388,7 @@ class LinkKeeper:
         self._settled.set()
         if self._greeter is not None:
             self._greeter.ended(error)
+        self._on_give_up(refusal)
 
     def stop(self) -> None:
         """Dial no more. Whoever waits is told that the client was closed; returns when they have been."""

@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from webmesh.call import IDEMPOTENCY_KEY, NO_HEADERS, Call, CallNext, Middleware, chained, check_callable
-from webmesh.call_attempts import CallAttempts, Terms, call_deadline
+from webmesh.call_attempts import CallAttempts, Send, Terms, call_deadline, call_on, send_call
 from webmesh.client_link import ClientLink
 from webmesh.client_session import ClientSession, TokenSource, made_token
+from webmesh.client_topics import ClientTopics
 from webmesh.deadline import Deadline, finite
 from webmesh.exceptions import ConfigurationError, ConnectionClosed
 from webmesh.known_routes import KnownRoutes
@@ -31,6 +32,7 @@ from webmesh.protocol.deflate import BoundedDeflate
 from webmesh.retries import RETRIABLE
 from webmesh.route_options import read_options
 from webmesh.routing import Router
+from webmesh.topic_client import TopicClient
 from webmesh.version import VERSION
 from webmesh.websocket.asking import keyed
 from webmesh.websocket.dial_rounds import DialRounds
@@ -44,7 +46,7 @@ from webmesh.websocket.websocket_connection import WebSocketConnection
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class WebMeshClient:
+class WebMeshClient(TopicClient):
     """Calls a server, and answers it: peers are symmetric.
 
     Dials at the first use, or with `connect`, and from then on keeps the connection up by itself. Calls made while
@@ -119,6 +121,8 @@ class WebMeshClient:
         self._attempts = CallAttempts(self._link, routes, retries, watched)
         self._keeper = self._link.keeper
         self._link.slow_peer = checked_policy(slow_peer)
+        self._topics = ClientTopics(self._link, self._ask, seconds=self.timeouts.request, sessions=session)
+        self._link.serve_topics(self._topics)
 
     # ------------------------------------------------------------- registration
 
@@ -171,8 +175,7 @@ class WebMeshClient:
     @property
     def connected(self) -> bool:
         """Whether there is an open connection now."""
-        connection = self._keeper.connection
-        return connection is not None and connection.open
+        return self._link.present() is not None
 
     @property
     def state(self) -> str:
@@ -252,7 +255,7 @@ class WebMeshClient:
         except (ConnectionClosed, *RETRIABLE) as error:
             failed = None if isinstance(error, ConnectionClosed) else error  # in a thread that is told only here
             terms = self._terms(idempotent, headers, fail_fast)
-            send = partial(_call_on, path, payload, headers)
+            send = partial(call_on, path, payload, headers)
             return self._attempts.run(send, path, future.deadline, terms, connection, failed)
 
     def _terms(self, idempotent: bool | None, headers: Mapping[str, str] | None, fail_fast: bool | None) -> Terms:
@@ -265,14 +268,18 @@ class WebMeshClient:
         """`call` where there is no connection, or more to it."""
         deadline = self._deadline(path, timeout)
         if not self._middleware:
-            return self._attempts.run(partial(_call_on, path, payload, headers), path, deadline, terms)
+            return self._attempts.run(partial(call_on, path, payload, headers), path, deadline, terms)
 
         def last(call: Call) -> Any:
             return self._attempts.run(
-                partial(_send_call, call), call.path, call.deadline, terms, call.connection
+                partial(send_call, call), call.path, call.deadline, terms, call.connection
             )
 
         return self._through(last, path, payload, headers, deadline, terms)
+
+    def _ask(self, send: Send, path: str, timeout: float | None, fail_fast: bool | None = None) -> Any:
+        """What *send* returns: for the protocol's own paths, and publications, which may be sent again."""
+        return self._attempts.run(send, path, self._deadline(path, timeout), self._terms(True, None, fail_fast))
 
     def _deadline(self, path: str, timeout: float | None) -> Deadline:
         return call_deadline(path, self.timeouts.request if timeout is None else timeout)
@@ -335,7 +342,7 @@ class WebMeshClient:
             extra = dict(call.headers) or None
             if self._attempts.repeatable(call.path, terms):
                 return self._attempts.spawn(
-                    partial(_send_call, call), call.path, call.deadline, call.seconds, terms, call.connection
+                    partial(send_call, call), call.path, call.deadline, call.seconds, terms, call.connection
                 )
             return self._spawn_on(
                 call.connection, call.path, call.payload, left, extra, call.deadline, terms
@@ -354,7 +361,7 @@ class WebMeshClient:
         deadline: Deadline,
         terms: Terms,
     ) -> Future:
-        send = partial(_call_on, path, payload, headers)
+        send = partial(call_on, path, payload, headers)
         completion = self._attempts.spawned(send, path, deadline, terms, connection)
         future = connection.start_call(path, payload, timeout, headers, completion)
         home = self._link.home
@@ -428,14 +435,3 @@ class WebMeshClient:
     def __repr__(self) -> str:
         state = "closed" if self._link.closed else "connected" if self.connected else "not connected"
         return f"<WebMeshClient {self.url.partition('?')[0]} {state}>"  # a query may hold a token
-
-
-def _call_on(
-    path: str, payload: Any, headers: Mapping[str, str] | None, connection: WebSocketConnection, seconds: float
-) -> Any:
-    return connection.call(path, payload, timeout=seconds, headers=headers)
-
-
-def _send_call(call: Call, connection: WebSocketConnection, seconds: float) -> Any:
-    call.connection = connection  # the middleware around it may look
-    return connection.call(call.path, call.payload, timeout=seconds, headers=dict(call.headers) or None)

@@ -1,0 +1,310 @@
+"""Story: a program subscribes and publishes by a client, which loses its connection, its server and its patience."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.running import PATIENCE, connected, native_threads, running, wait_for
+from webmesh.exceptions import BadPattern, ConfigurationError, ConnectionClosed, ConnectFailed, InvalidArgument
+from webmesh.messages import Message, Position
+from webmesh.options import Backoff
+from webmesh.subscription import Subscription
+from webmesh.testing import FaultProxy
+from webmesh.webmesh_client import WebMeshClient
+from webmesh.webmesh_server import WebMeshServer
+
+QUICK = Backoff(first=0.02, maximum=0.1)
+
+
+def node(**options: Any) -> WebMeshServer:
+    server = WebMeshServer(**options)
+    server.topic("kept/**", history=100)
+    return server
+
+
+def payloads(subscription: Subscription, count: int) -> list[Any]:
+    return [subscription.next(PATIENCE).payload for _ in range(count)]
+
+
+class Heard:
+    """A callback that notes what it is given."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    def __call__(self, payload: Any, topic: str, message: Message) -> None:
+        self.messages.append(message)
+
+    @property
+    def payloads(self) -> list[Any]:
+        return [message.payload for message in self.messages if message.event is None]
+
+    @property
+    def gaps(self) -> list[Any]:
+        return [(message.topic, message.payload) for message in self.messages if message.event == "gap"]
+
+
+# ---------------------------------------------------------- subscribing, publishing
+
+
+def test_a_callback_gets_what_is_published_in_order() -> None:
+    """One publication after another, with its topic and all that is known of it."""
+    heard = Heard()
+    with connected(node()) as client:
+        subscription = client.subscribe("orders/*/created", heard)
+        for number in range(5):
+            client.publish(f"orders/{number}/created", number, headers={"by": "me"})
+        assert wait_for(lambda: len(heard.messages) == 5)
+        subscription.unsubscribe()
+        client.publish("orders/9/created", 9)
+
+    assert [0, 1, 2, 3, 4] == heard.payloads
+    assert "orders/4/created" == heard.messages[4].topic
+    assert "me" == heard.messages[4].headers["by"]
+
+
+def test_a_loop_gets_what_is_published() -> None:
+    """Without a callback a subscription is iterated over, and ends when the program ends it."""
+    with connected(node()) as client:
+        subscription = client.subscribe("a/b")
+        for number in range(3):
+            client.publish("a/b", number)
+        seen = []
+        for message in subscription:
+            seen.append(message.payload)
+            if message.payload == 2:
+                subscription.unsubscribe()
+
+    assert [0, 1, 2] == seen
+    with pytest.raises(ConnectionClosed):
+        subscription.next(0)
+
+
+def test_next_waits_no_longer_than_it_is_told() -> None:
+    """Nothing was published."""
+    with connected(node()) as client, client.subscribe("a/b") as subscription:
+        with pytest.raises(TimeoutError):
+            subscription.next(0.01)
+
+
+def test_a_publication_tells_its_number_and_whom_it_reached() -> None:
+    """On a topic with history; without a confirmation nothing is told."""
+    with connected(node()) as client:
+        client.subscribe("kept/a")
+        client.subscribe("kept/*")
+        first, second = client.publish("kept/a", 1), client.publish("kept/a", 2)
+        again = [client.publish("kept/a", 3, dedupe_id="3") for _ in range(2)]
+
+        assert client.publish("kept/a", 4, confirm=False) is None
+
+    assert first is not None and second is not None
+    assert (1, 2, 2) == (first.offset, first.receivers, second.offset)
+    assert [False, True] == [one is not None and one.duplicate for one in again]
+
+
+def test_several_subscriptions_of_one_client_get_the_same_message() -> None:
+    """Each its own, whether their patterns are equal or only match the same topic."""
+    with connected(node()) as client:
+        several = [client.subscribe(pattern) for pattern in ("a/b", "a/b", "a/*", "**")]
+        client.publish("a/b", 7)
+        several[0].unsubscribe()
+        client.publish("a/b", 8)
+
+        assert [[7, 8]] * 3 == [payloads(one, 2) for one in several[1:]]
+
+
+def test_what_makes_no_sense_is_told_at_once() -> None:
+    """Before anything is sent, as a client that has no server shows."""
+    client = WebMeshClient("ws://127.0.0.1:1")
+    for wrong in (
+        lambda: client.subscribe("a/**/b"),
+        lambda: client.publish("a/*"),
+        lambda: client.history("a//b"),
+        lambda: client.set_will("a/*"),
+    ):
+        with pytest.raises(BadPattern):
+            wrong()
+    for wrong in (
+        lambda: client.subscribe("a", queue=0),
+        lambda: client.subscribe("a", overflow="never"),  # type: ignore[arg-type]
+        lambda: client.subscribe("a", "callback"),  # type: ignore[arg-type]
+        lambda: client.subscribe("a/*", since=Position(1, "e")),
+        lambda: client.subscribe("a", since=-1),
+        lambda: client.set_will("a", on=()),
+        lambda: client.set_will("a", delay=-1),
+    ):
+        with pytest.raises(ConfigurationError):
+            wrong()
+
+
+def test_without_a_connection_nothing_is_subscribed_or_published() -> None:
+    """As a call: it waits for the connection, or fails at once where it is told to."""
+    with running(node()) as server:
+        url = server.url
+    client = WebMeshClient(url, backoff=QUICK)
+    with pytest.raises(ConnectFailed):
+        client.subscribe("a/b", timeout=0.05)
+    with pytest.raises(ConnectFailed):
+        client.publish("a/b", fail_fast=True)
+    client.close()
+
+
+def test_own_publications_can_be_left_out() -> None:
+    """And their numbers are no holes to the one who left them out."""
+    with connected(node()) as client, WebMeshClient(client.url) as other:
+        heard = Heard()
+        subscription = client.subscribe("kept/a", heard)
+        client.publish("kept/a", "mine", exclude_self=True)
+        other.publish("kept/a", "other's")
+        other.publish("kept/a", "another", exclude_self=True)
+        assert wait_for(lambda: len(heard.messages) == 2)
+
+        assert Position(3, heard.messages[0].epoch or "") == subscription.position
+
+    assert ["other's", "another"] == heard.payloads
+
+
+def test_from_callbacks_and_threads() -> None:
+    """Subscriptions and publications may be made from wherever a program runs, callbacks too."""
+    with connected(node()) as client:
+        answers = client.subscribe("answers")
+
+        def answer(payload: Any, topic: str, message: Message) -> None:
+            client.publish("answers", payload * 2)
+            client.subscribe("more").unsubscribe()
+
+        client.subscribe("questions", answer)
+        with native_threads(3) as spawn:
+            jobs = [spawn(client.publish, "questions", number) for number in range(3)]
+            for job in jobs:
+                job.get()
+            taken = [spawn(answers.next, PATIENCE) for _ in range(3)]
+            got = {job.get().payload for job in taken}
+
+    assert {0, 2, 4} == got
+
+
+def test_a_client_may_be_closed_by_a_callback() -> None:
+    """Its own end waits for the callback, and so not the other way round."""
+    closed = threading.Event()
+    with running(node()) as server:
+        client = WebMeshClient(server.url)
+
+        def close(payload: Any, topic: str, message: Message) -> None:
+            client.close()
+            closed.set()
+
+        client.subscribe("a", close)
+        client.publish("a")
+        assert closed.wait(PATIENCE)
+        client.close()
+
+
+# ---------------------------------------------------------------------- the past
+
+
+def test_the_past_of_a_topic() -> None:
+    """The newest, what came after a position, the last so many seconds, or a page of the history."""
+    with connected(node()) as client:
+        for number in range(5):
+            client.publish("kept/a", number)
+        page = client.history("kept/a", limit=2, reverse=True)
+        middle = client.history("kept/a").items[1].position
+
+        assert ([4, 3], 5) == ([message.payload for message in page.items], page.offset)
+        assert [4] == payloads(client.subscribe("kept/a", since="last"), 1)
+        after = client.subscribe("kept/a", since=middle)
+        assert ([2, 3, 4], True) == (payloads(after, 3), after.recovered)
+        assert [0, 1, 2, 3, 4] == payloads(client.subscribe("kept/a", since=60), 5)
+        with pytest.raises(InvalidArgument):
+            client.history("live/a")
+
+
+def test_a_past_that_is_not_kept_is_told() -> None:
+    """By a gap before anything else."""
+    with connected(node()) as client:
+        client.publish("kept/a")
+        subscription = client.subscribe("kept/a", since=Position(7, "of old"))
+        client.publish("kept/a", "new")
+        gap, message = subscription.next(PATIENCE), subscription.next(PATIENCE)
+
+    assert ("gap", 1, False) == (gap.event, gap.offset, subscription.recovered)
+    assert ("new", 2) == (message.payload, message.offset)
+
+
+def test_a_slow_callback_misses_nothing_of_a_topic_with_history() -> None:
+    """What its queue has no room for is fetched when it has."""
+    heard, go = Heard(), threading.Event()
+
+    def slow(payload: Any, topic: str, message: Message) -> None:
+        go.wait(PATIENCE)
+        heard(payload, topic, message)
+
+    with connected(node()) as client:
+        client.subscribe("kept/**", slow, queue=4)
+        for number in range(40):
+            client.publish("kept/a", number)
+            client.publish("kept/b", number)
+        go.set()
+        assert wait_for(lambda: len(heard.messages) >= 80)
+        client.publish("kept/a", 40)
+        assert wait_for(lambda: len(heard.messages) >= 81)
+
+    for topic, last in (("kept/a", 41), ("kept/b", 40)):
+        assert list(range(last)) == [one.payload for one in heard.messages if one.topic == topic]
+
+
+def test_a_slow_callback_is_told_what_it_lost() -> None:
+    """Without history the oldest go, and a gap stands in their place."""
+    heard, go = Heard(), threading.Event()
+
+    def slow(payload: Any, topic: str, message: Message) -> None:
+        go.wait(PATIENCE)
+        heard(payload, topic, message)
+
+    with connected(node()) as client:
+        client.subscribe("live", slow, queue=4)
+        for number in range(20):
+            client.publish("live", number)
+        mark = client.subscribe("mark")
+        client.publish("mark")
+        mark.next(PATIENCE)  # all that was published before it has come
+        go.set()
+        assert wait_for(lambda: 19 in heard.payloads)
+
+    lost = sum(data["lost"] for _, data in heard.gaps)
+    assert 1 == len(heard.gaps)
+    assert 20 == lost + len(heard.payloads)
+    assert [0, *range(20 - len(heard.payloads) + 1, 20)] == heard.payloads
+
+
+def test_a_callback_that_raises_ends_nothing() -> None:
+    """It is logged, and the next message comes."""
+    heard = Heard()
+
+    def fail_first(payload: Any, topic: str, message: Message) -> None:
+        heard(payload, topic, message)
+        if payload == 0:
+            raise SystemExit("not the end of everybody's connection")
+
+    with connected(node()) as client:
+        client.subscribe("a", fail_first)
+        client.publish("a", 0)
+        client.publish("a", 1)
+        assert wait_for(lambda: [0, 1] == heard.payloads)
+
+
+# ------------------------------------------------------------------- reconnecting
+
+
+@contextmanager
+def cut_off(server: WebMeshServer) -> Iterator[tuple[WebMeshClient, WebMeshClient, FaultProxy]]:
+    """A client behind a proxy that can cut it off, and one that is always connected."""
+    with running(server), FaultProxy(server.url) as proxy:
+        with WebMeshClient(proxy.url, backoff=QUICK) as client, WebMeshClient(server.url) as other:
+            yield client, other, proxy

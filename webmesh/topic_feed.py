@@ -1,0 +1,390 @@
+"""`TopicFeed`: what one subscription gets of what came, in order and once.
+
+Decides what is delivered, dropped or told as a gap, and when the past is fetched: after a reconnect, before a live
+message that others are missing before, and for a slow subscriber of a topic with history, instead of dropping what its
+queue has no room for. Lives in the client's hub.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.event import Event
+
+from webmesh.exceptions import RemoteError, RequestTimeout, TransportError
+from webmesh.message_queue import MessageQueue
+from webmesh.messages import NO_HEADERS, HistoryPage, Message, Position
+from webmesh.protocol.publication import CONFLATE
+from webmesh.protocol.topic_positions import OwnOffsets, Place, TopicPositions, Verdict
+
+if TYPE_CHECKING:
+    from webmesh.protocol.envelope import TopicMessage
+
+Fetch = Callable[[str, Position, int], HistoryPage]
+"""What is kept of a topic after a position, at most so many; one attempt. Raises `TransportError` where there is no
+connection, `RemoteError` where the node will not tell."""
+Acknowledge = Callable[[Exception | None], object]
+
+PAGE = 1000
+"""Messages that are fetched at a time: as many as a node gives."""
+WORKERS = 8
+"""Topics of one subscription that are fetched at once: after a reconnect there may be thousands."""
+ATTEMPTS = 5
+"""How often a page is asked for that the node cannot give at the moment."""
+PAUSE = 0.5
+"""Seconds between two of them, growing by as much."""
+
+
+class TopicFeed:
+    """The way of one subscription's messages into its queue.
+
+    Args:
+        pattern: What it subscribes to.
+        group: Whether it shares what comes with others, so that every second message is no hole.
+        own: This program's own publications that are not delivered to it.
+        wake: Called when something was put into *queue*.
+
+    Attributes:
+        recovered: Whether everything between the last loss and now has come; `None` where that was never in question.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        queue: MessageQueue,
+        fetch: Fetch,
+        *,
+        own: OwnOffsets,
+        wake: Callable[[], object],
+        group: bool = False,
+    ) -> None:
+        self.recovered: bool | None = None
+        self._pattern = pattern
+        self._exact = "*" not in pattern
+        self._queue = queue
+        self._fetch = fetch
+        self._own = own
+        self._wake = wake
+        self._ordered = not group
+        self._positions = TopicPositions()
+        self._unkept: set[str] = set()  # numbered, but the node does not tell their past
+        self._behind: deque[str] = deque()
+        self._workers: list[gevent.Greenlet[[], None]] = []
+        self._room = Event()
+        self._flights: dict[tuple[str, str, int], Acknowledge] = {}
+
+    # ------------------------------------------------------------ the subscription
+
+    @property
+    def position(self) -> Position | None:
+        """Where it stands, if it has one topic and that is numbered."""
+        place = self._positions.get(self._pattern) if self._exact else None
+        return None if place is None else place.position
+
+    def began(self, answer: dict[str, Any], since: object) -> None:
+        """The node has answered the first `$subscribe`, which asked for *since*."""
+        told = _position(answer)
+        if isinstance(since, Position):
+            self.recovered = answer.get("recovered") is True
+            if self.recovered:
+                self._positions.put(self._pattern, Place(since.offset, since.epoch))
+                return
+            self._tell_gap(self._pattern, "not kept", told)
+        elif told is not None and self._exact:
+            self._positions.put(self._pattern, Place(None, told.epoch, told.offset))
+            return
+        self._move(self._pattern, told)
+
+    def began_anew(self, answer: dict[str, Any], since: Position | None) -> None:
+        """The node has answered a further `$subscribe`, after a loss: a new session knew of none."""
+        told = _position(answer)
+        if not self._ordered:
+            return
+        self._flights.clear()
+        self._queue.discard(lambda message: message.wants_ack and message.position is not None)  # they come again
+        if not self._exact:
+            self.recovered = False
+            for topic in self._positions.topics():
+                self._positions.go_back(topic)
+            self._put(Message({"reason": "reconnected", "pattern": True}, self._pattern, event="gap"))
+            self._fetch_all()
+            return
+        place = self._positions.get(self._pattern)
+        if since is not None and answer.get("recovered") is True and place is not None:
+            self.recovered = True
+            place.held, place.unacknowledged = None, None
+            place.move(since.offset, since.epoch)
+            return
+        self.recovered = False
+        self._tell_gap(self._pattern, "reconnected" if since is None else "not kept", told)
+        self._move(self._pattern, told)
+
+    def _move(self, topic: str, told: Position | None) -> None:
+        if told is None or not self._exact:
+            self._positions.drop(topic)
+        else:
+            self._positions.put(topic, Place(told.offset, told.epoch))
+
+    # -------------------------------------------------------------- what has come
+
+    def take(self, message: TopicMessage, acknowledge: Acknowledge | None = None) -> None:
+        """Deliver one message; *acknowledge* where the node waits for that."""
+        if message.event is not None:
+            if message.event == "gap":
+                self._take_gap(message)
+            elif message.event == "presence":
+                self._put(read_message(message))
+        elif message.offset is None or message.epoch is None or not self._ordered:
+            self._put(read_message(message, acknowledge))
+        elif acknowledge is not None:
+            self._take_kept(message, message.offset, str(message.epoch), acknowledge)
+        else:
+            self._take_numbered(message, message.offset, str(message.epoch))
+
+    def _take_numbered(self, message: TopicMessage, offset: int, epoch: str) -> None:
+        topic = message.topic
+        place = self._positions.get(topic)
+        if place is not None and place.behind:
+            place.hold(message)
+            return
+        loose = message.loose or bool(message.headers and CONFLATE in message.headers)
+        if self._queue.full and not (loose or self._queue.closes or message.retained or topic in self._unkept):
+            if place is None:
+                place = self._positions.put(topic, Place(offset - 1, epoch))
+            if place.replays(offset, epoch):
+                place.move(offset - 1, epoch)
+            if place.epoch == epoch and offset > place.last:
+                self._fall_behind(topic, place, message)
+                return
+        verdict = self._positions.judge(topic, offset, epoch)
+        if verdict is Verdict.HAD:
+            return
+        if verdict is Verdict.JUMP and place is not None and not self._jump(message, place, offset, epoch):
+            return
+        self._put(read_message(message))
+
+    def _jump(self, message: TopicMessage, place: Place, offset: int, epoch: str) -> bool:
+        """Others are missing before this one; whether it is delivered now all the same."""
+        topic = message.topic
+        if epoch == place.epoch:
+            if message.headers and CONFLATE in message.headers:  # it stands for those that are missing
+                place.move(offset, epoch)
+                return True
+            if self._own.cover(topic, epoch, place.last + 1, offset - 1):
+                place.move(offset, epoch)
+                return True
+        if message.loose or topic in self._unkept:  # left out on purpose; or there is nowhere to have them from
+            self._tell_gap(topic, "slow" if message.loose else "lost", Position(offset - 1, epoch))
+            place.move(offset, epoch)
+            place.told = offset - 1
+            return True
+        self._fall_behind(topic, place, message)
+        return False
+
+    def _take_kept(self, message: TopicMessage, offset: int, epoch: str, acknowledge: Acknowledge) -> None:
+        """One that is delivered until it is acknowledged: the node sees to it that none is missing."""
+        topic = message.topic
+        flight = (topic, epoch, offset)
+        known = flight in self._flights
+        self._flights[flight] = acknowledge
+        if known:  # it is still being handled, and the later delivery is the one that is answered
+            return
+        place = self._positions.get(topic)
+        if place is None or place.epoch != epoch:
+            place = self._positions.put(topic, Place(offset, epoch))
+        if place.unacknowledged is None:
+            place.unacknowledged = set()
+        place.unacknowledged.add(offset)
+        if offset > place.last:
+            place.move(offset, epoch)
+
+        def answer(error: Exception | None) -> None:
+            later = self._flights.pop(flight, None)
+            if error is None and place.unacknowledged is not None:
+                place.unacknowledged.discard(offset)
+            if later is not None:
+                later(error)
+
+        self._put(read_message(message, answer))
+
+    def _take_gap(self, message: TopicMessage) -> None:
+        data = message.data if isinstance(message.data, dict) else {}
+        reason = str(data.get("reason", "lost"))
+        if data.get("pattern") is True:
+            self.recovered = False
+            self._put(Message({**data, "reason": reason}, self._pattern, event="gap"))
+            self._fetch_all()
+            return
+        if message.offset is None or message.epoch is None:
+            self._put(Message({**data, "reason": reason}, message.topic, event="gap"))
+            return
+        place, told = self._positions.get(message.topic), Position(message.offset, str(message.epoch))
+        if place is None or place.epoch != told.epoch:
+            self._positions.put(message.topic, Place(told.offset, told.epoch))
+        elif told.offset <= place.told:
+            return
+        elif told.offset > place.last:
+            place.move(told.offset, told.epoch)
+        self._tell_gap(message.topic, reason, told)
+
+    def _tell_gap(self, topic: str, reason: str, until: Position | None) -> None:
+        offset, epoch = (None, None) if until is None else until
+        self._put(Message({"reason": reason}, topic, offset=offset, epoch=epoch, event="gap"))
+
+    def _put(self, message: Message) -> None:
+        self._queue.put(message)
+        self._wake()
+
+    # ------------------------------------------------------------------- the past
+
+    def _fetch_all(self) -> None:
+        """All topics that are known may have missed something."""
+        for topic in self._positions.topics():
+            place = self._positions.get(topic)
+            if place is not None and topic not in self._unkept:
+                self._fall_behind(topic, place)
+
+    def _fall_behind(self, topic: str, place: Place, message: TopicMessage | None = None) -> None:
+        place.fall_behind()
+        if message is not None:
+            place.hold(message)
+        self._behind.append(topic)
+        self._work()
+
+    def _work(self) -> None:
+        self._workers = [worker for worker in self._workers if not worker.dead]
+        if len(self._workers) < min(WORKERS, len(self._behind)):
+            self._workers.append(gevent.spawn(self._catch_up))
+
+    def retry(self) -> None:
+        """There is a connection again, in the same session: fetch what could not be."""
+        for topic in self._positions.topics():
+            place = self._positions.get(topic)
+            if place is not None and place.behind and topic not in self._behind:
+                self._behind.append(topic)
+        self._work()
+
+    def consumed(self) -> None:
+        """Something was taken from the queue."""
+        self._room.set()
+
+    def _catch_up(self) -> None:
+        """One page of one topic after another, as the subscriber takes them."""
+        while self._behind:
+            while self._queue.room * 2 < self._queue.most:
+                self._room.clear()
+                self._room.wait()
+            if not self._behind:
+                return
+            topic = self._behind.popleft()
+            place = self._positions.get(topic)
+            if place is not None and place.behind and self._fetch_page(topic, place):
+                self._behind.append(topic)
+
+    def _fetch_page(self, topic: str, place: Place) -> bool:
+        """Whether there is more to be fetched."""
+        held, asked = place.held, Position(place.last, place.epoch)
+        try:
+            page = self._fetched(topic, asked, min(PAGE, max(1, self._queue.room)))
+        except TransportError:
+            return False  # `retry`, or a new subscription, follows
+        if place.held is not held:
+            return False
+        if page is None or not _complete(page, asked):
+            self._give_up(topic, place, page)
+            return False
+        for message in page.items:
+            if message.offset is None or message.offset <= place.last:
+                continue
+            if self._queue.full:
+                return True
+            place.move(message.offset, page.epoch)
+            if not self._own.has(topic, page.epoch, message.offset):
+                self._put(message)
+        if page.items and place.last < page.offset:
+            return True
+        place.move(max(place.last, page.offset), page.epoch)
+        self._release(place)
+        return False
+
+    def _fetched(self, topic: str, since: Position, most: int) -> HistoryPage | None:
+        """The next page; `None` where there will be none."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._fetch(topic, since, most)
+            except RequestTimeout:
+                return None
+            except RemoteError as error:
+                if not error.retryable:
+                    self._unkept.add(topic)
+                    return None
+                gevent.sleep(max(PAUSE * attempt, error.retry_after or 0.0))
+        return None
+
+    def _give_up(self, topic: str, place: Place, page: HistoryPage | None) -> None:
+        """What is missing cannot be had."""
+        self.recovered = False
+        first = place.held[0] if place.held else None
+        if first is not None and first.offset is not None:
+            told = Position(first.offset - 1, str(first.epoch))
+        elif page is not None:
+            told = Position(page.offset, page.epoch)
+        else:
+            told = None
+        self._tell_gap(topic, "not kept", told)
+        if told is None:
+            place.release()
+            self._positions.drop(topic)
+        else:
+            place.move(*told)
+            self._release(place)
+
+    def _release(self, place: Place) -> None:
+        for message in place.release():
+            self.take(message)
+
+    def stop(self) -> None:
+        """It is over."""
+        gevent.killall(self._workers, block=False)
+        self._behind.clear()
+
+
+def read_message(message: TopicMessage, acknowledge: Acknowledge | None = None) -> Message:
+    """What a subscriber gets for what came over the wire."""
+    return Message(
+        message.data, message.topic, message.headers or NO_HEADERS,
+        offset=message.offset, epoch=None if message.epoch is None else str(message.epoch),
+        attempt=message.attempt or 1, retained=message.retained, event=message.event, acknowledge=acknowledge,
+    )  # fmt: skip
+
+
+def read_page(topic: str, answer: Any) -> HistoryPage:
+    """The answer to `$history`; whatever makes no sense in it counts as not there."""
+    said = answer if isinstance(answer, dict) else {}
+    offset, epoch, items = said.get("offset"), said.get("epoch"), said.get("items")
+    epoch = str(epoch) if isinstance(epoch, str | int) else ""
+    messages = [
+        Message(
+            item.get("data"), topic, headers if isinstance(headers := item.get("headers"), dict) else NO_HEADERS,
+            offset=number if type(number := item.get("offset")) is int else None, epoch=epoch,
+        )
+        for item in (items if isinstance(items, list) else ()) if isinstance(item, dict)
+    ]  # fmt: skip
+    return HistoryPage(messages, offset if type(offset) is int else 0, epoch, said.get("complete") is not False)
+
+
+def _position(answer: dict[str, Any]) -> Position | None:
+    offset, epoch = answer.get("offset"), answer.get("epoch")
+    return Position(offset, str(epoch)) if type(offset) is int and isinstance(epoch, str | int) else None
+
+
+def _complete(page: HistoryPage, asked: Position) -> bool:
+    """Whether nothing is missing between the position and the page's first, or its end."""
+    if not page.complete or page.epoch != asked.epoch or page.offset < asked.offset:
+        return False
+    if not page.items:
+        return page.offset == asked.offset
+    return page.items[0].offset is not None and page.items[0].offset <= asked.offset + 1
