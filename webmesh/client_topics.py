@@ -133,12 +133,14 @@ class ClientTopics:
             told = self.home.run(self._forget, subscription)
         except WebMeshError:  # the client was never used, or has ended
             return
-        if told is not None and self._connected() is not None:
-            try:
+        if told is None:
+            return
+        try:
+            if self._connected() is not None:  # otherwise its first delivery in a session that goes on ends it
                 with suppress(TransportError, RequestTimeout, RemoteError):
                     self._ask(partial(_call, "$unsubscribe", {"sub": told}), "$unsubscribe", None, True)
-            finally:
-                self._leaving.discard(told)
+        finally:
+            self._leaving.discard(told)
 
     def publish(
         self,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.running import PATIENCE, connected, native_threads, running, wait_for
 from webmesh.exceptions import BadPattern, ConfigurationError, ConnectionClosed, ConnectFailed, InvalidArgument
-from webmesh.messages import Message, Position
+from webmesh.messages import Message, Position, Published
 from webmesh.options import Backoff
 from webmesh.subscription import Subscription
 from webmesh.testing import FaultProxy
@@ -303,8 +304,142 @@ def test_a_callback_that_raises_ends_nothing() -> None:
 
 
 @contextmanager
-def cut_off(server: WebMeshServer) -> Iterator[tuple[WebMeshClient, WebMeshClient, FaultProxy]]:
-    """A client behind a proxy that can cut it off, and one that is always connected."""
-    with running(server), FaultProxy(server.url) as proxy:
+def behind_a_proxy(server: WebMeshServer) -> Iterator[tuple[WebMeshClient, WebMeshClient, FaultProxy]]:
+    """A client that can be cut off, and one that is always connected."""
+    with running(server), FaultProxy(server) as proxy:
         with WebMeshClient(proxy.url, backoff=QUICK) as client, WebMeshClient(server.url) as other:
             yield client, other, proxy
+
+
+@pytest.mark.parametrize("topic", ["live", "kept/a"])
+def test_a_session_that_goes_on_misses_nothing(topic: str) -> None:
+    """Cut off again and again, each message comes once and in order; with history and without."""
+    heard = Heard()
+    with behind_a_proxy(node()) as (client, other, proxy):
+        client.subscribe("*" if topic == "live" else "kept/**", heard)
+        for number in range(200):
+            other.publish(topic, number)
+            if not number % 20:
+                proxy.reset()
+        assert wait_for(lambda: len(heard.messages) >= 200)
+
+    assert (list(range(200)), []) == (heard.payloads, heard.gaps)
+
+
+def test_publications_over_a_link_that_breaks_are_published_once() -> None:
+    """Whichever of them are sent again."""
+    with behind_a_proxy(node()) as (client, other, proxy), other.subscribe("kept/a", queue=1000) as subscription:
+        client.subscribe("kept/a", Heard())
+        stop = threading.Event()
+
+        def reset() -> None:
+            while not stop.wait(0.02):
+                proxy.reset()
+
+        breaking = threading.Thread(target=reset)
+        breaking.start()
+        for number in range(100):
+            client.publish("kept/a", number, timeout=PATIENCE)
+        stop.set()
+        breaking.join(PATIENCE)
+        assert list(range(100)) == payloads(subscription, 100)
+        with pytest.raises(TimeoutError):
+            subscription.next(0.01)
+
+
+@contextmanager
+def restarted(**options: Any) -> Iterator[tuple[WebMeshClient, Any]]:
+    """A client, and a function that closes its server, lets another one publish, and starts it anew."""
+    servers = [node(**options)]
+    servers[0].listen(port=0)
+    servers[0].await_started()
+    port = servers[0].port
+
+    def restart(*payloads: Any) -> WebMeshServer:
+        servers[-1].close(0)
+        server = node(**options)
+        if payloads:  # where the client does not come meanwhile
+            server.listen(port=0)
+            server.await_started()
+            for payload in payloads:
+                server.publish("kept/a", payload)
+            server.close(0)
+            server = node(**options)
+        servers.append(server)
+        server.listen(port=port)
+        server.await_started()
+        return server
+
+    client = WebMeshClient(servers[0].url, backoff=QUICK)
+    try:
+        yield client, restart
+    finally:
+        client.close()
+        servers[-1].close(0)
+
+
+def test_a_restarted_server_with_a_file_costs_nothing(tmp_path: Path) -> None:
+    """What was published while it was away is recovered, before what comes after it."""
+    heard, pattern = Heard(), Heard()
+    with restarted(broker=f"sqlite:///{tmp_path}/topics") as (client, restart):
+        subscription = client.subscribe("kept/a", heard)
+        client.subscribe("kept/**", pattern)
+        for number in range(3):
+            client.publish("kept/a", number)
+        restart(3, 4)
+        client.publish("kept/a", 5, timeout=PATIENCE)
+        assert wait_for(lambda: 5 in heard.payloads and 5 in pattern.payloads)
+        assert subscription.recovered
+
+    assert (list(range(6)), []) == (heard.payloads, heard.gaps)
+    assert list(range(6)) == pattern.payloads
+    assert [("kept/**", {"reason": "reconnected", "pattern": True})] == pattern.gaps
+
+
+def test_a_restarted_server_without_a_file_tells_a_gap() -> None:
+    """With history or without: nobody knows what was lost."""
+    kept, live = Heard(), Heard()
+    with restarted() as (client, restart):
+        subscription = client.subscribe("kept/a", kept)
+        client.subscribe("live", live)
+        client.publish("kept/a", 0)
+        client.publish("live", 0)
+        restart()
+        assert wait_for(lambda: kept.gaps and live.gaps)
+        client.publish("kept/a", 1, timeout=PATIENCE)
+        client.publish("live", 1, timeout=PATIENCE)
+        assert wait_for(lambda: 1 in kept.payloads and 1 in live.payloads)
+        assert subscription.recovered is False
+
+    assert ([0, 1], [("kept/a", {"reason": "not kept"})]) == (kept.payloads, kept.gaps)
+    assert ([0, 1], [("live", {"reason": "reconnected"})]) == (live.payloads, live.gaps)
+
+
+def test_a_subscription_that_ended_while_there_was_no_connection_is_not_renewed() -> None:
+    """The node is told when it shows that it has it still."""
+    with behind_a_proxy(node()) as (client, other, proxy):
+        heard = Heard()
+        subscription = client.subscribe("a", heard)
+        proxy.refuse()
+        proxy.reset()
+        assert wait_for(lambda: not client.connected)
+        subscription.unsubscribe()
+        proxy.heal()
+        client.connect()
+        assert wait_for(lambda: other.publish("a") == Published())
+        assert [] == heard.messages
+
+
+def test_without_a_session_each_loss_tells_a_gap() -> None:
+    """The node forgets who subscribed, and is told again."""
+    heard, events = Heard(), []
+    with running(node()) as server, FaultProxy(server) as proxy:
+        client = WebMeshClient(proxy.url, backoff=QUICK, session=False)
+        client.on_state(events.append)
+        client.subscribe("a", heard)
+        proxy.reset()
+        assert wait_for(lambda: heard.gaps)
+        client.publish("a", 1, timeout=PATIENCE)
+        assert wait_for(lambda: heard.payloads)
+        client.close()
+    assert [("a", {"reason": "reconnected"})] == heard.gaps
