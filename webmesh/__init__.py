@@ -70,6 +70,9 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.websocket.tls import ServerTLS, client_context
     from webmesh.websocket.connection_stats import ConnectionStats
     from webmesh.websocket.websocket_connection import WebSocketConnection
+    from webmesh.protocol.deliveries import Redelivery
+    from webmesh.topic_access import TopicRequest
+    from webmesh.brokers.base import Broker
 
 __version__ = VERSION
 
@@ -79,6 +82,7 @@ _HOMES = {
     "Identity": "webmesh.auth",
     "SharedSecretAuthenticator": "webmesh.auth",
     "Policy": "webmesh.authorisation",
+    "Broker": "webmesh.brokers.base",
     "Call": "webmesh.call",
     "current_call": "webmesh.call",
     "FaultInjector": "webmesh.fault_injection",
@@ -91,14 +95,16 @@ _HOMES = {
     "Position": "webmesh.messages",
     "Published": "webmesh.messages",
     "Metrics": "webmesh.observability.metrics",
+    "Redelivery": "webmesh.protocol.deliveries",
     "Router": "webmesh.routing",
     "ServerSession": "webmesh.server_session",
     "Subscription": "webmesh.subscription",
+    "TopicRequest": "webmesh.topic_access",
     "WebMeshClient": "webmesh.webmesh_client",
     "WebMeshServer": "webmesh.webmesh_server",
+    "ConnectionStats": "webmesh.websocket.connection_stats",
     "ServerTLS": "webmesh.websocket.tls",
     "client_context": "webmesh.websocket.tls",
-    "ConnectionStats": "webmesh.websocket.connection_stats",
     "WebSocketConnection": "webmesh.websocket.websocket_connection",
 }
 """Public name → the module that it is imported from at its first use."""
@@ -109,6 +115,7 @@ __all__ = [
     "AlreadyExists",
     "Backoff",
     "BadPattern",
+    "Broker",
     "Call",
     "Cancelled",
     "CertificateAuthenticator",
@@ -147,6 +154,7 @@ __all__ = [
     "Position",
     "ProtocolError",
     "Published",
+    "Redelivery",
     "RemoteError",
     "RemoteProtocolError",
     "ReplyLost",
@@ -163,6 +171,7 @@ __all__ = [
     "StandardJsonSerializer",
     "Subscription",
     "Timeouts",
+    "TopicRequest",
     "TransportError",
     "Unauthenticated",
     "Unavailable",

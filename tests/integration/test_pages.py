@@ -12,7 +12,7 @@ from tests.processes import ROOT, run_python
 FENCE = re.compile(r"^```python\n((?:(?!```).*\n)*)```\n\n?```text\n((?:(?!```).*\n)*)```$", re.MULTILINE)
 PROGRAMS = [
     pytest.param(program, printed, id=f"{page}-{number}")
-    for page in ("TESTING", "OPERATIONS")
+    for page in ("TESTING", "OPERATIONS", "TOPICS")
     for number, (program, printed) in enumerate(
         FENCE.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
     )
