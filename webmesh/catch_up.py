@@ -10,8 +10,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from webmesh.exceptions import ConnectionClosed, EncodeError
-from webmesh.fan_out import delivered
 from webmesh.observer import Observer
+from webmesh.peer_subscriber import delivered
 from webmesh.protocol import messages
 
 if TYPE_CHECKING:

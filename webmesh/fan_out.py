@@ -15,8 +15,7 @@ import gevent
 
 from webmesh.exceptions import EncodeError
 from webmesh.observer import Observer
-from webmesh.peer_subscriber import PeerSubscriber
-from webmesh.protocol import messages
+from webmesh.peer_subscriber import PeerSubscriber, delivered
 from webmesh.protocol.data_frames import server_frame
 from webmesh.protocol.kept_deliveries import Shared, shared
 from webmesh.websocket.hub import Completion
@@ -121,15 +120,6 @@ class FanOut:
                 else:
                     _send(some, deliver, message, frame, options.slow_peer)
                 yield
-
-
-def delivered(publication: Publication, subs: list[int], *, loose: bool = False) -> messages.Wire:
-    """A publication as the subscriptions *subs* get it."""
-    return messages.delivery(
-        publication.topic, publication.payload, subs,
-        headers=publication.headers, offset=publication.offset, epoch=publication.epoch,
-        retained=publication.retained, loose=loose,
-    )  # fmt: skip
 
 
 def _send(

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
+from webmesh.exceptions import Aborted
 from webmesh.execution import Executor
 from webmesh.messages import Message
 from webmesh.observer import Observer
 from webmesh.websocket.hub import HubThread
 
 if TYPE_CHECKING:
+    from webmesh.acknowledged import Answer
     from webmesh.protocol.publication import Publication
 
 Handler = Callable[[Any, str, Message], object]
@@ -94,6 +96,23 @@ class LocalSubscriber:
         """Publications that it has not yet handled."""
         return len(self._waiting) + (self._worker is not None)
 
+    @property
+    def takes_work(self) -> bool:
+        """Whether there is room for more."""
+        return not self._over and len(self._waiting) < self.subscription.queue
+
+    def hand(self, publication: Publication, attempt: int, answer: Answer | None) -> None:
+        """A publication that it alone gets; *answer* is told how its handling ended, where anybody waits for that."""
+        self.put(message_of(publication, attempt=attempt, answer=None if answer is None else self._homeward(answer)))
+
+    def _homeward(self, answer: Answer) -> Answer:
+        """The function may say so itself, from any thread."""
+
+        def acknowledge(error: BaseException | None) -> None:
+            self._runner.home.run(answer, error)
+
+        return acknowledge
+
     def take(self, publication: Publication) -> None:
         """`Taker.take`."""
         self.put(message_of(publication))
@@ -127,10 +146,12 @@ class LocalSubscriber:
     def _call(self, message: Message) -> None:
         try:
             self._runner.run(self.subscription, message)
+            message.ack()
         except (gevent.GreenletExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # the edge around user code: sys.exit() must not end the subscription
             self._runner.failed(self.subscription, message, error)
+            message.reject(error if isinstance(error, Exception) else Aborted(type(error).__name__))
 
     def stop(self, seconds: float) -> None:
         """End it; what it handles now gets *seconds* to end."""
@@ -142,9 +163,9 @@ class LocalSubscriber:
             worker.kill(block=False)
 
 
-def message_of(publication: Publication, *, attempt: int = 1) -> Message:
+def message_of(publication: Publication, *, attempt: int = 1, answer: Answer | None = None) -> Message:
     """A publication as subscribers see it."""
     return Message(
         publication.payload, publication.topic, publication.headers, offset=publication.offset,
-        epoch=publication.epoch, attempt=attempt, retained=publication.retained,
+        epoch=publication.epoch, attempt=attempt, retained=publication.retained, acknowledge=answer,
     )  # fmt: skip

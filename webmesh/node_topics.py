@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from webmesh.brokers.base import Broker
+from webmesh.group_work import LocalMember
 from webmesh.local_subscriber import LocalRunner, LocalSubscriber, LocalSubscription
 from webmesh.node_lease import NodeLease
 from webmesh.observer import Observer
@@ -47,7 +48,13 @@ class NodeTopics(Topics):
         super().start()
         self.lease.start()
         for one in self._local:
-            self.attach(read_topic_pattern(one.subscription.pattern), one)
+            pattern, group = read_topic_pattern(one.subscription.pattern), one.subscription.group
+            if group is None:
+                self.attach(pattern, one)
+            else:
+                work = self.groups.of(pattern, group)
+                work.join(LocalMember(one))
+                self.groups.settle(work)
 
     def stop(self) -> None:
         """Disconnect from it, as one that leaves on purpose."""

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
+from webmesh.exceptions import EncodeError
+from webmesh.protocol import messages
 from webmesh.protocol.kept_deliveries import KeptDeliveries, Shared, shared
 from webmesh.protocol.messages import gap
+from webmesh.protocol.publication import TTL
 
 if TYPE_CHECKING:
+    from webmesh.acknowledged import Answer, Letter
     from webmesh.catch_up import CatchUp
+    from webmesh.group_work import PeerMember
     from webmesh.protocol.publication import Publication
     from webmesh.protocol.retained import Room
     from webmesh.subscribers import PatternEntry
@@ -22,6 +28,36 @@ if TYPE_CHECKING:
     from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.outgoing import Policy
     from webmesh.websocket.stream import MessageStream
+
+
+class Follower(Protocol):
+    """Who has to know of a peer's comings and goings."""
+
+    def left(self) -> None:
+        """It is away; must not switch, as all of these."""
+
+    def back(self) -> None:
+        """It is back, and has what was kept for it."""
+
+    def tick(self) -> None:
+        """About once a second."""
+
+
+class Receipt:
+    """Waits for the acknowledgement of one delivery; a `roles.Waiter`."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def succeed(self, value: Any) -> None:
+        """`Waiter.succeed`."""
+        self._answer(None)
+
+    def fail(self, error: BaseException) -> None:
+        """`Waiter.fail`."""
+        self._answer(error)
 
 
 class PeerSubscription:
@@ -48,12 +84,13 @@ class PeerSubscriber:
         conversation: The one that its deliveries go by; `None` while it is away.
         serializer: What they are written with.
         subscriptions: By id.
+        followers: Who has to know when it comes and goes; `None` while that is nobody.
         kept: What its session keeps of deliveries; `None` without a session.
     """
 
     __slots__ = (
-        "_lost", "_push", "_stream", "_ticked", "conversation", "kept", "name", "over", "owner", "serializer",
-        "subscriptions",
+        "_lost", "_push", "_stream", "_ticked", "conversation", "followers", "kept", "name", "over", "owner",
+        "serializer", "subscriptions",
     )  # fmt: skip
 
     def __init__(self, conversation: Conversation, owner: Any, room: Room | None = None) -> None:
@@ -63,7 +100,8 @@ class PeerSubscriber:
         self._stream: MessageStream | None = None
         self._push: Callable[[bytes, Policy], bool] | None = None  # of a stream that takes frames made for many
         self.serializer = conversation.serializer
-        self.subscriptions: dict[int, PeerSubscription] = {}
+        self.subscriptions: dict[int, PeerSubscription | PeerMember] = {}
+        self.followers: dict[Follower, None] | None = None
         self.kept = None if room is None else KeptDeliveries(room)
         self.over = False
         self._ticked = 0
@@ -137,10 +175,62 @@ class PeerSubscriber:
         self._ticked = self.delivered
         if self._lost and self._stream is not None and not self._stream.full:
             self._tell_lost(self._stream)
+        for follower in tuple(self.followers or ()):
+            follower.tick()
 
     def send(self, message: dict[str, Any]) -> None:
         """Send, or keep, a counted message of its own: a replay, an event."""
         self.deliver(shared(self.serializer.serialize(message), 1), None, "wait")
+
+    # ------------------------------------------------------- acknowledged deliveries
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it is there and keeps up."""
+        stream = self._stream
+        return stream is not None and not stream.full and not stream.stalled
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it is there and hangs."""
+        return self._stream is not None and self._stream.stalled
+
+    def hand(self, letter: Letter, subs: list[int], attempt: int, answer: Answer | None, *, now: float) -> None:
+        """Send one delivery of its own, to be acknowledged where there is an *answer*.
+
+        Raises:
+            EncodeError: It cannot be written for this peer.
+        """
+        publication, options = letter.publication, letter.options
+        if answer is None:
+            loose = options.slow_peer != "close" or publication.conflate_key is not None
+            data = self.serializer.serialize(delivered(publication, subs, now=now, loose=loose))
+            if loose:
+                self.deliver_loose(shared(data, 1), None, options, publication, subs)
+            else:
+                self.deliver(shared(data, 1), None, options.slow_peer)
+        elif self.conversation is not None:
+            session = self.conversation.session
+            request = session.deliver(publication.topic, Receipt(answer))
+            try:
+                wire = delivered(publication, subs, now=now, id=request.id, attempt=attempt)
+                data = self.serializer.serialize(wire)
+            except EncodeError:
+                session.forget(request)
+                raise
+            letter.forget.append(partial(session.forget, request))
+            self.conversation.stream.offer(data, "wait")
+
+    def follow(self, follower: Follower) -> None:
+        """Tell *follower* from now on."""
+        if self.followers is None:
+            self.followers = {}
+        self.followers[follower] = None
+
+    def unfollow(self, follower: Follower) -> None:
+        """No longer."""
+        if self.followers is not None:
+            self.followers.pop(follower, None)
 
     # --------------------------------------------------------- its session's business
 
@@ -169,6 +259,8 @@ class PeerSubscriber:
         self._speak_by(None)
         if self.kept is not None:
             self.kept.leave()
+        for follower in tuple(self.followers or ()):
+            follower.left()
 
     def can_resume(self, received: int | None) -> bool:
         """Whether it can go on after *received* counted deliveries."""
@@ -181,6 +273,8 @@ class PeerSubscriber:
                 conversation.stream.offer(data, "wait")
         self.conversation = conversation
         self._speak_by(conversation.stream)
+        for follower in tuple(self.followers or ()):
+            follower.back()
 
     def end(self) -> None:
         """It is over."""
@@ -193,3 +287,28 @@ class PeerSubscriber:
 
     def __repr__(self) -> str:
         return f"<PeerSubscriber {self.name} subscriptions={len(self.subscriptions)}>"
+
+
+def delivered(
+    publication: Publication,
+    subs: list[int],
+    *,
+    now: float | None = None,
+    loose: bool = False,
+    id: int | str | None = None,
+    attempt: int = 1,
+) -> messages.Wire:
+    """A publication as the subscriptions *subs* get it.
+
+    Args:
+        now: The reading of the clock of `Publication.at`, where some of its time may be over.
+        loose, id, attempt: As `messages.delivery`.
+    """
+    headers = publication.headers
+    if now is not None and publication.ttl is not None:
+        headers = {**headers, TTL: str(publication.left_ms(now))}
+    return messages.delivery(
+        publication.topic, publication.payload, subs,
+        headers=headers, offset=publication.offset, epoch=publication.epoch, retained=publication.retained,
+        loose=loose, id=id, attempt=attempt,
+    )  # fmt: skip

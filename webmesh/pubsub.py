@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from webmesh.acknowledged import Desk
 from webmesh.brokers.base import Broker, GroupName, History, Since
 from webmesh.catch_up import MOST_WAITING, CatchUp
+from webmesh.dead_letters import DeadLetters
 from webmesh.exceptions import (
     BadPattern, BrokerError, ConfigurationError, InvalidArgument, Overloaded, RemoteError, Unavailable,
 )  # fmt: skip
 from webmesh.fan_out import FanOut
+from webmesh.group_work import GroupWorks, PeerMember
 from webmesh.lanes import Lanes
 from webmesh.messages import Published
 from webmesh.observer import Observer
@@ -41,6 +44,7 @@ class Topics:
         broker: The engine.
         table: Options by pattern.
         subscribers: All plain subscriptions.
+        groups: All groups that have members here.
         up: Whether the engine can be reached.
         access: Who may do what.
     """
@@ -57,6 +61,8 @@ class Topics:
         self.up = False
         self._fan_out = FanOut(observer)
         self._lanes = Lanes()
+        self._dead = DeadLetters(self.publish, observer)
+        self.groups = GroupWorks(broker, table, Desk(broker.clock, observer, self._dead.bury))
         self._peers: dict[PeerSubscriber, None] = {}
 
     def start(self) -> None:
@@ -71,6 +77,8 @@ class Topics:
     def stop(self) -> None:
         """Disconnect from it."""
         self.up = False
+        self._dead.stop()
+        self.groups.end()
         self.broker.stop()
 
     # --------------------------------------------------------------- publications
@@ -99,7 +107,7 @@ class Topics:
         return Published(accepted.offset, accepted.epoch, receivers, accepted.duplicate)
 
     def _reach(self, segments: Segments) -> int:
-        return sum(entry.count for entry in self.subscribers.match(segments))
+        return sum(entry.count for entry in self.subscribers.match(segments)) + self.groups.count(segments)
 
     def deliver(self, publication: Publication) -> None:
         """`Sink.deliver`."""
@@ -110,7 +118,7 @@ class Topics:
 
     def work(self, group: GroupName, publication: Publication, token: Any) -> None:
         """`Sink.work`."""
-        raise NotImplementedError
+        self.groups.work(group, publication, token)
 
     def gap(self, reason: str) -> None:
         """`Sink.gap`: every subscriber is told."""
@@ -122,6 +130,7 @@ class Topics:
                     peer.send(messages.pattern_gap(entry.pattern, reason, [sub]))
             for taker in tuple(entry.takers):
                 taker.gap(reason)
+        self.groups.gap(reason)
 
     def health(self, up: bool, reason: str) -> None:
         """`Sink.health`."""
@@ -155,15 +164,42 @@ class Topics:
         Raises:
             RemoteError: The engine cannot, or the peer has as many as it may.
         """
-        if len(peer.subscriptions) >= self.limits.subscriptions:
-            self.observer.refused("subscription", "too many")
-            raise Overloaded(f"{len(peer.subscriptions)} subscriptions, the limit")
+        self._check_place(peer)
         entry = self._enter(request.pattern)
         subscription = PeerSubscription(entry, self.subscribers.id_for(entry, peer.subscriptions.keys()))
         peer.subscriptions[subscription.id] = subscription
         catch_up = subscription.catching_up = CatchUp(peer, subscription, self.observer)
         entry.takers[catch_up] = None
         return subscription, catch_up
+
+    def _check_place(self, peer: PeerSubscriber) -> None:
+        if len(peer.subscriptions) >= self.limits.subscriptions:
+            self.observer.refused("subscription", "too many")
+            raise Overloaded(f"{len(peer.subscriptions)} subscriptions, the limit")
+
+    def join(self, peer: PeerSubscriber, request: SubscribeRequest) -> PeerMember:
+        """Begin a subscription in a group; it gets work once `PeerMember.begin` is called.
+
+        Raises:
+            RemoteError: The engine cannot, or the peer has as many as it may.
+        """
+        assert request.group is not None
+        self._check_place(peer)
+        work = self.groups.of(request.pattern, request.group)
+        member = PeerMember(peer, work, self.subscribers.new_id())
+        peer.subscriptions[member.id] = member
+        peer.follow(member)
+        work.join(member)
+        joined = False
+        try:
+            self.groups.settle(work)
+            joined = True
+        except BrokerError as error:
+            raise unavailable(error) from error
+        finally:
+            if not joined:
+                self.unsubscribe(peer, member.id)
+        return member
 
     def attach(self, pattern: Segments, taker: Taker) -> PatternEntry:
         """Let a function of this program have what is published; `detach` ends it."""
@@ -187,16 +223,23 @@ class Topics:
         subscription = peer.subscriptions.pop(sub, None)
         if subscription is None:
             return False
+        if isinstance(subscription, PeerMember):
+            peer.unfollow(subscription)
+            subscription.work.leave(subscription)
+        else:
+            self._end_plain(peer, subscription)
+        return True
+
+    def _end_plain(self, peer: PeerSubscriber, subscription: PeerSubscription) -> None:
         if subscription.catching_up is not None:
             subscription.catching_up.stop()
-        form = (peer.serializer, sub)
+        form = (peer.serializer, subscription.id)
         live = subscription.entry.peers.get(form)
         if live is not None:
             live.pop(peer, None)
             if not live:
                 del subscription.entry.peers[form]
         self.subscribers.leave(subscription.entry)
-        return True
 
     def end(self, peer: PeerSubscriber) -> None:
         """A peer has gone for good."""

@@ -9,7 +9,6 @@ import gevent
 
 from webmesh.brokers.base import Since
 from webmesh.call import current_call
-from webmesh.catch_up import CatchUp
 from webmesh.exceptions import InvalidArgument, RemoteError
 from webmesh.messages import Published
 from webmesh.protocol import envelope
@@ -58,24 +57,28 @@ class TopicRoutes:
         request = read_subscribe(payload)
         self._check(self.topics.access.check_subscribe, client, request.pattern)
         peer = self.topics.peer(client)
+        if request.group is not None:
+            member = self.topics.join(peer, request)
+            self._after_answer(client, member.begin)
+            return {"sub": member.id}
         subscription, catch_up = self.topics.subscribe(peer, request)
         ready = False
         try:
             told, replay = self.topics.past(request)
             catch_up.replay(replay)
-            self._after_answer(client, catch_up)
+            self._after_answer(client, lambda: gevent.spawn(catch_up.run))
             ready = True
         finally:
             if not ready:
                 self.topics.unsubscribe(peer, subscription.id)
         return {"sub": subscription.id} | told
 
-    def _after_answer(self, client: WebSocketConnection, catch_up: CatchUp) -> None:
+    def _after_answer(self, client: WebSocketConnection, act: Callable[[], object]) -> None:
         request_id = current_call().request_id
         if request_id is None:
-            gevent.spawn(catch_up.run)
+            act()
         else:
-            client.conversation.after_answer(request_id, lambda: gevent.spawn(catch_up.run))
+            client.conversation.after_answer(request_id, act)
 
     def unsubscribe(self, payload: Any, path: str, client: WebSocketConnection) -> None:
         """End one; an id that there is not is no error, for it may have ended by itself."""

@@ -8,7 +8,7 @@ back-off, and until it is over the message counts as that member's, so that othe
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -47,10 +47,12 @@ class Delivery(Generic[M, T]):
         attempt: How many times it has been sent.
         to: Who has it now; `None` while nobody has.
         due: The clock's reading at which its acknowledgement is late.
+        redelivery: When it is delivered again.
     """
 
     number: int
     message: M
+    redelivery: Redelivery
     attempt: int = 0
     to: T | None = None
     due: float = 0.0
@@ -86,25 +88,38 @@ class Deliveries(Generic[M, T]):
         """Messages that *member* has and has not acknowledged."""
         return len(self._pending.get(member, ()))
 
-    def add(self, message: M) -> Delivery[M, T]:
-        """Enter a message; it waits."""
-        delivery: Delivery[M, T] = Delivery(self._next, message)
+    @property
+    def waiting(self) -> int:
+        """Messages that nobody has."""
+        return len(self._open) - sum(map(len, self._pending.values()))
+
+    def add(self, message: M, redelivery: Redelivery | None = None) -> Delivery[M, T]:
+        """Enter a message; it waits. *redelivery* is its own, where it is not the table's."""
+        delivery: Delivery[M, T] = Delivery(self._next, message, redelivery or self._redelivery)
         self._next += 1
         self._open[delivery.number] = delivery
         heapq.heappush(self._waiting, delivery.number)
         return delivery
 
+    def peek(self) -> Delivery[M, T] | None:
+        """The oldest message that waits; `None` when none does."""
+        while self._waiting:
+            delivery = self._open.get(self._waiting[0])
+            if delivery is not None and delivery.to is None:
+                return delivery
+            heapq.heappop(self._waiting)
+        return None
+
     def take(self, member: T, now: float) -> Delivery[M, T] | None:
         """The oldest message that waits, now pending at *member*; `None` when none does."""
-        while self._waiting:
-            delivery = self._open.get(heapq.heappop(self._waiting))
-            if delivery is not None and delivery.to is None:
-                delivery.attempt += 1
-                delivery.to = member
-                delivery.due = now + self._redelivery.wait(delivery.attempt)
-                self._pending.setdefault(member, {})[delivery.number] = None
-                return delivery
-        return None
+        delivery = self.peek()
+        if delivery is not None:
+            heapq.heappop(self._waiting)
+            delivery.attempt += 1
+            delivery.to = member
+            delivery.due = now + delivery.redelivery.wait(delivery.attempt)
+            self._pending.setdefault(member, {})[delivery.number] = None
+        return delivery
 
     def acknowledge(self, number: int, member: T) -> bool:
         """*member* has handled it; False when it is nobody's any more, or another's."""
@@ -114,6 +129,21 @@ class Deliveries(Generic[M, T]):
         self._release(delivery)
         del self._open[number]
         return True
+
+    def settle(self, number: int) -> Delivery[M, T] | None:
+        """It needs no further delivery, whoever has it; `None` when that was so already."""
+        delivery = self._open.pop(number, None)
+        if delivery is not None:
+            self._release(delivery)
+        return delivery
+
+    def held(self, member: T) -> list[Delivery[M, T]]:
+        """What *member* has and has not acknowledged."""
+        return [self._open[number] for number in self._pending.get(member, ())]
+
+    def __iter__(self) -> Iterator[Delivery[M, T]]:
+        """All that is not yet acknowledged."""
+        return iter(tuple(self._open.values()))
 
     def leave(self, member: T) -> int:
         """*member* has gone: what it had waits for another, at once. Returns how many that are."""
@@ -128,9 +158,9 @@ class Deliveries(Generic[M, T]):
         The others wait for the next `take`.
         """
         dead = []
-        overdue = [delivery for delivery in self._open.values() if delivery.to is not None and delivery.due <= now]
+        overdue = [delivery for delivery in self._given() if delivery.due <= now]
         for delivery in overdue:
-            if delivery.attempt >= self._redelivery.attempts:
+            if delivery.attempt >= delivery.redelivery.attempts:
                 self._release(delivery)
                 del self._open[delivery.number]
                 dead.append(delivery)
@@ -140,7 +170,13 @@ class Deliveries(Generic[M, T]):
 
     def next_late(self) -> float | None:
         """The clock's reading at which `late` has something to do."""
-        return min((delivery.due for delivery in self._open.values() if delivery.to is not None), default=None)
+        return min((delivery.due for delivery in self._given()), default=None)
+
+    def _given(self) -> Iterator[Delivery[M, T]]:
+        """What members have: not more than their windows, however much waits."""
+        for numbers in self._pending.values():
+            for number in numbers:
+                yield self._open[number]
 
     def _wait_again(self, delivery: Delivery[M, T]) -> None:
         self._release(delivery)

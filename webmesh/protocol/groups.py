@@ -41,13 +41,14 @@ class Group(Generic[T]):
         """Remove a member; does nothing for one that is not there."""
         self._members.pop(member, None)
 
-    def choose(self, *, without: T | None = None) -> T | None:
+    def choose(self, *, without: T | None = None, ready: Callable[[T], bool] = lambda member: True) -> T | None:
         """The member with the fewest messages in hand; `None` when there is nobody.
 
         Args:
             without: Not this one, as when the publisher is a member and wants no echo.
+            ready: Whether a member takes any now.
         """
-        candidates = [member for member in self._members if member != without]
+        candidates = [member for member in self._members if member != without and ready(member)]
         if not candidates:
             return None
         chosen = min(candidates, key=self._pending)  # the first among equals: who was chosen longest ago

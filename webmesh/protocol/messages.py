@@ -191,9 +191,16 @@ def delivery(
     epoch: RequestId | None = None,
     retained: bool = False,
     loose: bool = False,
+    id: RequestId | None = None,
+    attempt: int = 1,
 ) -> Wire:
-    """A publication on its way to a subscriber; *loose* if it may be left out where that one is slow."""
+    """A publication on its way to a subscriber; *loose* if it may be left out where that one is slow, with an *id* if
+    it must be acknowledged."""
     wire: Wire = {"topic": topic, "data": data, "subs": subs}
+    if id is not None:
+        wire["id"] = id
+    if attempt > 1:
+        wire["attempt"] = attempt
     if headers:
         wire["headers"] = dict(headers)
     if offset is not None:

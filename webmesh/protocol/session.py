@@ -117,7 +117,8 @@ class Session:
     """
 
     __slots__ = (
-        "_answering", "_asked", "_held", "_held_size", "_in_hand", "_limits", "_next_id", "invalid", "received",
+        "_answering", "_asked", "_delivered", "_held", "_held_size", "_in_hand", "_limits", "_next_id", "invalid",
+        "received",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, *, dialled: bool) -> None:
@@ -125,6 +126,7 @@ class Session:
         self._next_id = 0 if dialled else ACCEPTING_SIDE_IDS
         self.invalid = 0
         self._asked: dict[RequestId, OpenRequest] = {}
+        self._delivered: dict[RequestId, OpenRequest] | None = None  # made when needed, as the next one
         self._answering: dict[RequestId, Answering] = {}
         self._held: dict[object, _Held] | None = None  # made when needed: most connections never need it
         self._held_size = 0
@@ -133,8 +135,8 @@ class Session:
 
     @property
     def open_requests(self) -> int:
-        """Requests of ours that await an answer."""
-        return len(self._asked)
+        """Requests and deliveries of ours that await an answer."""
+        return len(self._asked) + (len(self._delivered) if self._delivered else 0)
 
     @property
     def open_calls(self) -> int:
@@ -195,10 +197,25 @@ class Session:
 
     def _fresh_id(self) -> int:
         request_id = self._next_id
-        while request_id in self._asked:  # after 2**53 requests an old stream may still hold its number
+        # After 2**53 requests an old stream may still hold its number.
+        while request_id in self._asked or self._delivered and request_id in self._delivered:
             request_id = (request_id + 1) % SAFE_INTEGER
         self._next_id = (request_id + 1) % SAFE_INTEGER
         return request_id
+
+    def deliver(self, topic: str, waiter: Any) -> OpenRequest:
+        """Open a delivery that must be acknowledged, which counts its id like a request. How many there may be is for
+        the layer above to bound: they must not take the places of calls."""
+        if self._delivered is None:
+            self._delivered = {}
+        request = OpenRequest(self._fresh_id(), topic, waiter, None, None)
+        self._delivered[request.id] = request
+        return request
+
+    def forget(self, request: OpenRequest) -> None:
+        """A delivery whose acknowledgement would change nothing any more."""
+        if self._delivered is not None:
+            self._delivered.pop(request.id, None)
 
     @property
     def next_id(self) -> int:
@@ -323,11 +340,14 @@ class Session:
         return _HANDLERS[kind](self, parsed)
 
     def close(self) -> tuple[list[OpenRequest], list[Answering]]:
-        """End the conversation: what was asked, and what was being answered; nothing is open after it."""
+        """End the conversation: what was asked, and what was being answered; nothing is open after it.
+
+        Deliveries are forgotten: who sent them knows which were not acknowledged.
+        """
         asked, answering = list(self._asked.values()), list(self._answering.values())
         self._asked.clear()
         self._answering.clear()
-        self._held = None
+        self._held = self._delivered = None
         return asked, answering
 
     def _refuse(self, fault: InvalidEnvelope) -> Refused:
@@ -337,10 +357,17 @@ class Session:
 
     def _reply(self, reply: Reply) -> Event:
         request = self._asked.pop(reply.id, None)
+        if request is None:
+            request = self._acknowledged(reply.id)
         return Dropped("late reply") if request is None else Answered(request, reply.data)
+
+    def _acknowledged(self, request_id: RequestId | None) -> OpenRequest | None:
+        return None if not self._delivered or request_id is None else self._delivered.pop(request_id, None)
 
     def _error(self, reply: ErrorReply) -> Event:
         request = None if reply.id is None else self._asked.pop(reply.id, None)
+        if request is None:
+            request = self._acknowledged(reply.id)
         return Dropped("late error") if request is None else Failed(request, error_from_wire(reply.error))
 
     def _item(self, item: Item) -> Event:

@@ -1,0 +1,334 @@
+"""Groups on one node: which of its members gets what the engine gives to this node, and what the engine is told.
+
+Decides when the node takes part in a group, with how much work at a time, and which member does it. Lives in the
+node's hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gevent
+
+from webmesh.acknowledged import Acknowledged, Answer, Desk, Letter, Member
+from webmesh.brokers.base import Broker, GroupName
+from webmesh.lanes import Lanes
+from webmesh.protocol.groups import Group
+from webmesh.protocol.messages import pattern_gap
+from webmesh.protocol.topic_trie import TopicTrie
+from webmesh.protocol.topics import overlap
+
+if TYPE_CHECKING:
+    from webmesh.local_subscriber import LocalSubscriber
+    from webmesh.peer_subscriber import PeerSubscriber
+    from webmesh.protocol.publication import Publication
+    from webmesh.topic_options import Segments, TopicTable
+
+MOST_LEFT = 1000
+"""Groups without members of which it is remembered what was delivered already."""
+
+
+class GroupMember(Member, Protocol):
+    """A subscription in a group."""
+
+    @property
+    def name(self) -> str | None:
+        """Whose publications are its own, for `exclude_self`."""
+
+    @property
+    def here(self) -> bool:
+        """Whether it counts: a peer that is away does not."""
+
+    def ready(self, in_hand: int, window: int) -> bool:
+        """Whether it takes more work now."""
+
+    def load(self, in_hand: int) -> int:
+        """What it has to do: *in_hand*, which it has not acknowledged, and what else is known."""
+
+    def gap(self, reason: str) -> None:
+        """Publications may have been missed."""
+
+
+class PeerMember:
+    """A peer's subscription in a group; begins to get work once the answer to its `$subscribe` is on its way.
+
+    Attributes:
+        id: What deliveries name it by.
+    """
+
+    patient = False
+
+    def __init__(self, peer: PeerSubscriber, work: GroupWork, sub: int) -> None:
+        self.peer = peer
+        self.work = work
+        self.id = sub
+        self._begun = False
+
+    @property
+    def name(self) -> str | None:
+        """`GroupMember.name`."""
+        return self.peer.name
+
+    @property
+    def here(self) -> bool:
+        """`GroupMember.here`."""
+        return self.peer.conversation is not None
+
+    def begin(self) -> None:
+        """It may have work from now on."""
+        self._begun = True
+        self.work.pump()
+
+    def ready(self, in_hand: int, window: int) -> bool:
+        """`GroupMember.ready`."""
+        return self._begun and in_hand < window and self.peer.takes_work
+
+    def load(self, in_hand: int) -> int:
+        """`GroupMember.load`."""
+        return in_hand
+
+    def hand(self, letter: Letter, attempt: int, answer: Answer | None, *, now: float) -> None:
+        """`Member.hand`."""
+        self.peer.hand(letter, [self.id], attempt, answer, now=now)
+
+    def gap(self, reason: str) -> None:
+        """`GroupMember.gap`."""
+        self.peer.send(pattern_gap(self.work.name.pattern, reason, [self.id]))
+
+    def left(self) -> None:
+        """`peer_subscriber.Follower.left`: what the peer has is for others now."""
+        self.work.away(self)
+
+    def back(self) -> None:
+        """`peer_subscriber.Follower.back`."""
+        self._begun = True
+        self.work.changed()
+
+    def tick(self) -> None:
+        """`peer_subscriber.Follower.tick`."""
+        if self.peer.stalled:
+            self.work.hand_on(self)
+        self.work.pump()
+
+
+class LocalMember:
+    """A function of this program in a group."""
+
+    patient = True
+    name = None
+    here = True
+
+    def __init__(self, subscriber: LocalSubscriber) -> None:
+        self._subscriber = subscriber
+
+    def ready(self, in_hand: int, window: int) -> bool:
+        """`GroupMember.ready`: one at a time, so that another one may have what waits."""
+        return not in_hand and self._subscriber.takes_work
+
+    def load(self, in_hand: int) -> int:
+        """`GroupMember.load`."""
+        return self._subscriber.pending
+
+    def hand(self, letter: Letter, attempt: int, answer: Answer | None, *, now: float) -> None:
+        """`Member.hand`."""
+        self._subscriber.hand(letter.publication, attempt, answer)
+
+    def gap(self, reason: str) -> None:
+        """`GroupMember.gap`."""
+        self._subscriber.gap(reason)
+
+
+class GroupWork(Acknowledged):
+    """What this node has to do for one group.
+
+    Args:
+        groups: Told when the engine has to know of a change.
+        window: Deliveries that one member may have and not have acknowledged.
+        durable: Whether what comes while nobody is there waits.
+
+    Attributes:
+        joined: The window that the engine knows; 0 for none.
+    """
+
+    def __init__(self, name: GroupName, groups: GroupWorks, desk: Desk, *, window: int, durable: bool) -> None:
+        super().__init__(desk)
+        self.name = name
+        self.durable = durable
+        self.joined = 0
+        self._groups = groups
+        self._window = window
+        self.before: dict[Any, int] = {}  # attempts of what the engine was given back, by token
+        self.members: Group[Any] = Group(lambda member: member.load(self.deliveries.pending(member)))
+
+    @property
+    def wanted(self) -> int:
+        """The window that the engine should know. A durable group of which all are away leaves the work to others."""
+        here = sum(member.here for member in self.members)
+        return self._window * (here if self.durable else len(self.members))
+
+    def join(self, member: GroupMember) -> None:
+        """Add a member; `changed` tells the engine."""
+        self.members.join(member)
+
+    def leave(self, member: GroupMember) -> None:
+        """Remove one, whose work others get."""
+        self.members.leave(member)
+        self.away(member)
+
+    def away(self, member: GroupMember) -> None:
+        """A member does nothing for now."""
+        self.hand_on(member)
+        self.changed()
+
+    def hand_on(self, member: GroupMember) -> None:
+        """Let others have what *member* has."""
+        if self.deliveries.leave(member):
+            self.pump()
+
+    def changed(self) -> None:
+        """Members came or went: tell the engine, and let those who are there have what waits."""
+        self._groups.tell(self)
+        self.pump()
+
+    def work(self, publication: Publication, token: Any) -> None:
+        """The engine gives a publication."""
+        letter = Letter(publication, self._groups.table.of(tuple(publication.topic.split("/"))), token)
+        self.add(letter, attempts=self.before.pop(token, 0))
+
+    def choose(self, letter: Letter) -> GroupMember | None:
+        """`Acknowledged.choose`: the one with the fewest in hand."""
+        own = letter.publication.publisher if letter.publication.exclude_self else None
+
+        def ready(member: GroupMember) -> bool:
+            if not member.here or own is not None and member.name == own:
+                return False
+            return member.ready(self.deliveries.pending(member), letter.options.window)
+
+        return self.members.choose(ready=ready)
+
+    def unwanted(self, letter: Letter) -> bool:
+        """`Acknowledged.unwanted`: only its publisher is there, who does not want it."""
+        publication = letter.publication
+        if not publication.exclude_self or publication.publisher is None or not len(self.members):
+            return False
+        return all(member.name == publication.publisher for member in self.members)
+
+    def settled(self, letter: Letter) -> None:
+        """`Acknowledged.settled`."""
+        self._groups.done(self.name, letter.token)
+
+    def gave_back(self) -> None:
+        """The engine has what was not done, and will give it again."""
+        self.before = {one.message.token: one.attempt for one in self.drop() if one.attempt}
+
+
+class GroupWorks:
+    """All groups that this node has members of.
+
+    Args:
+        table: Says which topics must be acknowledged.
+    """
+
+    def __init__(self, broker: Broker, table: TopicTable, desk: Desk) -> None:
+        self.table = table
+        self._broker = broker
+        self._desk = desk
+        self._works: dict[GroupName, GroupWork] = {}
+        self._trie: TopicTrie[GroupWork] = TopicTrie()
+        self._lanes = Lanes()
+        self._left: dict[GroupName, dict[Any, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def __iter__(self) -> Iterator[GroupWork]:
+        return iter(tuple(self._works.values()))
+
+    def count(self, topic: Segments) -> int:
+        """Groups that a publication reaches."""
+        return len(self._trie.match(topic)) if self._works else 0
+
+    def of(self, pattern: Segments, name: str) -> GroupWork:
+        """A group, for somebody who joins it."""
+        key = GroupName(pattern, name)
+        work = self._works.get(key)
+        if work is None:
+            meant = [options for other, options in self.table.all() if options.ack and overlap(pattern, other)]
+            window = max((options.window for options in meant), default=self.table.of(pattern).window)
+            work = self._works[key] = GroupWork(key, self, self._desk, window=window, durable=bool(meant))
+            work.before = self._left.pop(key, {})
+            self._trie.add(pattern, work)
+        return work
+
+    def work(self, name: GroupName, publication: Publication, token: Any) -> None:
+        """`Sink.work`."""
+        work = self._works.get(name)
+        if work is not None:  # else its last member has gone, of which the engine is being told
+            work.work(publication, token)
+
+    def gap(self, reason: str) -> None:
+        """`Sink.gap`: members of groups whose work the engine does not keep are told."""
+        for work in self:
+            for member in () if work.durable else tuple(work.members):
+                member.gap(reason)
+
+    # ------------------------------------------------------------------- the engine
+
+    def tell(self, work: GroupWork) -> None:
+        """Let the engine know of members that went or came back."""
+        if work.wanted == work.joined and len(work.members):
+            return
+        if self._broker.immediate:
+            self.settle(work)
+        else:
+            gevent.spawn(self.settle, work)
+
+    def settle(self, work: GroupWork) -> None:
+        """Let the engine know how much work this node takes; may switch.
+
+        Raises:
+            BrokerError: It cannot be told.
+        """
+        with self._lanes.turn(work.name):
+            wanted = work.wanted
+            if wanted and wanted != work.joined:
+                self._join(work, wanted)
+            elif work.joined and not wanted:
+                work.joined = 0
+                work.gave_back()
+                self._broker.leave(work.name)
+        if not len(work.members) and self._works.get(work.name) is work:
+            del self._works[work.name]
+            self._trie.remove(work.name.pattern, work)
+            work.end()
+            self._remember(work)
+
+    def _join(self, work: GroupWork, window: int) -> None:
+        before, work.joined = work.joined, window  # now: it may give work at once
+        told = False
+        try:
+            self._broker.join(work.name, window, durable=work.durable)
+            told = True
+        finally:
+            if not told:
+                work.joined = before
+
+    def _remember(self, work: GroupWork) -> None:
+        """What was delivered to members that have all gone: who comes next is told that it is not the first."""
+        if work.durable and work.before:
+            self._left[work.name] = work.before
+            if len(self._left) > MOST_LEFT:
+                del self._left[next(iter(self._left))]
+
+    def done(self, name: GroupName, token: Any) -> None:
+        """A publication needs no further delivery."""
+        if self._broker.immediate:
+            self._broker.done(name, token)
+        else:
+            gevent.spawn(self._broker.done, name, token)
+
+    def end(self) -> None:
+        """The node stops: what is not done stays with the engine."""
+        for work in self:
+            work.end()
