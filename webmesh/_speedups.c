@@ -1,5 +1,5 @@
 /* The inner loops that every message passes through: over the bytes of a payload, the frames of a buffer, the
- * elements of a value.
+ * elements of a value, the keys of a request.
  *
  * Optional: each function here has a twin in Python in the file that calls it, and tests hold the two equal;
  * webmesh/protocol/speedups.py decides which are used. Nothing here runs code of a user's or a peer's. Only the
@@ -13,8 +13,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#define REVISION 2 /* of what stands here; webmesh/protocol/speedups.py takes no other */
+#define REVISION 3 /* of what stands here; webmesh/protocol/speedups.py takes no other */
 
+#define MAX_ID ((1LL << 53) - 1)
 #define KEY_SIZE 4
 #define TEXT 0x81
 #define BINARY 0x82
@@ -379,6 +380,81 @@ spare_items(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count
     return spare == -2 ? NULL : PyLong_FromSsize_t(spare);
 }
 
+/* Whether *path* is 1 to *most* characters of printable ASCII. */
+static int
+is_plain_path(PyObject *path, Py_ssize_t most)
+{
+    Py_ssize_t at, size;
+
+    if (!PyUnicode_CheckExact(path)) {
+        return 0;
+    }
+    size = PyUnicode_GetLength(path);
+    if (size < 1 || size > most) {
+        return 0;
+    }
+    for (at = 0; at < size; at++) {
+        Py_UCS4 character = PyUnicode_ReadChar(path, at);
+        if (character < 0x20 || character > 0x7E) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Whether *id* is an integer that a peer may count its requests with. */
+static int
+is_plain_id(PyObject *id)
+{
+    long long number;
+    int overflow;
+
+    if (!PyLong_CheckExact(id)) {
+        return 0;
+    }
+    number = PyLong_AsLongLongAndOverflow(id, &overflow);
+    return !overflow && number >= 0 && number <= MAX_ID;
+}
+
+PyDoc_STRVAR(plain_request_doc,
+"plain_request(message, path_size, /)\n--\n\n"
+"Path, id and data of a map that is surely a valid request with nothing else; None for any other.");
+
+static PyObject *
+plain_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *key, *value, *path = NULL, *id = NULL, *data = NULL;
+    Py_ssize_t at = 0, path_size;
+
+    if (count != 2 || !PyDict_CheckExact(args[0])) {
+        return PyErr_Format(PyExc_TypeError, "plain_request() takes a map and a size");
+    }
+    if (!read_sizes(args + 1, &path_size, 1)) {
+        return NULL;
+    }
+    if (PyDict_Size(args[0]) != 3) {
+        Py_RETURN_NONE;
+    }
+    while (PyDict_Next(args[0], &at, &key, &value)) {
+        if (!PyUnicode_CheckExact(key)) {
+            Py_RETURN_NONE;
+        }
+        if (PyUnicode_CompareWithASCIIString(key, "path") == 0) {
+            path = value;
+        }
+        else if (PyUnicode_CompareWithASCIIString(key, "id") == 0) {
+            id = value;
+        }
+        else if (PyUnicode_CompareWithASCIIString(key, "data") == 0) {
+            data = value;
+        }
+    }
+    if (path == NULL || id == NULL || data == NULL || !is_plain_id(id) || !is_plain_path(path, path_size)) {
+        Py_RETURN_NONE;
+    }
+    return PyTuple_Pack(3, path, id, data);
+}
+
 static PyMethodDef methods[] = {
     {"mask", (PyCFunction)(void (*)(void))mask, METH_FASTCALL, mask_doc},
     {"unmask", (PyCFunction)(void (*)(void))unmask, METH_FASTCALL, unmask_doc},
@@ -386,6 +462,7 @@ static PyMethodDef methods[] = {
     {"whole_frame", (PyCFunction)(void (*)(void))whole_frame, METH_FASTCALL, whole_frame_doc},
     {"msgpack_marks", msgpack_marks, METH_O, msgpack_marks_doc},
     {"spare_items", (PyCFunction)(void (*)(void))spare_items, METH_FASTCALL, spare_items_doc},
+    {"plain_request", (PyCFunction)(void (*)(void))plain_request, METH_FASTCALL, plain_request_doc},
     {NULL, NULL, 0, NULL},
 };
 

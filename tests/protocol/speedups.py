@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from webmesh.protocol import data_frames, frames, masking, msgpack_body, values
+from webmesh.protocol import data_frames, envelope, frames, masking, msgpack_body, values
 
 SOURCE = Path(masking.__file__).parents[1] / "_speedups.c"
 IMPLEMENTATIONS = ["python", "c"]
@@ -60,7 +60,7 @@ def c_module() -> ModuleType:
 IN_PYTHON = SimpleNamespace(
     mask=masking.mask_in_python, unmask=masking.unmask_in_python, read_run=data_frames.read_run_in_python,
     whole_frame=data_frames.whole_frame_in_python, msgpack_marks=msgpack_body.marks_in_python,
-    spare_items=values.spare_items_in_python,
+    spare_items=values.spare_items_in_python, plain_request=envelope.plain_request_in_python,
 )  # fmt: skip
 """All that the C module has, in Python."""
 
@@ -75,7 +75,7 @@ def framing_by(implementation: str) -> Iterator[None]:
     """Let frames be read and written by one of `IMPLEMENTATIONS`."""
     chosen = loops(implementation)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("mask", "read_run"):
+        for name in ("mask", "read_run", "whole_frame"):
             patch.setattr(frames, name, getattr(chosen, name))
         for name in ("mask", "unmask", "whole_frame"):
             patch.setattr(data_frames, name, getattr(chosen, name))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.protocol.speedups import IN_PYTHON, c_module
 from webmesh.exceptions import RemoteProtocolError
 from webmesh.options import Limits
 from webmesh.protocol import envelope
@@ -30,6 +31,39 @@ def refused(message: object) -> InvalidEnvelope:
     with pytest.raises(InvalidEnvelope) as caught:
         read(message)
     return caught.value
+
+
+class TestTheQuickLook:
+    """`plain_request` says "surely a request with nothing else", or nothing."""
+
+    values = (
+        st.sampled_from(["/", "/a", "", "/ż", "/\n", "/\x7f", "x" * 10, "x" * 11, b"/a", None, True, 0, -1, 1.0])
+        | st.integers(LARGEST_ID - 1, LARGEST_ID + 1) | st.integers(2**63, 2**64) | st.text(max_size=12)
+    )  # fmt: skip
+    keys = st.sampled_from(["path", "id", "data", "topic", "datum", "pathé", b"path"])
+
+    @given(st.dictionaries(keys, values, max_size=4))
+    def test_both_implementations_say_the_same(self, message: dict[Any, Any]) -> None:
+        """C and Python recognise the same messages."""
+        assert IN_PYTHON.plain_request(message, 10) == c_module().plain_request(message, 10)
+
+    @given(st.fixed_dictionaries({"path": values, "id": values, "data": values}))
+    def test_it_passes_only_what_the_close_look_takes(self, message: dict[str, Any]) -> None:
+        """Whatever it passes would be read as the same request without it."""
+        passed = IN_PYTHON.plain_request(message, 10)
+        assert passed == c_module().plain_request(message, 10)
+        if passed is not None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(envelope, "plain_request", lambda message, size: None)
+                assert Request(*passed) == classify(message, Limits(path_size=10))
+
+    @pytest.mark.parametrize("path", ["/echo", "~", " ", "x" * 10])
+    @pytest.mark.parametrize("id", [0, 100_000, LARGEST_ID])
+    def test_it_recognises_ordinary_requests(self, path: str, id: int) -> None:
+        """Most messages need no closer look."""
+        message = {"data": [1], "id": id, "path": path}
+
+        assert (path, id, [1]) == c_module().plain_request(message, 10) == IN_PYTHON.plain_request(message, 10)
 
 
 class TestKinds:

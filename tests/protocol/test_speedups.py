@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.protocol.speedups import IN_PYTHON, c_module
-from webmesh.protocol import data_frames, masking, msgpack_body, speedups, values
+from webmesh.protocol import data_frames, envelope, masking, msgpack_body, speedups, values
 from webmesh.protocol.speedups import REVISION, load
 
 
@@ -31,7 +31,7 @@ def test_all_or_nothing_is_in_c() -> None:
     """Whether C is used is decided once, for all functions."""
     used = (
         masking.mask, masking.unmask, data_frames.read_run, data_frames.whole_frame, msgpack_body.msgpack_marks,
-        values.spare_items,
+        values.spare_items, envelope.plain_request,
     )  # fmt: skip
     twins = set(vars(IN_PYTHON).values())
 
@@ -79,6 +79,9 @@ def test_a_build_of_another_revision_is_not_used(monkeypatch: pytest.MonkeyPatch
     lambda module: module.whole_frame(0x82, "text"),
     lambda module: module.msgpack_marks(),
     lambda module: module.msgpack_marks("text"),
+    lambda module: module.plain_request({}),
+    lambda module: module.plain_request([], 1),
+    lambda module: module.plain_request({}, "1"),
     lambda module: module.spare_items({}, frozenset(), 1),
     lambda module: module.spare_items({}, {int}, 1, 1),
     lambda module: module.spare_items({}, frozenset(), "1", 1),

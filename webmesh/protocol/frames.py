@@ -23,7 +23,7 @@ from wsproto.utilities import ProtocolError as WsprotoError
 from webmesh.exceptions import LocalProtocolError, MessageTooBig, RemoteProtocolError
 from webmesh.options import Limits
 from webmesh.protocol.assembly import Assembly, not_utf8
-from webmesh.protocol.data_frames import ClientFrames, first_and_payload, read_run, server_frame
+from webmesh.protocol.data_frames import ClientFrames, first_and_payload, read_run, server_frame, whole_frame
 from webmesh.protocol.deflate import BoundedDeflate
 from webmesh.protocol.frame_head import BINARY, KEY_SIZE, MASKED, RSV1, TEXT, Head, read_head
 from webmesh.protocol.masking import mask
@@ -81,7 +81,7 @@ class Frames:
     __slots__ = (
         "pending", "overhead", "close_sent", "close_received",
         "_client", "_mask_bit", "_key_size", "_limits", "_limit", "_turn", "_extensions", "_deflate",
-        "_fast", "_plain", "_over", "_rest", "_begun", "_missing", "_gathers", "_key",
+        "_bare", "_fast", "_plain", "_over", "_rest", "_begun", "_missing", "_gathers", "_key",
         "_assembly", "_fragments", "_size", "_allowed", "_wire", "_frame",
     )  # fmt: skip
 
@@ -128,6 +128,7 @@ class Frames:
         self._allowed = 0  # of at most
         self._wire: Connection | None = None
         self._frame = ClientFrames(mask_keys).frame if client else server_frame
+        self._bare = not client and self._deflate is None  # what we send is neither masked nor compressed
 
     @property
     def mid_message(self) -> bool:
@@ -147,14 +148,15 @@ class Frames:
         received: list[Incoming] = []
         position, end, left = 0, len(data), self._turn
         try:
-            while position < end and left:
-                start, before = position, len(received)
+            while True:
                 if self._fast:
-                    position = read_run(data, start, self._mask_bit, self._limit, left, received)
+                    before = len(received)
+                    position = read_run(data, position, self._mask_bit, self._limit, left, received)
                     left -= len(received) - before
-                if position == start:
-                    position = self._take(data, start, received)
-                    left -= 1
+                if position >= end or not left:
+                    break
+                position = self._take(data, position, received)
+                left -= 1
         except UnicodeDecodeError as error:
             self._fail(not_utf8(error), received)
         except RemoteProtocolError as error:
@@ -179,6 +181,8 @@ class Frames:
         """
         if self.close_sent:
             raise LocalProtocolError("a message cannot be sent after our close frame")
+        if self._bare and type(message) is bytes:
+            return whole_frame(BINARY, message)  # what `server_frame` would do; nearly every message of a server
         if self._deflate is None:
             return self._frame(message)
         first, payload = first_and_payload(message)
