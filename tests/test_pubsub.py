@@ -17,6 +17,7 @@ from webmesh.messages import Message
 from webmesh.pubsub import topic_segments
 from webmesh.testing import RecordingObserver
 from webmesh.webmesh_server import WebMeshServer
+from webmesh.websocket.websocket_connection import WebSocketConnection
 
 
 class FailingBroker(MemoryBroker):
@@ -168,3 +169,25 @@ def test_a_node_whose_engine_is_away_is_not_ready(server: WebMeshServer):
                 answer.request("GET", "/readyz")
                 assert status == answer.getresponse().status
         peer.subscribe("a")
+
+
+def test_a_handler_publishes_on_behalf_of_who_asked(observer: RecordingObserver):
+    """The peer can be left out; the rules are those of the program, which asked none."""
+    server = WebMeshServer(observer=observer)
+    server.topic("rooms/*", publish=lambda asked: False)
+
+    @server.on("/say")
+    def say(payload: Any, path: str, client: WebSocketConnection) -> Any:
+        published = client.publish("rooms/a", payload, exclude_self=True, key="k")
+        assert published is not None
+        return published.receivers
+
+    with running(server), topic_peer(server) as alice, topic_peer(server) as bob:
+        alice.subscribe("rooms/*")
+        bob.subscribe("rooms/*")
+        assert 2 == alice.ask("/say", "hello")
+        server.publish("rooms/a", "end")
+        assert ["hello", "end"] == bob.payloads(2)
+        assert ["end"] == alice.payloads(1)
+        with pytest.raises(Refused):
+            alice.publish("rooms/a", "by hand")

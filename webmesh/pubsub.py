@@ -47,6 +47,7 @@ class Topics:
         groups: All groups that have members here.
         up: Whether the engine can be reached.
         access: Who may do what.
+        on_behalf: What its connections publish by, in the program's handlers.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Topics:
         self._dead = DeadLetters(self.publish, observer)
         self.groups = GroupWorks(broker, table, Desk(broker.clock, observer, self._dead.bury))
         self._peers: dict[PeerSubscriber, None] = {}
+        self.on_behalf = OnBehalf(self)
 
     def start(self) -> None:
         """Connect to the engine.
@@ -310,6 +312,18 @@ class Topics:
             return self.broker.history(topic, since, most=most, reverse=reverse)
         except BrokerError as error:
             raise unavailable(error) from error
+
+
+class OnBehalf:
+    """Publishes for the program as one of its peers, which is asked no rule; see `TopicConnection.publish`."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+
+    def publish(self, publication: Publication, connection: WebSocketConnection) -> Published:
+        """As `Topics.publish`; `exclude_self` leaves out the peer of *connection*."""
+        publication.publisher = self._topics.peer(connection).name
+        return self._topics.publish(publication)
 
 
 def topic_segments(topic: str) -> Segments:

@@ -227,6 +227,7 @@ class Serving:
         )  # fmt: skip
         if isinstance(upgraded.decision, AbstractMessageSerializer):
             connection.converse(upgraded.decision, parts.dispatcher)
+            connection.topics = parts.topics.on_behalf
         else:
             connection.be_plain()
         parts.connections[connection.id] = connection
