@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench_parts.brokers import Engines
 from bench_parts.contestants import CONTESTANTS, FLOOR, SIZES, Contestant
 from bench_parts.fan_out import CONTESTANTS as AUDITIONERS
 from bench_parts.fan_out import FanOut
@@ -17,7 +18,7 @@ from bench_parts.report import MachineUse, Report, Section
 from bench_parts.rounds import Bench, Outcome, Settings
 
 IDLE, HANDSHAKES, ROUTES = "idle", "handshakes", "routes"
-SECTIONS = ("fan-out", "matching")
+SECTIONS = ("fan-out", "matching", "brokers")
 """What is measured in a way of its own. Named alone, they need no floor of messages."""
 DESCRIPTION = """Measure WebMesh beside plain gevent, WebSocket libraries, gRPC and zerorpc: server CPU per message,
 messages a second, latency, memory of idle connections, handshakes. Prints one report in markdown.
@@ -98,6 +99,8 @@ def sections(options: argparse.Namespace) -> list[Section]:
         made.append(FanOut(AUDITIONERS, rounds, options.receivers or ((100,) if options.quick else None)))
     if "matching" in wanted:
         made.append(MatchingCost(rounds=rounds, **({"counts": (10, 1_000)} if options.quick else {})))
+    if "brokers" in wanted:
+        made.append(Engines(rounds=rounds, seconds=options.seconds or (0.3 if options.quick else 2.0)))
     return made
 
 

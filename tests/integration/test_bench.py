@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from bench_parts import audience, matching, wire  # noqa: E402
+from bench_parts import audience, brokers, matching, wire  # noqa: E402
 from bench_parts.command import chosen, main  # noqa: E402
 from bench_parts.contestants import CONTESTANTS, FLOOR  # noqa: E402
 from bench_parts.fan_out import CONTESTANTS as AUDITIONERS  # noqa: E402
@@ -248,6 +248,15 @@ def test_fan_out_is_held_against_the_raw_send_of_the_same_round() -> None:
 def test_matching_finds_what_it_looks_up() -> None:
     """Each topic that is asked for has a subscription of its own."""
     assert 1 <= matching.measure(100).found <= 2
+
+
+def test_an_engine_delivers_what_is_counted() -> None:
+    """A publication counts when its node has it back."""
+    row = brokers.measure("memory", "memory://", True, 2, 0.02)
+    assert row.rate > 0 < row.micros
+    section = brokers.Engines(rounds=1, seconds=0.02)
+    section.samples = {("memory", True, 2): [row]}
+    assert "| memory | history of 1,000 | 2 |" in section.markdown()
 
 
 def test_a_real_time_priority_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
