@@ -34,6 +34,8 @@ EXTRAS_REQUIRE = {
     ],
     "redis": [
         "redis>=6.2,<9",  # the oldest and the newest that the engine's tests were tried with; users add hiredis for speed
+    "nats": [
+        "nats-py>=2.9,<3",  # the oldest that the engine's tests were tried with; what it overrides may change with 3
     ],
     "examples": [
         "airportsdata>=20260905",  # the airports that examples/airports serves; numbers on the pages are of this date

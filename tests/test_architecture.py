@@ -130,7 +130,7 @@ LAYERS = {
 """Module, or package with all that is in it → layer. Imports go to the same layer or below."""
 
 PARSERS = {"wsproto", "h11", "msgpack", "ujson"}
-SERVICES = {"gevent", "prometheus_client", "jwt", "itsdangerous", "redis"}
+SERVICES = {"gevent", "prometheus_client", "jwt", "itsdangerous", "redis", "nats"}
 THIRD_PARTY = {0: set(), 1: PARSERS, 2: PARSERS | {"gevent"}, 3: SERVICES, 4: {"gevent"}, 6: {"gevent", "pytest"}}
 """Layer → packages from outside the standard library that it may import."""
 

@@ -5,7 +5,7 @@ greenlets would share the mark of the running loop. So it gets a real thread, al
 thread may take a lock that greenlets take, and it may not log: in a patched process those are gevent's locks, and two
 native threads that meet at one may wait for ever.
 
-Into the loop: `call` and `post`. Out of it: what `call` returns, and `tell`, which is bounded. Knows nothing of engines.
+Into the loop: `call` and `post`. Out of it: what `call` returns, and `tell`, which is bounded.
 """
 
 from __future__ import annotations
@@ -209,6 +209,13 @@ class AsyncioBridge:
         self._bell.send()
         return thing is not _DROPPED
 
+    def catch_up(self, seconds: float) -> None:
+        """Wait until what has been told up to now is handled, at most so long; not where that would wait for itself."""
+        if gevent.getcurrent() is not self._pump:
+            handled = Event()
+            self.post(lambda: None if self.tell(handled, must=True) else None)
+            handled.wait(seconds)
+
     def _on_bell(self) -> None:
         """In the hub: nothing here may switch."""
         while self._finished:
@@ -240,6 +247,9 @@ class AsyncioBridge:
         try:
             if isinstance(thing, _Failure):
                 raise thing.error
+            if isinstance(thing, Event):
+                thing.set()
+                return
             if thing is _DROPPED:
                 self._drop_marked = False  # before telling: what is dropped from now on is another loss
                 self._lost()

@@ -132,20 +132,8 @@ class MemoryStorage:
         """See `Storage.history`."""
         log = self._logs.get(topic)
         if log is None:
-            complete = since.offset is None or (since.offset == self._floor and since.epoch == self._epoch)
-            return History([], self._floor, self._epoch, complete)
-        complete = True
-        if since.seconds is not None:
-            found = log.recent(since.seconds, now)
-        elif since.offset is not None and not reverse:
-            recovered = log.after(since.offset, since.epoch or "", now)
-            found, complete = recovered.entries, recovered.complete
-        else:
-            found = log.page(now, after=since.offset or 0)
-        items = [entry.message for entry in found if not entry.message.expired(now)]
-        if reverse:
-            items.reverse()
-        return History(items if most is None else items[:most], log.offset, log.epoch, complete)
+            log = TopicLog(self._epoch, most=0, first=self._floor + 1)
+        return read_log(log, since, now, most=most, reverse=reverse)
 
     def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
         """See `Storage.topics`."""
@@ -190,3 +178,21 @@ class MemoryStorage:
         for key in [key for key, (until, _) in kept.items() if until <= now]:
             del kept[key]
         return {key: value for key, (_, value) in kept.items()}
+
+
+def read_log(
+    log: TopicLog[Publication], since: Since, now: float, *, most: int | None, reverse: bool
+) -> History:
+    """What `Broker.history` answers where *log* is all that is kept of the topic."""
+    complete = True
+    if since.seconds is not None:
+        found = log.recent(since.seconds, now)
+    elif since.offset is not None and not reverse:
+        recovered = log.after(since.offset, since.epoch or "", now)
+        found, complete = recovered.entries, recovered.complete
+    else:
+        found = log.page(now, after=since.offset or 0)
+    items = [entry.message for entry in found if not entry.message.expired(now)]
+    if reverse:
+        items.reverse()
+    return History(items if most is None else items[:most], log.offset, log.epoch, complete)

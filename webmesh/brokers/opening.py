@@ -22,6 +22,7 @@ OPENERS: dict[str, str | Opener] = {
         ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
         "webmesh.brokers.redis:RedisBroker",
     ),
+    **dict.fromkeys(("nats", "tls"), "webmesh.brokers.nats:open_nats"),
 }
 """URL scheme → what makes its engine: a function of the URL and of keyword options, or its place, `module:function`.
 

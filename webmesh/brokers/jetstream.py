@@ -1,0 +1,246 @@
+"""What is asked of NATS' JetStream: streams, their messages, and consumers. The server's JSON API, as few calls as do.
+
+In the loop of an `AsyncioBridge`. Requests that are asked again after a lost answer are the business of who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from webmesh.brokers.nats_link import Link, Message, NoResponder
+from webmesh.exceptions import BrokerError, BrokerUnavailable, Overloaded
+
+EXPECTED, MESSAGE_ID = "Nats-Expected-Last-Subject-Sequence", "Nats-Msg-Id"
+"""Headers that the server looks at: publish only after this message, and only once."""
+
+NANOSECONDS = 1_000_000_000
+
+BATCH = 1000
+"""Messages that are asked for at a time, as many as a connection's buffers hold easily."""
+
+_NOT_FOUND, _WRONG_LAST, _OTHER_CONFIGURATION, _NO_STREAM = 10037, 10071, 10058, 10059
+_FULL = ("maximum", "insufficient", "exceeded")
+
+
+class Refused(BrokerError):
+    """The API says no; *number* is its code for why."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+class WrongLast(BrokerError):
+    """Another message came before this one, which was not taken."""
+
+
+class NoStream(BrokerError):
+    """The stream is not there."""
+
+
+class Stored(NamedTuple):
+    """A message of a stream."""
+
+    sequence: int
+    subject: str
+    data: bytes
+    headers: Mapping[str, str]
+
+
+Delivery = tuple[int, int]
+"""A stream's sequence, and the time at which the message was kept: another stream of the same name begins anew."""
+
+
+class JetStream:
+    """The API, as one node uses it.
+
+    Args:
+        replicas: Servers that keep each stream.
+    """
+
+    def __init__(self, link: Link, replicas: int) -> None:
+        self.link = link
+        self._replicas = replicas
+        self._made: set[str] = set()
+
+    def forget(self) -> None:
+        """Another server may know less than the last one."""
+        self._made.clear()
+
+    async def api(self, verb: str, **question: Any) -> dict[str, Any]:
+        """Ask the API of the server.
+
+        Raises:
+            BrokerError: It refuses.
+        """
+        body = json.dumps(question).encode() if question else b""
+        try:
+            answer = await self.link.request(f"$JS.API.{verb}", body)
+        except NoResponder:
+            raise BrokerError("the NATS server keeps nothing: start it with JetStream (-js)") from None
+        return _checked(answer.data)
+
+    async def make_stream(self, name: str, subjects: list[str], **settings: Any) -> None:
+        """Have a stream; one that is there already stays as an operator has set it."""
+        if name in self._made:
+            return
+        configuration = {
+            "name": name, "subjects": subjects, "retention": "limits", "storage": "file", "discard": "new",
+            "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msgs_per_subject": -1,
+            "max_msg_size": -1, "num_replicas": self._replicas, "duplicate_window": 120 * NANOSECONDS, **settings,
+        }  # fmt: skip
+        try:
+            await self.api(f"STREAM.CREATE.{name}", **configuration)
+        except Refused as error:
+            if error.number != _OTHER_CONFIGURATION:
+                raise
+        self._made.add(name)
+
+    async def subjects(self, stream: str) -> int:
+        """How many subjects have messages in a stream."""
+        return int((await self.api(f"STREAM.INFO.{stream}"))["state"].get("num_subjects", 0))
+
+    async def publish(self, stream: str, subject: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, bool]:
+        """Add a message to a stream; its sequence, and whether it was there by its `MESSAGE_ID`.
+
+        Raises:
+            WrongLast: `EXPECTED` names another message than the subject's last one.
+            Overloaded: The stream is full.
+            NoStream: It is not there.
+        """
+        try:
+            answer = await self.link.request(subject, data, {"Nats-Expected-Stream": stream, **headers})
+        except NoResponder:
+            self._made.discard(stream)
+            raise NoStream(f"the stream {stream} is not there") from None
+        found = _checked(answer.data)
+        return int(found["seq"]), bool(found.get("duplicate"))
+
+    async def last(self, stream: str, subject: str) -> Stored | None:
+        """The newest message of a subject."""
+        return await self._get(stream, last_by_subj=subject)
+
+    async def next(self, stream: str, subject: str, sequence: int) -> Stored | None:
+        """The first message of a subject from a sequence on."""
+        return await self._get(stream, seq=sequence, next_by_subj=subject)
+
+    async def at(self, stream: str, sequence: int) -> Stored | None:
+        """The message with a sequence."""
+        return await self._get(stream, seq=sequence)
+
+    async def _get(self, stream: str, **which: Any) -> Stored | None:
+        try:
+            found = (await self.api(f"STREAM.MSG.GET.{stream}", **which))["message"]
+            headers = _headers(base64.b64decode(found.get("hdrs", "")))
+            return Stored(int(found["seq"]), found["subject"], base64.b64decode(found.get("data", "")), headers)
+        except Refused as error:
+            if error.number == _NOT_FOUND:
+                return None
+            raise
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise BrokerError(f"NATS' answer is not understood: {error!r}") from error
+
+    async def trim(self, stream: str, subject: str, keep: int) -> None:
+        """Keep only the newest messages of a subject."""
+        await self.api(f"STREAM.PURGE.{stream}", filter=subject, keep=keep)
+
+    async def purge(self, stream: str, subject: str) -> None:
+        """Keep nothing of a subject."""
+        await self.api(f"STREAM.PURGE.{stream}", filter=subject)
+
+    async def delete(self, stream: str, sequence: int) -> None:
+        """Take a message away, if it is there."""
+        with suppress(BrokerError):
+            await self.api(f"STREAM.MSG.DELETE.{stream}", seq=sequence, no_erase=True)
+
+    async def read(self, stream: str, subject: str, *, newest_only: bool) -> list[Stored]:
+        """All messages of a subject or, of a pattern, each subject's newest; in the order of their sequences."""
+        inbox = f"_INBOX.{os.urandom(11).hex()}"
+        arrived: asyncio.Queue[Message] = asyncio.Queue()
+        await self.link.subscribe(inbox, arrived.put_nowait)
+        name = None
+        try:
+            made = await self.api(f"CONSUMER.CREATE.{stream}", stream_name=stream, config={
+                "deliver_policy": "last_per_subject" if newest_only else "all", "filter_subject": subject,
+                "ack_policy": "none", "replay_policy": "instant", "inactive_threshold": 30 * NANOSECONDS,
+                "mem_storage": True, "num_replicas": 1,
+            })  # fmt: skip
+            name = made["name"]
+            return await self._fetch(stream, name, inbox, arrived, int(made["num_pending"]))
+        finally:
+            await self.link.unsubscribe(inbox)
+            if name is not None:
+                self.link.send(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
+
+    async def _fetch(
+        self, stream: str, consumer: str, inbox: str, arrived: asyncio.Queue[Message], count: int
+    ) -> list[Stored]:
+        found: list[Stored] = []
+        while len(found) < count:
+            batch = min(BATCH, count - len(found))
+            asked = json.dumps({"batch": batch, "no_wait": True}).encode()
+            self.link.send(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", asked, inbox)
+            for _ in range(batch):
+                try:
+                    async with asyncio.timeout(self.link.patience):
+                        message = await arrived.get()
+                except TimeoutError:
+                    raise BrokerUnavailable("NATS did not give what it has") from None
+                if not message.reply:  # a status: some went meanwhile
+                    return found
+                found.append(Stored(delivered_sequence(message), message.subject, message.data, message.headers))
+        return found
+
+
+def delivered_sequence(message: Message) -> int:
+    """The stream's sequence of a message that a consumer delivered."""
+    return delivery_of(message)[0]
+
+
+def delivery_of(message: Message) -> Delivery:
+    """Which message of a stream a consumer delivered, whenever and however often it does."""
+    # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>, or, from servers
+    # that say more, with two more fields after ACK and one at the end.
+    fields = message.reply.split(".")
+    start = 5 if len(fields) == 9 else 7
+    return int(fields[start]), int(fields[start + 2])
+
+
+def _headers(block: bytes) -> dict[str, str]:
+    """NATS' header block: a line with the version, then fields as in HTTP."""
+    found = {}
+    for line in block.decode("utf-8", "replace").split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            found[name] = value.strip()
+    return found
+
+
+def _checked(data: bytes) -> dict[str, Any]:
+    """An answer of the API.
+
+    Raises:
+        BrokerError: It is an error, or nothing that such a server answers.
+    """
+    try:
+        answer = json.loads(data)
+        error = answer.get("error")
+        if error is None:
+            return answer  # type: ignore[no-any-return]
+        number, text = int(error.get("err_code", 0)), str(error.get("description", ""))
+    except (ValueError, AttributeError, TypeError):
+        raise BrokerError("NATS' answer is not understood") from None
+    if number == _WRONG_LAST:
+        raise WrongLast(text)
+    if number == _NO_STREAM:
+        raise NoStream(text)
+    if any(word in text for word in _FULL):
+        raise Overloaded(f"NATS keeps no more: {text}")
+    raise Refused(f"NATS refuses: {text}", number)
