@@ -190,6 +190,12 @@ class NodeWills:
 
     def settle(self, own: SessionWills, fired: list[FiredWill]) -> None:
         """Publish *fired*, and keep what is left, in a greenlet of its own."""
+        if own.over and not fired and self._broker.immediate:
+            # Whoever sees the close that follows its goodbye is not mourned, even if this node is killed right then.
+            with suppress(BrokerError):
+                own.forget()
+                self._armed.pop(own.key, None)
+                return
         self.firing.spawn(self._settle, own, fired)
 
     def _settle(self, own: SessionWills, fired: list[FiredWill]) -> None:
@@ -276,8 +282,17 @@ class SessionWills:
             self.saved = False
             broker.put(WILLS, self.key, self.stored(self.wills.all()).to_record(), KEPT)
             self.saved = True
-        elif self.saved:
-            broker.claim(WILLS, self.key)
+        else:
+            self.forget()
+
+    def forget(self) -> None:
+        """Let the engine have none of them.
+
+        Raises:
+            BrokerError: It cannot be reached.
+        """
+        if self.saved:
+            self._node.firing.broker.claim(WILLS, self.key)
             self.saved = False
 
     # ------------------------------------------------------------- what befalls the session

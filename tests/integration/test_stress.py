@@ -86,6 +86,15 @@ def test_kills_lose_no_acknowledged_call_and_run_none_twice() -> None:
     assert "| 0 acknowledged calls lost | 0 | pass |" in table and "run twice | 0 | pass |" in table
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.row(70, 80)
+def test_each_will_is_published_once_and_none_of_those_who_said_goodbye() -> None:
+    """However their processes ended, or their server."""
+    table = quick("wills")
+    assert 3 == table.count("published 1 times | each 1 times | pass |")
+    assert "published 0 times | each 0 times | pass |" in table
+
+
 def test_an_unknown_scenario_is_refused_with_the_known_ones() -> None:
     """A misspelt name must not end in an empty table."""
     with pytest.raises(SystemExit, match=", ".join(SCENARIOS)):
