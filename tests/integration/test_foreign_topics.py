@@ -1,4 +1,4 @@
-"""Story: programs that know nothing but docs/PROTOCOL.md publish, subscribe and catch up."""
+"""Story: programs that know nothing but docs/PROTOCOL.md publish, subscribe, catch up and leave wills."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.foreign import BODIES
 from tests.integration.foreign_topics import Refused, TopicSpeaker, speaking
-from tests.running import running
+from tests.running import running, wait_for
 from webmesh.options import Timeouts
 from webmesh.webmesh_server import WebMeshServer
 
@@ -191,3 +191,68 @@ def test_a_resumed_session_has_its_subscriptions_and_what_it_missed(speak: Speak
     heard = [again.next() for _ in range(4)]
     assert [2, 3, 4, 5] == [message["data"] for message in heard]
     assert [[sub]] * 4 == [message["subs"] for message in heard]
+
+
+# ---------------------------------------------------------------------------- wills
+
+
+WILL = {"id": "w", "topic": "status/bob", "data": "gone"}
+
+
+def test_a_will_is_published_when_its_session_is_lost(speak: Speak) -> None:
+    """With the reason in a header; as its topic says, it is retained."""
+    alice, bob, carol = speak(), speak(), speak()
+    alice.subscribe("status/*")
+    bob.hello(wills=[WILL])
+
+    bob.drop()
+
+    fired = alice.next()
+    assert ("status/bob", "gone", "lost") == (fired["topic"], fired["data"], fired["headers"]["will"])
+    carol.subscribe("status/*")
+    assert carol.next()["retained"] is True and alice.silence()
+
+
+def test_who_says_goodbye_leaves_no_will_but_what_is_for_that(speak: Speak) -> None:
+    """Set, replaced and revoked one by one."""
+    alice, bob = speak(), speak()
+    alice.subscribe("status/*")
+    bob.hello(wills=[WILL])
+    for will in ("a", "b"):
+        bob.ask("$will", {"id": will, "topic": f"status/{will}", "data": 1, "on": ["goodbye"]})
+    bob.ask("$will", {"id": "b", "topic": "status/b", "data": 2, "on": ["goodbye", "lost"]})
+    bob.ask("$will", {"id": "a", "revoke": True})
+
+    bob.goodbye()
+    bob.drop()
+
+    fired = alice.next()
+    assert ("status/b", 2, "goodbye") == (fired["topic"], fired["data"], fired["headers"]["will"])
+    assert alice.silence()
+
+
+def test_who_comes_back_within_the_delay_is_not_mourned(speak: Speak, server: WebMeshServer) -> None:
+    """The will stays set, and fires when the session is lost for good."""
+    alice, bob, again = speak(), speak(), speak()
+    alice.subscribe("status/*")
+    bob.hello()
+    bob.ask("$will", {**WILL, "delay_ms": 300})
+    bob.drop()
+    assert wait_for(lambda: len(server.connections) == 2)
+
+    assert again.resume_of(bob)["resumed"] is True
+    assert alice.silence()
+    again.drop()
+
+    assert "gone" == alice.next()["data"]
+    assert alice.silence()
+
+
+def test_a_will_that_may_not_be_is_refused_when_it_is_set(speak: Speak) -> None:
+    """For no reason that there is, or on no topic."""
+    bob = speak()
+    bob.hello()
+    for wrong in ({"topic": "status/*"}, {"on": ["boredom"]}, {"on": []}, {"delay_ms": -1}):
+        with pytest.raises(Refused) as refused:
+            bob.ask("$will", {**WILL, **wrong})
+        assert "invalid_argument" == refused.value.code
