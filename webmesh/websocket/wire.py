@@ -18,7 +18,6 @@ import gevent
 from gevent import getcurrent, monkey
 from gevent.hub import get_hub
 from gevent.ssl import SSLSocket  # not the standard library's, also in a process that is not patched
-from greenlet import greenlet
 
 from webmesh.websocket.tcp_info import give_up_after, tcp_state
 
@@ -33,8 +32,9 @@ taken, so a peer that reads slowly would seem not to read at all."""
 TLS_RETRY = 0.01
 """Seconds until a read is tried again for which OpenSSL must write first: only the writer may wait for that."""
 
-_switch_to = greenlet.switch
-"""Switches as `Hub.switch` does, which looks each time whether the hub itself is what would wait: it never reads."""
+_switch_to = gevent.Greenlet.switch
+"""The switch of every greenlet, for a hub too: its own looks each time whether the hub itself is what would wait, and that
+never reads."""
 _poll = monkey.get_original("select", "poll") if hasattr(select, "POLLIN") else None
 _ENDS = getattr(select, "POLLRDHUP", 0)  # a broken connection is told of unasked
 _GIVEN_UP = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
