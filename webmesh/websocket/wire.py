@@ -33,7 +33,7 @@ TLS_RETRY = 0.01
 """Seconds until a read is tried again for which OpenSSL must write first: only the writer may wait for that."""
 
 _switch_to = gevent.Greenlet.switch
-"""The switch of every greenlet, for a hub too: its own looks each time whether the hub itself is what would wait, and that
+"""The switch of every greenlet, for a hub too: its own looks each time whether the hub itself is what would wait. It
 never reads."""
 _poll = monkey.get_original("select", "poll") if hasattr(select, "POLLIN") else None
 _ENDS = getattr(select, "POLLRDHUP", 0)  # a broken connection is told of unasked
