@@ -443,3 +443,53 @@ def test_without_a_session_each_loss_tells_a_gap() -> None:
         assert wait_for(lambda: heard.payloads)
         client.close()
     assert [("a", {"reason": "reconnected"})] == heard.gaps
+
+
+# -------------------------------------------------------------------------- wills
+
+
+def cut_off(client: WebMeshClient, proxy: FaultProxy) -> None:
+    """Lose it, for as long as the proxy refuses everybody."""
+    proxy.refuse()
+    proxy.reset()
+    assert wait_for(lambda: not client.connected)
+
+
+def test_a_lost_client_leaves_its_wills() -> None:
+    """Those that are set, set anew and not revoked: before it was connected, after that, and while it was not."""
+    with behind_a_proxy(node()) as (client, other, proxy), other.subscribe("wills/*") as wills:
+        early = WebMeshClient(proxy.url, backoff=QUICK)
+        early.set_will("wills/early", 0)
+        early.connect()
+        client.set_will("wills/first", 1, id="first", headers={"by": "me"})
+        client.set_will("wills/second", 2, id="second")
+        client.set_will("wills/second", 3, id="second")
+        client.set_will("wills/third", 4, id="third")
+        client.revoke_will("third")
+        client.revoke_will("never set")
+        cut_off(client, proxy)
+
+        came = {message.topic: message for message in (wills.next(PATIENCE) for _ in range(3))}
+
+        assert {"wills/early": 0, "wills/first": 1, "wills/second": 3} == {
+            topic: message.payload for topic, message in came.items()
+        }
+        assert ("lost", "me") == (came["wills/first"].will, came["wills/first"].headers["by"])
+        early.close()
+
+
+def test_a_client_that_comes_back_or_closes_leaves_no_will() -> None:
+    """Within its delay, and on purpose; a later loss finds it set again."""
+    with behind_a_proxy(node()) as (client, other, proxy), other.subscribe("wills/*") as wills:
+        client.set_will("wills/lost", "lost", delay=PATIENCE)
+        client.set_will("wills/left", "left", id="left", on=("goodbye",))
+        client.set_will("wills/revoked", "revoked", id="revoked", delay=PATIENCE)
+        cut_off(client, proxy)
+        client.revoke_will("revoked")
+        proxy.heal()
+        client.connect()
+        client.close()
+
+        assert ("left", "goodbye") == ((message := wills.next(PATIENCE)).payload, message.will)
+        with pytest.raises(TimeoutError):
+            wills.next(0.05)
