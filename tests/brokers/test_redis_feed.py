@@ -67,6 +67,15 @@ def test_silence_is_loss():
             assert feed.closed
 
 
+def test_a_subscription_that_is_refused_is_told():
+    """At once and with what Redis says, as of a user who may not subscribe."""
+    with FakeRedis(lambda words: b"-NOPERM no permissions to access one of the channels\r\n") as address:
+        feed, _, lost = open_feed(address)
+        feed.add(["a"], [], 5.0)
+        until(lambda: lost)
+        assert "no permissions" in lost[0]
+
+
 def test_who_waits_goes_on_when_it_ends():
     """The link comes back and subscribes again."""
     with FakeRedis(lambda words: None) as address:

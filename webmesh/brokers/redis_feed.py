@@ -61,6 +61,9 @@ class Feed(Writer):
 
     def received(self, answer: Any) -> None:
         """See `Writer`."""
+        if isinstance(answer, Exception):  # not allowed to subscribe: without it nothing would ever come
+            self.end(f"Redis refuses a subscription: {answer}")
+            return
         kind = answer[0] if isinstance(answer, list) and answer else b"pong"
         if kind in (b"message", b"pmessage"):
             # Redis sends the copies for several subscriptions of one connection one right after the other, that for
