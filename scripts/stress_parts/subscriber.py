@@ -3,7 +3,8 @@
 With `history` each topic is subscribed to from the position where the ledger ends, by this process or by one that was
 killed before it. With `work` the topics are patterns, each a group's, and a message is done when it is in the ledger.
 
-A line of the ledger is a JSON list: [topic, offset, epoch, payload], or [topic, "gap"] where some are known to be lost.
+Once it has subscribed, there is a file of the ledger's name with `.ready` after it. A line of the ledger is a JSON list:
+[topic, offset, epoch, payload], or [topic, "gap"] where some are known to be lost.
 """
 
 import sys
@@ -16,6 +17,7 @@ if __name__ == "__main__":
 import json  # noqa: E402
 import os  # noqa: E402
 import select  # noqa: E402
+import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -28,6 +30,8 @@ ALL = 86400.0
 GAP = "gap"
 QUEUE = 100_000
 TIMEOUT = 60.0
+TOIL = 0.004
+"""Seconds of work on a message, before it is in the ledger and after: so that a killed process has begun some."""
 
 
 def read_ledger(path: Path) -> Iterator[list[Any]]:
@@ -46,12 +50,19 @@ class Subscriber:
         self.ledger = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for topic in topics:
             if mode == "work":
-                self.client.subscribe(topic, self.take, group="workers", queue=QUEUE, timeout=TIMEOUT)
+                self.client.subscribe(topic, self.toil, group="workers", queue=QUEUE, timeout=TIMEOUT)
                 continue
             since = positions.get(topic)
             made = self.client.subscribe(topic, self.take, since=since or ALL, queue=QUEUE, timeout=TIMEOUT)
             if since is not None and made.recovered is False:
                 self.write(topic, GAP)
+        Path(f"{path}.ready").touch()
+
+    def toil(self, payload: Any, topic: str, message: Message) -> None:
+        """Work on one message; it is acknowledged when this returns."""
+        time.sleep(TOIL)
+        self.take(payload, topic, message)
+        time.sleep(TOIL)
 
     def take(self, payload: Any, topic: str, message: Message) -> None:
         """Enter one message, in one system call."""

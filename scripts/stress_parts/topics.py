@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stress_parts.processes import Node, Worker, free_port
+from bench_parts.load import LoadFailed
+from stress_parts.processes import START_TIMEOUT, Node, Worker, free_port
 from stress_parts.redis_server import PROGRAM, RedisServer
 from stress_parts.results import Result
 from stress_parts.scale import Scale
@@ -59,7 +60,7 @@ class Books:
 
     def done(self) -> Counter[tuple[str, str]]:
         """What members of the group have done, and how often."""
-        lines = (line for file in self.folder.glob("worker-*") for line in read_ledger(file))
+        lines = (line for file in self.folder.glob("worker-?") for line in read_ledger(file))
         return Counter((topic, key) for topic, _, _, key in (line for line in lines if line[1] != GAP))
 
     def missing(self) -> set[tuple[str, str]]:
@@ -99,9 +100,10 @@ class Battle:
         self.port = free_port()
         self.redis = RedisServer(folder / "redis") if redis else None
         self.node = self._new_node()
-        self.publishers = [self._new_publisher() for _ in range(PUBLISHERS)]
         self.workers = [self._new_worker(number) for number in range(WORKERS)]
         self.reader = self._new_reader()
+        self._await_subscribers()  # what is published before there is a group is nobody's
+        self.publishers = [self._new_publisher() for _ in range(PUBLISHERS)]
         self.kinds = ["server", "reader", "worker", "publisher", *(["redis"] if redis else [])]
 
     def _new_node(self) -> Node:
@@ -122,6 +124,13 @@ class Battle:
 
     def _new_reader(self) -> Worker:
         return Worker("subscriber", self._url, self.folder / "reader", "history", *READ)
+
+    def _await_subscribers(self) -> None:
+        end = time.monotonic() + START_TIMEOUT
+        while len(list(self.folder.glob("*.ready"))) < WORKERS + 1:
+            if time.monotonic() > end:
+                raise LoadFailed("the subscribers did not subscribe")
+            time.sleep(0.01)
 
     def kill(self, turn: int) -> None:
         """One of them; each in its turn."""
