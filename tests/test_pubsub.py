@@ -11,6 +11,7 @@ import pytest
 
 from tests.running import running, wait_for
 from tests.topic_peer import Refused, topic_peer
+from webmesh import peer_subscriber
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.exceptions import BrokerUnavailable, InvalidArgument, Unavailable
 from webmesh.messages import Message
@@ -191,3 +192,17 @@ def test_a_handler_publishes_on_behalf_of_who_asked(observer: RecordingObserver)
         assert ["end"] == alice.payloads(1)
         with pytest.raises(Refused):
             alice.publish("rooms/a", "by hand")
+
+
+@pytest.mark.row(86)
+def test_a_loss_on_very_many_topics_is_told_by_the_pattern(server: WebMeshServer, monkeypatch: pytest.MonkeyPatch):
+    """What is noted for a peer that cannot be told is bounded."""
+    monkeypatch.setattr(peer_subscriber, "MOST_LOST", 3)
+    with topic_peer(server) as peer:
+        sub = peer.subscribe("x/*")["sub"]
+        for number in range(10):
+            server.publish(f"x/{number}", b"not in JSON")
+        server._begun.parts.home.run(server._begun.parts.topics.tick, 0.0)
+        told = [peer.next() for _ in range(4)]
+    assert ["x/*", "x/0", "x/1", "x/2"] == sorted(one["topic"] for one in told)
+    assert all([sub] == one["subs"] and "gap" == one["event"] for one in told)

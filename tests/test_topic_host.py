@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.running import running, wait_for
-from webmesh.exceptions import ConfigurationError, InvalidArgument, LocalProtocolError
+from webmesh.brokers.base import Since
+from webmesh.exceptions import ConfigurationError, EncodeError, InvalidArgument, LocalProtocolError
 from webmesh.messages import Message, Published
 from webmesh.webmesh_server import WebMeshServer
 
@@ -111,3 +112,40 @@ def test_an_engine_is_named_by_its_url_or_given(tmp_path):
             assert expected == server.publish("a").offset
     with pytest.raises(ConfigurationError, match="engine"):
         WebMeshServer(broker="carrier-pigeon://loft")
+
+
+def test_a_payload_is_taken_as_it_is_now():
+    """What the publisher, or one subscriber, makes of it later changes nothing for others or in history."""
+    server, got = WebMeshServer(), []
+    server.topic("a", history=5)
+
+    def spoil(payload: Any, topic: str, message: Message) -> None:
+        got.append(list(payload["x"]))
+        payload["x"].append("spoiled by a subscriber")
+
+    server.subscribe("a")(spoil)
+    server.subscribe("a")(spoil)
+    payload = {"x": [1]}
+    with running(server):
+        server.publish("a", payload)
+        payload["x"].append("spoiled by the publisher")
+        assert wait_for(lambda: len(got) == 2)
+        kept = server._begun.parts.home.run(server.broker.history, "a", Since()).items
+    assert [[1], [1]] == got
+    assert [{"x": [1]}] == [publication.payload for publication in kept]
+
+
+@pytest.mark.parametrize("payload", [{1, 2}, object(), {"x": float("nan")}, "x" * (1024 * 1024 + 1)])
+def test_what_no_message_can_carry_is_refused_to_its_publisher(payload: Any):
+    """Rather than lost to each subscriber."""
+    with running(WebMeshServer()) as server, pytest.raises(EncodeError):
+        server.publish("a", payload)
+
+
+def test_topics_are_compared_in_one_form_of_unicode():
+    """However the letters were composed."""
+    server, got = WebMeshServer(), []
+    server.subscribe("caf\u00e9")(lambda payload, topic, message: got.append(topic))
+    with running(server):
+        assert 1 == server.publish("cafe\u0301").receivers
+        assert wait_for(lambda: got == ["caf\u00e9"])

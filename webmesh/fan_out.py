@@ -70,8 +70,8 @@ class FanOut:
             gevent.spawn(self._work)
 
     def wait_room(self) -> None:
-        """For who publishes: wait while too many publications wait for their fan-out."""
-        while len(self._jobs) > MOST_JOBS:
+        """For who publishes: wait while too many publications wait for their fan-out. The hub itself does not wait."""
+        while len(self._jobs) > MOST_JOBS and gevent.getcurrent() is not gevent.get_hub():
             room: Completion[None] = Completion(gevent.get_hub())
             self._room.append(room)
             room.wait()

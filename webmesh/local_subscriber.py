@@ -19,6 +19,7 @@ from webmesh.exceptions import Aborted
 from webmesh.execution import Executor
 from webmesh.messages import Message
 from webmesh.observer import Observer
+from webmesh.protocol.msgpack_body import copied
 from webmesh.websocket.hub import HubThread
 
 if TYPE_CHECKING:
@@ -165,7 +166,10 @@ class LocalSubscriber:
 
 def message_of(publication: Publication, *, attempt: int = 1, answer: Answer | None = None) -> Message:
     """A publication as subscribers see it."""
+    payload = publication.payload
+    if isinstance(payload, dict | list):  # whoever gets it may change it, and others get it too
+        payload = copied(payload)
     return Message(
-        publication.payload, publication.topic, publication.headers, offset=publication.offset,
+        payload, publication.topic, publication.headers, offset=publication.offset,
         epoch=publication.epoch, attempt=attempt, retained=publication.retained, acknowledge=answer,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from webmesh.exceptions import EncodeError
 from webmesh.protocol import messages
 from webmesh.protocol.kept_deliveries import KeptDeliveries, Shared, shared
-from webmesh.protocol.messages import gap
+from webmesh.protocol.messages import gap, pattern_gap
 from webmesh.protocol.publication import TTL
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class Receipt:
         self._answer(error)
 
 
+MOST_LOST = 256
+"""Topics of which a slow peer is told by name that it has lost something; of more it is told by its patterns."""
+
+
 class PeerSubscription:
     """One plain subscription of a peer.
 
@@ -89,8 +93,8 @@ class PeerSubscriber:
     """
 
     __slots__ = (
-        "_lost", "_push", "_stream", "_ticked", "conversation", "followers", "kept", "name", "over", "owner",
-        "serializer", "subscriptions",
+        "_lost", "_lost_much", "_push", "_stream", "_ticked", "conversation", "followers", "kept", "name", "over",
+        "owner", "serializer", "subscriptions",
     )  # fmt: skip
 
     def __init__(self, conversation: Conversation, owner: Any, room: Room | None = None) -> None:
@@ -107,6 +111,7 @@ class PeerSubscriber:
         self._ticked = 0
         self._speak_by(conversation.stream)
         self._lost: dict[str, tuple[Publication, list[int], str]] | None = None  # what it is to be told of
+        self._lost_much: frozenset[int] = frozenset()
 
     # ------------------------------------------------------------------ deliveries
 
@@ -160,12 +165,20 @@ class PeerSubscriber:
         """It does not get this one; it is told so when there is room."""
         if self._lost is None:
             self._lost = {}
-        self._lost[publication.topic] = (publication, subs, reason)
+        if len(self._lost) < MOST_LOST or publication.topic in self._lost:
+            self._lost[publication.topic] = (publication, subs, reason)
+        else:  # of so many topics it is told no single one
+            self._lost_much = self._lost_much | set(subs)
 
     def _tell_lost(self, stream: MessageStream) -> None:
         lost, self._lost = self._lost, None
         for publication, subs, reason in (lost or {}).values():
             self.send(gap(publication.topic, reason, subs, publication.offset, publication.epoch))
+        much, self._lost_much = self._lost_much, frozenset()
+        for sub in sorted(much):
+            subscription = self.subscriptions.get(sub)
+            if isinstance(subscription, PeerSubscription):
+                self.send(pattern_gap(subscription.entry.pattern, "slow", [sub]))
 
     def tick(self) -> None:
         """Ask for a receipt of what was sent last, and tell what it has lost if there is room by now; called about once

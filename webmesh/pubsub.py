@@ -24,6 +24,7 @@ from webmesh.observer import Observer
 from webmesh.options import Limits
 from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription
 from webmesh.protocol import messages
+from webmesh.protocol.msgpack_body import read_msgpack, write_msgpack
 from webmesh.protocol.subscribe_request import LAST, SinceOffset, SubscribeRequest
 from webmesh.protocol.topics import read_topic
 from webmesh.subscribers import PatternEntry, Subscribers, Taker
@@ -94,6 +95,7 @@ class Topics:
             RemoteError: It refuses.
         """
         segments = topic_segments(publication.topic)
+        publication.topic = "/".join(segments)  # in the one form that everything compares
         options = self.table.of(segments)
         try:
             if self.broker.immediate:
@@ -112,11 +114,13 @@ class Topics:
         return sum(entry.count for entry in self.subscribers.match(segments)) + self.groups.count(segments)
 
     def deliver(self, publication: Publication) -> None:
-        """`Sink.deliver`."""
+        """`Sink.deliver`; an engine elsewhere reads on when there is room."""
         segments = tuple(publication.topic.split("/"))
         entries = self.subscribers.match(segments)
         if entries:
             self._fan_out.send(publication, self.table.of(segments), entries)
+            if not self.broker.immediate:
+                self._fan_out.wait_room()
 
     def work(self, group: GroupName, publication: Publication, token: Any) -> None:
         """`Sink.work`."""
@@ -323,7 +327,17 @@ class OnBehalf:
     def publish(self, publication: Publication, connection: WebSocketConnection) -> Published:
         """As `Topics.publish`; `exclude_self` leaves out the peer of *connection*."""
         publication.publisher = self._topics.peer(connection).name
+        publication.payload = own_payload(publication.payload, self._topics.limits)
         return self._topics.publish(publication)
+
+
+def own_payload(payload: Any, limits: Limits) -> Any:
+    """A copy of a program's object, which it may go on to change while this one waits or is kept.
+
+    Raises:
+        EncodeError: No message can carry it; said to the publisher, since to subscribers it would be a loss.
+    """
+    return read_msgpack(write_msgpack([payload], limits), limits)[0]  # type: ignore[index]  # it is that list
 
 
 def topic_segments(topic: str) -> Segments:

@@ -15,6 +15,7 @@ from webmesh.messages import Published
 from webmesh.protocol.deliveries import Redelivery
 from webmesh.protocol.publication import option_headers, read_publication
 from webmesh.protocol.topics import read_topic_pattern
+from webmesh.pubsub import own_payload
 from webmesh.topic_options import TopicOptions, TopicTable
 from webmesh.topic_routes import TopicRoutes
 from webmesh.websocket.outgoing import Policy
@@ -146,11 +147,13 @@ class TopicHost(ABC):
 
         Raises:
             InvalidArgument: The topic is none, or an option makes no sense.
+            EncodeError: No message can carry the payload, or it is too large.
             Unavailable: The engine cannot be reached; nothing was published.
             Overloaded: A group that must acknowledge has too much to do already, or too many topics are kept.
             LocalProtocolError: The server has not started.
         """
         parts = self._begun.parts
         options = option_headers(headers, ttl=ttl, dedupe_id=dedupe_id, conflate_key=conflate_key, key=key)
-        publication = read_publication(topic, payload, options, publisher=None, now=0.0)
+        own = own_payload(payload, parts.limits)
+        publication = read_publication(topic, own, options, publisher=None, now=0.0)
         return parts.home.run(parts.topics.publish, publication)

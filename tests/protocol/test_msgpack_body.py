@@ -19,7 +19,7 @@ from tests.protocol.speedups import IN_PYTHON, c_module
 from webmesh.exceptions import DecodeError, EncodeError, MessageTooBig
 from webmesh.options import Limits
 from webmesh.protocol import msgpack_body
-from webmesh.protocol.msgpack_body import compress, inflate, read_msgpack, write_msgpack
+from webmesh.protocol.msgpack_body import compress, copied, inflate, read_msgpack, write_msgpack
 from webmesh.protocol.values import INTEGER_MAX, INTEGER_MIN
 
 LIMITS = Limits()
@@ -570,3 +570,12 @@ def strict(value: object, depth: int) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, (str, int, bytes, type(None)))  # and no Timestamp
+
+
+def test_a_copy_shares_nothing():
+    """Whoever gets it may change it."""
+    value = {"a": [1, {"b": b"c"}], "d": None}
+    copy: Any = copied(value)
+    assert value == copy
+    copy["a"][1]["b"] = 2
+    assert {"a": [1, {"b": b"c"}], "d": None} == value

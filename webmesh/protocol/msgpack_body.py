@@ -111,6 +111,12 @@ def read_msgpack(data: bytes, limits: Limits) -> object:
     return value
 
 
+def copied(value: object) -> object:
+    """A copy of a value that was read or written before, so that whoever gets it may change it."""
+    copy: object = unpackb(Packer(buf_size=_BUFFER_SIZE).pack(value))
+    return copy
+
+
 def compress(body: bytes, level: int) -> bytes:
     """A zlib stream of *body*, or *body* itself where that is no longer."""
     if len(body) >= _SAMPLE_FROM:
