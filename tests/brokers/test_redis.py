@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+import trustme
 
 from tests.brokers.contract import (
     KEPT,
@@ -22,7 +23,7 @@ from tests.brokers.contract import (
     message,
     until,
 )
-from tests.brokers.redis_servers import RedisServer, needs_redis
+from tests.brokers.redis_servers import RedisServer, free_port, needs_redis
 from tests.processes import run_program
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Keep, Since
@@ -486,3 +487,29 @@ def test_in_a_hub_of_its_own(server: RedisServer, sink) -> None:
         home.run(broker.stop)
     finally:
         home.stop()
+
+
+def test_by_tls(tmp_path: Path, sink) -> None:
+    """Verified: who has another certificate is not talked to, and why is told."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    for name, issuer in (("ca.pem", authority), ("other.pem", trustme.CA())):
+        issuer.cert_pem.write_to_path(tmp_path / name)
+    port = free_port()
+    made = RedisServer(
+        tmp_path, tls_port=str(port), tls_cert_file=str(tmp_path / "cert.pem"), tls_key_file=str(tmp_path / "key.pem"),
+        tls_ca_cert_file=str(tmp_path / "ca.pem"), tls_auth_clients="no",
+    ).start()  # fmt: skip
+    try:
+        broker = RedisBroker(f"rediss://127.0.0.1:{port}?ca_file={tmp_path}/ca.pem")
+        broker.start(sink)
+        broker.want(("**",))
+        assert 1 == broker.publish(message(payload="x" * 100_000), KEPT).offset
+        until(lambda: sink.delivered)
+        broker.stop()
+        with pytest.raises(BrokerUnavailable, match="certificate refused"):
+            RedisBroker(f"rediss://127.0.0.1:{port}?ca_file={tmp_path}/other.pem").start(sink)
+    finally:
+        made.stop()

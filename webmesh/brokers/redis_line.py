@@ -112,7 +112,9 @@ def open_socket(address: Address, login: Login, name: str, timeout: float) -> Re
         if isinstance(error, OSError):
             raise BrokerUnavailable(f"Redis at {address}: {tls_failure(error)}") from error
         if isinstance(error, exceptions.RedisError):
-            raise BrokerUnavailable(f"Redis at {address}: {error}") from error
+            origin = error.__context__  # of TLS and of the system, which say it without redis-py's "Error 1"
+            why = tls_failure(origin) if isinstance(origin, OSError) else str(error)
+            raise BrokerUnavailable(f"Redis at {address}: {why}") from error
         raise
     return connection
 
