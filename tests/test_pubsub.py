@@ -11,7 +11,7 @@ import pytest
 
 from tests.running import running, wait_for
 from tests.topic_peer import Refused, topic_peer
-from webmesh import peer_subscriber
+from webmesh import losses
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.exceptions import BrokerUnavailable, InvalidArgument, Unavailable
 from webmesh.messages import Message
@@ -197,7 +197,7 @@ def test_a_handler_publishes_on_behalf_of_who_asked(observer: RecordingObserver)
 @pytest.mark.row(86)
 def test_a_loss_on_very_many_topics_is_told_by_the_pattern(server: WebMeshServer, monkeypatch: pytest.MonkeyPatch):
     """What is noted for a peer that cannot be told is bounded."""
-    monkeypatch.setattr(peer_subscriber, "MOST_LOST", 3)
+    monkeypatch.setattr(losses, "MOST_TOPICS", 3)
     with topic_peer(server) as peer:
         sub = peer.subscribe("x/*")["sub"]
         for number in range(10):

@@ -123,14 +123,16 @@ class Acknowledged(ABC):
 
     # ------------------------------------------------------------------ deliveries
 
-    def add(self, letter: Letter, *, attempts: int = 0) -> None:
+    def add(self, letter: Letter, *, attempts: int = 0) -> Delivery[Letter, Any]:
         """Another one, which goes out when its turn comes.
 
         Args:
             attempts: How often it was delivered before, as far as is known.
         """
-        self.deliveries.add(letter, letter.options.redelivery).attempt = attempts
+        delivery = self.deliveries.add(letter, letter.options.redelivery)
+        delivery.attempt = attempts
         self.pump()
+        return delivery
 
     def pump(self) -> None:
         """Deliver what waits, in order, as far as somebody takes it."""
@@ -201,6 +203,7 @@ class Acknowledged(ABC):
         else:
             delivery.due = self.desk.clock() + delivery.redelivery.wait(attempt)
             self._wake_at(delivery.due)
+            self.pump()
 
     def settle(self, delivery: Delivery[Letter, Any]) -> bool:
         """It is done with; whether it was not before."""

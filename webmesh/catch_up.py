@@ -6,7 +6,9 @@ in the node's hub.
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from webmesh.exceptions import ConnectionClosed, EncodeError
@@ -15,6 +17,7 @@ from webmesh.peer_subscriber import delivered
 from webmesh.protocol import messages
 
 if TYPE_CHECKING:
+    from webmesh.deadline import Clock
     from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription
     from webmesh.protocol.publication import Publication
 
@@ -26,10 +29,21 @@ class CatchUp:
     """One subscription that catches up; a `Taker`.
 
     Args:
-        excluded: Whether to leave out its peer's own publications that ask for it.
+        now: Reads the clock of `Publication.at`.
+        acknowledged: Sends a publication, when there is room, that must be acknowledged; false where it need not.
     """
 
-    def __init__(self, peer: PeerSubscriber, subscription: PeerSubscription, observer: Observer) -> None:
+    def __init__(
+        self,
+        peer: PeerSubscriber,
+        subscription: PeerSubscription,
+        observer: Observer,
+        *,
+        now: Clock = time.monotonic,
+        acknowledged: Callable[[PeerSubscriber, Publication, list[int]], bool] = lambda *_: False,
+    ) -> None:
+        self._now = now
+        self._acknowledged = acknowledged
         self._peer = peer
         self._subscription = subscription
         self._observer = observer
@@ -77,8 +91,14 @@ class CatchUp:
             peer.conversation.stream.drain()
         if peer.over or self._over:
             return
+        now = self._now()
+        if publication.expired(now):
+            self._observer.refused("delivery", "expired")
+            return
+        if self._acknowledged(peer, publication, [self._subscription.id]):
+            return
         try:
-            peer.send(delivered(publication, [self._subscription.id]))
+            peer.send(delivered(publication, [self._subscription.id], now=now))
         except EncodeError:
             self._observer.refused("delivery", "not encodable")
             peer.lose(publication, [self._subscription.id], "encoding")

@@ -22,9 +22,12 @@ from webmesh.websocket.hub import Completion
 from webmesh.websocket.outgoing import Policy
 
 if TYPE_CHECKING:
+    from webmesh.acknowledged_subscriber import PeerDeliveries
     from webmesh.protocol.publication import Publication
     from webmesh.subscribers import PatternEntry
     from webmesh.topic_options import TopicOptions
+
+    _Letters = Callable[[PeerSubscriber], PeerDeliveries]
 
 AT_ONCE = 256
 """Receivers up to which a publication goes out in the greenlet that published it."""
@@ -41,10 +44,17 @@ _Deliver = Callable[[PeerSubscriber, Shared, bytes, Policy], bool]
 
 
 class FanOut:
-    """The deliveries of one node, in the order of publication."""
+    """The deliveries of one node, in the order of publication.
 
-    def __init__(self, observer: Observer, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        letters: Of a peer, what it has to acknowledge.
+    """
+
+    def __init__(
+        self, observer: Observer, letters: _Letters, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._observer = observer
+        self._letters = letters
         self._clock = clock
         self._jobs: deque[tuple[Publication, TopicOptions, list[_Group]]] = deque()
         self._room: list[Completion[None]] = []
@@ -113,13 +123,31 @@ class FanOut:
                 for peer in peers:
                     peer.lose(publication, subs, "encoding")
                 continue
-            message, frame = shared(data, len(peers)), server_frame(data)
+            message = shared(data, len(peers))
+            if options.ack:  # each has an id of its own, and is written when its turn comes
+                yield from self._put(publication, options, subs, peers, message[1])
+                continue
+            frame = server_frame(data)
             for some in _slices(peers, publication.publisher if publication.exclude_self else None):
                 if loose:
                     _send_loose(some, message, frame, options, publication, subs)
                 else:
                     _send(some, deliver, message, frame, options.slow_peer)
                 yield
+
+    def _put(
+        self,
+        publication: Publication,
+        options: TopicOptions,
+        subs: list[int],
+        peers: Collection[PeerSubscriber],
+        size: int,
+    ) -> Iterator[None]:
+        for some in _slices(peers, publication.publisher if publication.exclude_self else None):
+            for peer in some:
+                if not peer.over:
+                    self._letters(peer).put(publication, options, subs, size)
+            yield
 
 
 def _send(

@@ -71,6 +71,11 @@ class PeerMember:
         return self.peer.name
 
     @property
+    def pattern(self) -> tuple[str, ...]:
+        """What it subscribes to."""
+        return self.work.name.pattern
+
+    @property
     def here(self) -> bool:
         """`GroupMember.here`."""
         return self.peer.conversation is not None
@@ -94,7 +99,7 @@ class PeerMember:
 
     def gap(self, reason: str) -> None:
         """`GroupMember.gap`."""
-        self.peer.send(pattern_gap(self.work.name.pattern, reason, [self.id]))
+        self.peer.send(pattern_gap(self.pattern, reason, [self.id]))
 
     def left(self) -> None:
         """`peer_subscriber.Follower.left`: what the peer has is for others now."""
@@ -119,12 +124,13 @@ class LocalMember:
     name = None
     here = True
 
-    def __init__(self, subscriber: LocalSubscriber) -> None:
+    def __init__(self, subscriber: LocalSubscriber, work: GroupWork) -> None:
         self._subscriber = subscriber
+        subscriber.on_handled = work.pump
 
     def ready(self, in_hand: int, window: int) -> bool:
-        """`GroupMember.ready`: one at a time, so that another one may have what waits."""
-        return not in_hand and self._subscriber.takes_work
+        """`GroupMember.ready`: what would wait for it another one may have."""
+        return in_hand < window and self._subscriber.takes_work
 
     def load(self, in_hand: int) -> int:
         """`GroupMember.load`."""

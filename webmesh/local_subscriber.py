@@ -82,7 +82,11 @@ class LocalRunner:
 
 
 class LocalSubscriber:
-    """One function; a `Taker`. It is called with one publication after another, in their order."""
+    """One function; a `Taker`. It is called with one publication after another, in their order.
+
+    Attributes:
+        on_handled: Called after each.
+    """
 
     def __init__(self, subscription: LocalSubscription, runner: LocalRunner) -> None:
         self.subscription = subscription
@@ -91,6 +95,7 @@ class LocalSubscriber:
         self._worker: gevent.Greenlet[[], None] | None = None
         self._lost = 0
         self._over = False
+        self.on_handled: Callable[[], object] | None = None
 
     @property
     def pending(self) -> int:
@@ -98,9 +103,19 @@ class LocalSubscriber:
         return len(self._waiting) + (self._worker is not None)
 
     @property
+    def over(self) -> bool:
+        """Whether it is called no more."""
+        return self._over
+
+    def lose(self) -> None:
+        """It does not get one; it is told before the next."""
+        self._runner.observer.refused("delivery", "local queue full")
+        self._lost += 1
+
+    @property
     def takes_work(self) -> bool:
-        """Whether there is room for more."""
-        return not self._over and len(self._waiting) < self.subscription.queue
+        """Whether nothing waits for it."""
+        return not self._over and not self._waiting
 
     def hand(self, publication: Publication, attempt: int, answer: Answer | None) -> None:
         """A publication that it alone gets; *answer* is told how its handling ended, where anybody waits for that."""
@@ -128,8 +143,7 @@ class LocalSubscriber:
             return
         if len(self._waiting) >= self.subscription.queue:
             self._waiting.popleft()
-            self._runner.observer.refused("delivery", "local queue full")
-            self._lost += 1
+            self.lose()
         self._waiting.append(message)
         if self._worker is None:
             self._worker = gevent.spawn(self._work)
@@ -153,6 +167,8 @@ class LocalSubscriber:
         except BaseException as error:  # the edge around user code: sys.exit() must not end the subscription
             self._runner.failed(self.subscription, message, error)
             message.reject(error if isinstance(error, Exception) else Aborted(type(error).__name__))
+        if self.on_handled is not None:
+            self.on_handled()
 
     def stop(self, seconds: float) -> None:
         """End it; what it handles now gets *seconds* to end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from webmesh.acknowledged_subscriber import LocalDeliveries
 from webmesh.brokers.base import Broker
 from webmesh.group_work import LocalMember
 from webmesh.local_subscriber import LocalRunner, LocalSubscriber, LocalSubscription
@@ -37,6 +38,7 @@ class NodeTopics(Topics):
     ) -> None:
         super().__init__(broker, table, limits=limits, observer=observer, access=access)
         self.lease = NodeLease(broker)
+        self._acknowledging: list[LocalDeliveries] = []
         self._local = [LocalSubscriber(one, runner) for one in subscriptions]
 
     def start(self) -> None:
@@ -50,10 +52,11 @@ class NodeTopics(Topics):
         for one in self._local:
             pattern, group = read_topic_pattern(one.subscription.pattern), one.subscription.group
             if group is None:
-                self.attach(pattern, one)
+                self._acknowledging.append(deliveries := LocalDeliveries(one, self.table, self.desk))
+                self.attach(pattern, deliveries)
             else:
                 work = self.groups.of(pattern, group)
-                work.join(LocalMember(one))
+                work.join(LocalMember(one, work))
                 self.groups.settle(work)
 
     def stop(self) -> None:
@@ -63,5 +66,7 @@ class NodeTopics(Topics):
 
     def end_local(self, seconds: float) -> None:
         """End the program's subscriptions; what they handle now gets *seconds* together to end."""
+        for deliveries in self._acknowledging:
+            deliveries.end()
         for one in self._local:
             one.stop(seconds)

@@ -12,13 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from webmesh.exceptions import EncodeError
+from webmesh.losses import Losses
 from webmesh.protocol import messages
 from webmesh.protocol.kept_deliveries import KeptDeliveries, Shared, shared
-from webmesh.protocol.messages import gap, pattern_gap
 from webmesh.protocol.publication import TTL
 
 if TYPE_CHECKING:
     from webmesh.acknowledged import Answer, Letter
+    from webmesh.acknowledged_subscriber import PeerDeliveries
     from webmesh.catch_up import CatchUp
     from webmesh.group_work import PeerMember
     from webmesh.protocol.publication import Publication
@@ -60,10 +61,6 @@ class Receipt:
         self._answer(error)
 
 
-MOST_LOST = 256
-"""Topics of which a slow peer is told by name that it has lost something; of more it is told by its patterns."""
-
-
 class PeerSubscription:
     """One plain subscription of a peer.
 
@@ -79,6 +76,11 @@ class PeerSubscription:
         self.id = sub
         self.catching_up: CatchUp | None = None
 
+    @property
+    def pattern(self) -> tuple[str, ...]:
+        """What it subscribes to."""
+        return self.entry.pattern
+
 
 class PeerSubscriber:
     """One peer.
@@ -88,13 +90,14 @@ class PeerSubscriber:
         conversation: The one that its deliveries go by; `None` while it is away.
         serializer: What they are written with.
         subscriptions: By id.
+        letters: What it has to acknowledge; `None` while that is nothing.
         followers: Who has to know when it comes and goes; `None` while that is nobody.
         kept: What its session keeps of deliveries; `None` without a session.
     """
 
     __slots__ = (
-        "_lost", "_lost_much", "_push", "_stream", "_ticked", "conversation", "followers", "kept", "name", "over",
-        "owner", "serializer", "subscriptions",
+        "_lost", "_next_id", "_push", "_stream", "_ticked", "conversation", "followers", "kept", "letters", "name",
+        "over", "owner", "serializer", "subscriptions",
     )  # fmt: skip
 
     def __init__(self, conversation: Conversation, owner: Any, room: Room | None = None) -> None:
@@ -107,11 +110,12 @@ class PeerSubscriber:
         self.subscriptions: dict[int, PeerSubscription | PeerMember] = {}
         self.followers: dict[Follower, None] | None = None
         self.kept = None if room is None else KeptDeliveries(room)
+        self.letters: PeerDeliveries | None = None
+        self._next_id = 0
         self.over = False
         self._ticked = 0
         self._speak_by(conversation.stream)
-        self._lost: dict[str, tuple[Publication, list[int], str]] | None = None  # what it is to be told of
-        self._lost_much: frozenset[int] = frozenset()
+        self._lost: Losses | None = None
 
     # ------------------------------------------------------------------ deliveries
 
@@ -150,8 +154,8 @@ class PeerSubscriber:
             if self.kept is not None:
                 self.kept.add_loose(message, None if key is None else (publication.topic, key))
             return self.kept is not None
-        if self._lost and not stream.full:
-            self._tell_lost(stream)
+        if self._lost is not None and not stream.full:
+            self._tell_lost()
         place = None if key is None else (publication.topic, key)
         if frame is not None and stream.shares_frames:
             taken = stream.offer_frame(frame, options.slow_peer, place)
@@ -164,21 +168,22 @@ class PeerSubscriber:
     def lose(self, publication: Publication, subs: list[int], reason: str) -> None:
         """It does not get this one; it is told so when there is room."""
         if self._lost is None:
-            self._lost = {}
-        if len(self._lost) < MOST_LOST or publication.topic in self._lost:
-            self._lost[publication.topic] = (publication, subs, reason)
-        else:  # of so many topics it is told no single one
-            self._lost_much = self._lost_much | set(subs)
+            self._lost = Losses()
+        self._lost.add(publication, subs, reason)
 
-    def _tell_lost(self, stream: MessageStream) -> None:
+    def _tell_lost(self) -> None:
         lost, self._lost = self._lost, None
-        for publication, subs, reason in (lost or {}).values():
-            self.send(gap(publication.topic, reason, subs, publication.offset, publication.epoch))
-        much, self._lost_much = self._lost_much, frozenset()
-        for sub in sorted(much):
-            subscription = self.subscriptions.get(sub)
-            if isinstance(subscription, PeerSubscription):
-                self.send(pattern_gap(subscription.entry.pattern, "slow", [sub]))
+        if lost is not None:
+            self.tell(lost)
+
+    def tell(self, lost: Losses) -> None:
+        """Tell it of what it did not get."""
+        for event in lost.events(self._pattern_of):
+            self.send(event)
+
+    def _pattern_of(self, sub: int) -> tuple[str, ...] | None:
+        subscription = self.subscriptions.get(sub)
+        return None if subscription is None else subscription.pattern
 
     def tick(self) -> None:
         """Ask for a receipt of what was sent last, and tell what it has lost if there is room by now; called about once
@@ -186,8 +191,8 @@ class PeerSubscriber:
         if self.kept and self._stream is not None and self._ticked == self.kept.next:
             self.owner.ask_receipt()
         self._ticked = self.delivered
-        if self._lost and self._stream is not None and not self._stream.full:
-            self._tell_lost(self._stream)
+        if self._lost is not None and self.has_room:
+            self._tell_lost()
         for follower in tuple(self.followers or ()):
             follower.tick()
 
@@ -196,6 +201,11 @@ class PeerSubscriber:
         self.deliver(shared(self.serializer.serialize(message), 1), None, "wait")
 
     # ------------------------------------------------------- acknowledged deliveries
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it is there, and what was sent to it is on its way."""
+        return self._stream is not None and not self._stream.full
 
     @property
     def takes_work(self) -> bool:
@@ -268,6 +278,8 @@ class PeerSubscriber:
 
     def leave(self) -> None:
         """Its connection is lost, and its session waits for the next one."""
+        if self.conversation is not None:
+            self._next_id = self.conversation.session.next_id
         self.conversation = None
         self._speak_by(None)
         if self.kept is not None:
@@ -286,6 +298,8 @@ class PeerSubscriber:
                 conversation.stream.offer(data, "wait")
         self.conversation = conversation
         self._speak_by(conversation.stream)
+        # Acknowledgements of what went by the old connection may yet come, and must not pass for others.
+        conversation.session.count_from(max(self._next_id, conversation.session.next_id))
         for follower in tuple(self.followers or ()):
             follower.back()
 
@@ -297,6 +311,8 @@ class PeerSubscriber:
         if self.kept is not None:
             self.kept.clear()
             self.kept = None
+        if self.letters is not None:
+            self.letters.end()
 
     def __repr__(self) -> str:
         return f"<PeerSubscriber {self.name} subscriptions={len(self.subscriptions)}>"

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from webmesh.acknowledged import Desk
+from webmesh.acknowledged_subscriber import PeerDeliveries
 from webmesh.brokers.base import Broker, GroupName, History, Since
 from webmesh.catch_up import MOST_WAITING, CatchUp
 from webmesh.dead_letters import DeadLetters
@@ -22,9 +23,10 @@ from webmesh.lanes import Lanes
 from webmesh.messages import Published
 from webmesh.observer import Observer
 from webmesh.options import Limits
-from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription
+from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription, delivered
 from webmesh.protocol import messages
 from webmesh.protocol.msgpack_body import read_msgpack, write_msgpack
+from webmesh.protocol.retained import Room
 from webmesh.protocol.subscribe_request import LAST, SinceOffset, SubscribeRequest
 from webmesh.protocol.topics import read_topic
 from webmesh.subscribers import PatternEntry, Subscribers, Taker
@@ -46,6 +48,7 @@ class Topics:
         table: Options by pattern.
         subscribers: All plain subscriptions.
         groups: All groups that have members here.
+        desk: What deliveries that must be acknowledged need.
         up: Whether the engine can be reached.
         access: Who may do what.
         on_behalf: What its connections publish by, in the program's handlers.
@@ -61,10 +64,11 @@ class Topics:
         self.access = access
         self.subscribers = Subscribers(broker)
         self.up = False
-        self._fan_out = FanOut(observer)
+        self._fan_out = FanOut(observer, self.letters)
         self._lanes = Lanes()
         self._dead = DeadLetters(self.publish, observer)
-        self.groups = GroupWorks(broker, table, Desk(broker.clock, observer, self._dead.bury))
+        self.desk = Desk(broker.clock, observer, self._dead.bury)
+        self.groups = GroupWorks(broker, table, self.desk)
         self._peers: dict[PeerSubscriber, None] = {}
         self.on_behalf = OnBehalf(self)
 
@@ -174,9 +178,27 @@ class Topics:
         entry = self._enter(request.pattern)
         subscription = PeerSubscription(entry, self.subscribers.id_for(entry, peer.subscriptions.keys()))
         peer.subscriptions[subscription.id] = subscription
-        catch_up = subscription.catching_up = CatchUp(peer, subscription, self.observer)
+        catch_up = subscription.catching_up = CatchUp(
+            peer, subscription, self.observer, now=self.broker.clock, acknowledged=self._send_acknowledged
+        )
         entry.takers[catch_up] = None
         return subscription, catch_up
+
+    def letters(self, peer: PeerSubscriber) -> PeerDeliveries:
+        """What a peer has to acknowledge."""
+        if peer.letters is None:
+            common = peer.owner.room.common if peer.kept is not None else None
+            peer.letters = PeerDeliveries(peer, self.desk, Room(self.limits.send_queue, common))
+            peer.follow(peer.letters)
+        return peer.letters
+
+    def _send_acknowledged(self, peer: PeerSubscriber, publication: Publication, subs: list[int]) -> bool:
+        options = self.table.of(tuple(publication.topic.split("/")))
+        if options.ack:
+            letters = self.letters(peer)
+            letters.wait_room()
+            letters.put(publication, options, subs, len(peer.serializer.serialize(delivered(publication, subs))))
+        return options.ack
 
     def _check_place(self, peer: PeerSubscriber) -> None:
         if len(peer.subscriptions) >= self.limits.subscriptions:
@@ -239,6 +261,8 @@ class Topics:
     def _end_plain(self, peer: PeerSubscriber, subscription: PeerSubscription) -> None:
         if subscription.catching_up is not None:
             subscription.catching_up.stop()
+        if peer.letters is not None:
+            peer.letters.unsubscribed(subscription.id)
         form = (peer.serializer, subscription.id)
         live = subscription.entry.peers.get(form)
         if live is not None:
