@@ -129,6 +129,15 @@ def test_without_its_package_it_says_what_to_install() -> None:
     assert printed.startswith("ConfigurationError") and "webmesh-gevent[redis]" in printed
 
 
+def test_its_clock_is_that_of_redis(opened, sink, server: RedisServer) -> None:
+    """Whatever this machine's says, and also after a while."""
+    broker = opened(sink)
+    broker._offset_of_clock += 1000
+    broker.beat()
+    before, now, after = int(server.ask("TIME")[0]), broker.clock(), int(server.ask("TIME")[0]) + 1
+    assert before - 5 < now < after + 5
+
+
 def test_special_characters_mean_nothing_to_redis(opened, sink) -> None:
     """What is a wildcard there is a letter here."""
     broker = opened(sink)
@@ -416,13 +425,14 @@ def test_who_was_taken_for_dead_works_on(server: RedisServer, opened) -> None:
     until(lambda: {1, 2} == {publication.payload for _, publication, _ in sinks[0].given})
 
 
-def test_a_stop_hands_work_on_at_once(opened, sink) -> None:
+def test_a_stop_hands_work_on_at_once(opened, sink, server: RedisServer) -> None:
     """Without waiting for a lease."""
     broker = opened(RecordingSink(), "lease=1000")
     broker.join(WORK, 5, durable=True)
     broker.publish(message("jobs/1", 1), PLAIN)
     until(lambda: broker._sink.given)
     broker.stop()
+    assert 0 == server.ask("HLEN", key(broker, "nodes"))
     opened(sink, "lease=1000").join(WORK, 5, durable=True)
     until(lambda: sink.given)
 

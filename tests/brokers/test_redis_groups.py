@@ -9,7 +9,7 @@ import pytest
 
 from tests.brokers.contract import WORK, message, until
 from webmesh.brokers.base import GroupName
-from webmesh.brokers.redis_groups import NodeGroup, group_text, read_group
+from webmesh.brokers.redis_groups import GroupTable, NodeGroup, group_text, read_group
 from webmesh.brokers.redis_messages import BadMessage, body_limits, write_body
 from webmesh.exceptions import BrokerUnavailable
 from webmesh.options import Limits
@@ -125,6 +125,16 @@ def test_who_leaves_tells_what_was_done(group: NodeGroup, work: Work, given: lis
     group.done(b"1-0")
     gevent.sleep(0.01)
     assert [b"1-0"] == group.close()
+
+
+@pytest.mark.row(98)
+def test_the_table_of_groups(bad: list[Exception]) -> None:
+    """Names groups by topics; what stands there and is none is counted."""
+    found = [b"", b"7", b"a/*\x1fx", b"1", b"a/**\x1fy", b"0", b"\xff", b"1", b"none", b"1"]
+    table = GroupTable(lambda *command: found, "k", lambda where, error: bad.append(error))
+    table.read()
+    assert ["a/*\x1fx", "a/**\x1fy"] == table.match(("a", "b"))
+    assert ("7", ["a/**\x1fy"], 2) == (table.version, table.passing, len(bad))
 
 
 def test_names() -> None:

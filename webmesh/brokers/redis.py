@@ -15,11 +15,12 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
-from webmesh.brokers.redis_groups import NodeGroup, group_text, read_group
+from webmesh.brokers.redis_groups import GroupTable, NodeGroup, group_text, read_group
 from webmesh.brokers.redis_link import RedisLink
 from webmesh.brokers.redis_messages import BadMessage, Keys, body_limits, read_message, write_body
 from webmesh.brokers.redis_past import RedisPast
@@ -92,9 +93,7 @@ class RedisBroker(Broker):
         self._offset_of_clock = 0.0
         self._wanted: dict[tuple[str, ...], int] = {}
         self._interest: TopicTrie[tuple[str, ...]] = TopicTrie()
-        self._table: TopicTrie[str] = TopicTrie()
-        self._version = ""
-        self._passing: list[str] = []
+        self._table = GroupTable(self._link.ask, self._keys.groups, self._refuse)
         self._groups: dict[GroupName, NodeGroup] = {}
         self._by_work: dict[bytes, NodeGroup] = {}
         self._epoch = ""
@@ -121,6 +120,8 @@ class RedisBroker(Broker):
         self._sink = None
         for group in list(self._groups):
             self._part(group)
+        with suppress(BrokerError, Overloaded):
+            self._link.ask("HDEL", self._keys.nodes, self._node)
         self._link.stop()
         self._wanted.clear()
         self._interest = TopicTrie()
@@ -134,10 +135,7 @@ class RedisBroker(Broker):
 
     def opened(self) -> None:
         """See `LinkOwner`."""
-        before = time.monotonic()
-        seconds, micros = self._link.ask("TIME")
-        self._offset_of_clock = int(seconds) + int(micros) / 1e6 - (before + time.monotonic()) / 2
-        self._read_table()
+        self._table.read()
         names = [self._keys.live + "/".join(one) for one in self._wanted if is_topic("/".join(one))]
         names += [group.work for group in self._groups.values()]
         patterns = [self._keys.pattern(one) for one in self._wanted if not is_topic("/".join(one))]
@@ -161,11 +159,14 @@ class RedisBroker(Broker):
     def beat(self) -> None:
         """See `LinkOwner`: says that this node is alive, and looks after groups whose nodes are not."""
         keys = self._keys
+        before = time.monotonic()
+        seconds, micros = self._link.ask("TIME")  # again and again: two clocks never go at quite the same speed
+        self._offset_of_clock = int(seconds) + int(micros) / 1e6 - (before + time.monotonic()) / 2
         self._link.run("beat", [keys.nodes], self._node, self._lease_ms)
         for group in list(self._groups.values()):
             self._enter(group)
             group.wake(rescue=True)
-        others = [name for name in self._passing if read_group(name) not in self._groups]
+        others = [name for name in self._table.passing if read_group(name) not in self._groups]
         for name in random.sample(others, min(len(others), SWEPT)):
             self._link.run("leave", [keys.groups, keys.work(name), keys.nodes], name, "")
 
@@ -225,7 +226,7 @@ class RedisBroker(Broker):
                 "publish",
                 [keys.topics, keys.retained, keys.seen, keys.answers, keys.groups, keys.log(topic),
                  *map(keys.work, groups)],
-                self._version, topic, body, keys.live + topic, keep.history,
+                self._table.version, topic, body, keys.live + topic, keep.history,
                 "" if keep.ttl is None else max(1, round(keep.ttl * 1000)), retain, int(keep.ack),
                 publication.dedupe_id or "", round(one_node.DEDUPE_WINDOW * 1000), one_node.DEDUPE_MOST,
                 one_node.MOST_TOPICS, one_node.GROUP_BACKLOG, os.urandom(6).hex(),
@@ -234,7 +235,7 @@ class RedisBroker(Broker):
             )  # fmt: skip
             if outcome != b"stale":
                 return self._outcome(topic, outcome, rest)
-            self._read_table()
+            self._table.read()
         raise Overloaded("groups join and leave so fast that nothing can be published")
 
     def _outcome(self, topic: str, outcome: bytes, rest: list[bytes]) -> Accepted:
@@ -302,25 +303,6 @@ class RedisBroker(Broker):
         return self._past.retained(pattern, self.clock())
 
     # -------------------------------------------------------------------- groups
-
-    def _read_table(self) -> None:
-        """Learn which groups there are, on all nodes."""
-        found = self._link.ask("HGETALL", self._keys.groups)
-        table: TopicTrie[str] = TopicTrie()
-        passing: list[str] = []
-        version = "0"
-        for name, value in zip(found[::2], found[1::2], strict=True):
-            if not name:
-                version = value.decode(errors="replace")
-                continue
-            try:
-                text = name.decode(errors="strict")
-                table.add(read_group(text).pattern, text)
-                if value == b"0":
-                    passing.append(text)
-            except (BadMessage, UnicodeDecodeError) as bad:
-                self._refuse(self._keys.groups, bad)
-        self._table, self._passing, self._version = table, passing, version
 
     def join(self, group: GroupName, window: int, *, durable: bool) -> None:
         """See `Broker.join`."""

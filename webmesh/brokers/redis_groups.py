@@ -18,6 +18,7 @@ from webmesh.brokers.redis_messages import GROUP_SEPARATOR, BadMessage, read_mes
 from webmesh.exceptions import WebMeshError
 from webmesh.options import Limits
 from webmesh.protocol.publication import Publication
+from webmesh.protocol.topic_trie import TopicTrie
 
 logger = logging.getLogger("webmesh.broker")
 
@@ -40,6 +41,48 @@ def read_group(text: str) -> GroupName:
     if not separator:
         raise BadMessage("a group without a name")
     return GroupName(read_pattern(pattern), name)
+
+
+class GroupTable:
+    """All groups of all nodes, as this node last read of them.
+
+    Args:
+        key: Of the table.
+        refused: Told of what is no group.
+
+    Attributes:
+        version: Of what was read; every publication names it.
+        passing: Those that end with their last member.
+    """
+
+    def __init__(self, ask: Run, key: str, refused: Callable[[str, Exception], None]) -> None:
+        self._ask, self._key, self._refused = ask, key, refused
+        self._trie: TopicTrie[str] = TopicTrie()
+        self.version = ""
+        self.passing: list[str] = []
+
+    def read(self) -> None:
+        """Read it anew."""
+        found = self._ask("HGETALL", self._key)
+        trie: TopicTrie[str] = TopicTrie()
+        passing: list[str] = []
+        version = "0"
+        for name, value in zip(found[::2], found[1::2], strict=True):
+            if not name:
+                version = value.decode(errors="replace")
+                continue
+            try:
+                text = name.decode()
+                trie.add(read_group(text).pattern, text)
+                if value == b"0":
+                    passing.append(text)
+            except (BadMessage, UnicodeDecodeError) as bad:
+                self._refused(self._key, bad)
+        self._trie, self.passing, self.version = trie, passing, version
+
+    def match(self, topic: tuple[str, ...]) -> list[str]:
+        """The names of the groups that a publication is for."""
+        return self._trie.match(topic)
 
 
 class NodeGroup:
