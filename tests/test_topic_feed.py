@@ -285,18 +285,54 @@ def test_what_is_delivered_again_while_it_is_handled() -> None:
     assert [2] == [message.attempt for message in feeding.take()]
 
 
-def test_what_is_not_acknowledged_comes_again_after_a_loss() -> None:
-    """So what waits of it is let go, and the position lies before it."""
+@pytest.mark.parametrize("again", ["acknowledged", "plain"])
+def test_what_is_not_acknowledged_comes_again_after_a_loss(again: str) -> None:
+    """What was rejected is handled again; what is being handled is known."""
     feeding = Feeding()
     feeding.begin()
-    for offset in (1, 2, 3):
-        feeding.feed.take(TopicMessage("a", offset, offset, offset=offset, epoch="e"), lambda error: None)
+
+    def deliver(*offsets: int) -> None:
+        for offset in offsets:
+            feeding.feed.take(TopicMessage("a", offset, offset, offset=offset, epoch="e"), lambda error: None)
+
+    deliver(1, 2, 3)
     feeding.queue.pop().ack()
+    feeding.queue.pop().reject(ValueError("not now"))
     since = feeding.feed.position
     assert Position(1, "e") == since
     feeding.feed.began_anew({"offset": 3, "epoch": "e", "recovered": True}, since)
-    feeding.live(2, 3)
-    assert [2, 3] == feeding.shown()
+    if again == "plain":
+        feeding.live(2, 3, 4)
+    else:
+        deliver(2, 3, 4)
+    assert [3, 2, 4] == feeding.shown()
+
+
+def test_a_message_that_was_dropped_comes_again() -> None:
+    """Nobody has it any more, so nobody will acknowledge it."""
+    feeding = Feeding()
+    feeding.begin()
+    for attempt in (1, 2):
+        feeding.feed.take(TopicMessage("a", 1, 7, offset=1, epoch="e", attempt=attempt), lambda error: None)
+        assert [attempt] == [message.attempt for message in feeding.take()]
+
+
+def test_a_pattern_knows_what_is_being_handled_too() -> None:
+    """When it fetches what came between."""
+    feeding = Feeding(pattern="*")
+    for offset in (1, 2):
+        feeding.feed.take(TopicMessage("a", offset, offset, offset=offset, epoch="e"), lambda error: None)
+    feeding.past.last = 3
+    feeding.feed.began_anew({"sub": 1}, None)
+    assert [1, 2, ("reconnected", None), 3] == feeding.shown(lambda: len(feeding.queue) == 4)
+
+
+def test_what_has_no_number_is_known_by_its_dedupe_id() -> None:
+    """Without one nothing tells, and it is handled as often as it is delivered."""
+    feeding = Feeding(group=True)
+    for headers in ({"dedupe-id": "x"}, {"dedupe-id": "x"}, {}, {}):
+        feeding.feed.take(TopicMessage("a", 1, 7, headers), lambda error: None)
+    assert 3 == len(feeding.queue)
 
 
 def test_an_event_that_nobody_knows_is_left_out() -> None:

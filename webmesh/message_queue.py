@@ -6,7 +6,6 @@ Pure. What asks for an acknowledgement never has to: the node sends no more of i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Literal, get_args
 
 from webmesh.exceptions import ConfigurationError
@@ -77,11 +76,6 @@ class MessageQueue:
     def take(self, most: int) -> list[Message]:
         """The oldest ones, at most so many."""
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-
-    def discard(self, unwanted: Callable[[Message], bool]) -> None:
-        """Let go of what nobody wants any more."""
-        if any(map(unwanted, self._waiting)):
-            self._waiting = deque(message for message in self._waiting if not unwanted(message))
 
     def clear(self) -> list[Message]:
         """All that waited; nothing does any more."""

@@ -56,7 +56,7 @@ class Subscription:
 
     It lives through reconnects, until `unsubscribe` or the end of its client. A message that asks for an
     acknowledgement is acknowledged when the callback has returned, or when the loop asks for the next one; by hand with
-    `Message.ack`, as those that `next` gets.
+    `Message.ack`, as those that `next` gets. One that nobody has any more, and has not acknowledged, may come again.
 
     Attributes:
         pattern: What it subscribes to.
@@ -134,13 +134,19 @@ class Subscription:
 
     def __iter__(self) -> Iterator[Message]:
         """Messages until the subscription ends. One is acknowledged when the next one is asked for; the one at which
-        the loop was left is not."""
+        the loop was left is rejected."""
         while True:
             try:
                 message = self.next()
             except ConnectionClosed:
                 return
-            yield message
+            left = True
+            try:
+                yield message
+                left = False
+            finally:
+                if left:
+                    message.reject(Unavailable("the loop was left"))
             message.ack()
 
     def unsubscribe(self) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import gevent
 from gevent.event import Event
@@ -17,7 +19,7 @@ from gevent.event import Event
 from webmesh.exceptions import RemoteError, RequestTimeout, TransportError
 from webmesh.message_queue import MessageQueue
 from webmesh.messages import NO_HEADERS, HistoryPage, Message, Position
-from webmesh.protocol.publication import CONFLATE
+from webmesh.protocol.publication import CONFLATE, DEDUPE
 from webmesh.protocol.topic_positions import OwnOffsets, Place, TopicPositions, Verdict
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ Fetch = Callable[[str, Position, int], HistoryPage]
 """What is kept of a topic after a position, at most so many; one attempt. Raises `TransportError` where there is no
 connection, `RemoteError` where the node will not tell."""
 Acknowledge = Callable[[Exception | None], object]
+
+Flight = tuple[str, str, int]
+"""A delivery that awaits its acknowledgement: topic, epoch, offset; or topic, its dedupe id, 0."""
 
 PAGE = 1000
 """Messages that are fetched at a time: as many as a node gives."""
@@ -74,7 +79,7 @@ class TopicFeed:
         self._behind: deque[str] = deque()
         self._workers: list[gevent.Greenlet[[], None]] = []
         self._room = Event()
-        self._flights: dict[tuple[str, str, int], Acknowledge] = {}
+        self._flights: WeakValueDictionary[Flight, _Arrival] = WeakValueDictionary()
 
     # ------------------------------------------------------------ the subscription
 
@@ -103,24 +108,32 @@ class TopicFeed:
         told = _position(answer)
         if not self._ordered:
             return
-        self._flights.clear()
-        self._queue.discard(lambda message: message.wants_ack and message.position is not None)  # they come again
         if not self._exact:
             self.recovered = False
             for topic in self._positions.topics():
-                self._positions.go_back(topic)
+                self._go_back(topic)
             self._put(Message({"reason": "reconnected", "pattern": True}, self._pattern, event="gap"))
             self._fetch_all()
             return
         place = self._positions.get(self._pattern)
         if since is not None and answer.get("recovered") is True and place is not None:
             self.recovered = True
-            place.held, place.unacknowledged = None, None
+            place.release()
+            self._go_back(self._pattern)
             place.move(since.offset, since.epoch)
             return
         self.recovered = False
         self._tell_gap(self._pattern, "reconnected" if since is None else "not kept", told)
         self._move(self._pattern, told)
+
+    def _go_back(self, topic: str) -> None:
+        """To before what was not acknowledged: the node that waited for that is gone. What is being handled comes again
+        and is known by that; only what was rejected is handled again."""
+        place = self._positions.get(topic)
+        if place is not None and place.unacknowledged:
+            place.move(*place.position)
+            epoch, offsets = place.epoch, tuple(place.unacknowledged)  # others acknowledge meanwhile
+            place.unacknowledged = {offset for offset in offsets if (topic, epoch, offset) in self._flights}
 
     def _move(self, topic: str, told: Position | None) -> None:
         if told is None or not self._exact:
@@ -137,10 +150,10 @@ class TopicFeed:
                 self._take_gap(message)
             elif message.event == "presence":
                 self._put(read_message(message))
-        elif message.offset is None or message.epoch is None or not self._ordered:
-            self._put(read_message(message, acknowledge))
         elif acknowledge is not None:
-            self._take_kept(message, message.offset, str(message.epoch), acknowledge)
+            self._take_kept(message, acknowledge)
+        elif message.offset is None or message.epoch is None or not self._ordered:
+            self._put(read_message(message))
         else:
             self._take_numbered(message, message.offset, str(message.epoch))
 
@@ -160,7 +173,7 @@ class TopicFeed:
                 self._fall_behind(topic, place, message)
                 return
         verdict = self._positions.judge(topic, offset, epoch)
-        if verdict is Verdict.HAD:
+        if verdict is Verdict.HAD or (topic, epoch, offset) in self._flights:
             return
         if verdict is Verdict.JUMP and place is not None and not self._jump(message, place, offset, epoch):
             return
@@ -184,14 +197,22 @@ class TopicFeed:
         self._fall_behind(topic, place, message)
         return False
 
-    def _take_kept(self, message: TopicMessage, offset: int, epoch: str, acknowledge: Acknowledge) -> None:
+    def _take_kept(self, message: TopicMessage, acknowledge: Acknowledge) -> None:
         """One that is delivered until it is acknowledged: the node sees to it that none is missing."""
-        topic = message.topic
-        flight = (topic, epoch, offset)
-        known = flight in self._flights
-        self._flights[flight] = acknowledge
-        if known:  # it is still being handled, and the later delivery is the one that is answered
+        flight = _flight_of(message)
+        if flight is None:
+            self._put(read_message(message, acknowledge))
             return
+        known = self._flights.get(flight)
+        if known is not None:  # it is still being handled, and the later delivery is the one that is answered
+            known.acknowledge = acknowledge
+            return
+        if message.offset is not None and self._ordered:
+            self._depart(*flight)
+        arrival = self._flights[flight] = _Arrival(acknowledge, partial(self._arrived, flight))
+        self._put(read_message(message, arrival))
+
+    def _depart(self, topic: str, epoch: str, offset: int) -> None:
         place = self._positions.get(topic)
         if place is None or place.epoch != epoch:
             place = self._positions.put(topic, Place(offset, epoch))
@@ -201,14 +222,13 @@ class TopicFeed:
         if offset > place.last:
             place.move(offset, epoch)
 
-        def answer(error: Exception | None) -> None:
-            later = self._flights.pop(flight, None)
-            if error is None and place.unacknowledged is not None:
-                place.unacknowledged.discard(offset)
-            if later is not None:
-                later(error)
-
-        self._put(read_message(message, answer))
+    def _arrived(self, flight: Flight, error: Exception | None) -> None:
+        """From whichever thread has handled it."""
+        topic, epoch, offset = flight
+        place = self._positions.get(topic)
+        if error is None and place is not None and place.epoch == epoch and place.unacknowledged:
+            place.unacknowledged.discard(offset)
+        self._flights.pop(flight, None)
 
     def _take_gap(self, message: TopicMessage) -> None:
         data = message.data if isinstance(message.data, dict) else {}
@@ -302,7 +322,8 @@ class TopicFeed:
             if self._queue.full:
                 return True
             place.move(message.offset, page.epoch)
-            if not self._own.has(topic, page.epoch, message.offset):
+            taken = (topic, page.epoch, message.offset)
+            if not self._own.has(*taken) and taken not in self._flights:
                 self._put(message)
         if page.items and place.last < page.offset:
             return True
@@ -350,6 +371,32 @@ class TopicFeed:
         """It is over."""
         gevent.killall(self._workers, block=False)
         self._behind.clear()
+
+
+class _Arrival:
+    """The acknowledgement of one message; lives as long as somebody has that.
+
+    Attributes:
+        acknowledge: Tells the node; that of the latest delivery.
+    """
+
+    __slots__ = ("__weakref__", "_arrived", "acknowledge")
+
+    def __init__(self, acknowledge: Acknowledge, arrived: Acknowledge) -> None:
+        self.acknowledge = acknowledge
+        self._arrived = arrived
+
+    def __call__(self, error: Exception | None) -> None:
+        self._arrived(error)
+        self.acknowledge(error)
+
+
+def _flight_of(message: TopicMessage) -> Flight | None:
+    """What a delivery is known by when it comes again; `None` where nothing tells."""
+    if message.offset is not None and message.epoch is not None:
+        return message.topic, str(message.epoch), message.offset
+    dedupe = (message.headers or NO_HEADERS).get(DEDUPE)
+    return None if dedupe is None else (message.topic, dedupe, 0)
 
 
 def read_message(message: TopicMessage, acknowledge: Acknowledge | None = None) -> Message:

@@ -14,6 +14,7 @@ from tests.running import PATIENCE, connected, native_threads, running, wait_for
 from webmesh.exceptions import BadPattern, ConfigurationError, ConnectionClosed, ConnectFailed, InvalidArgument
 from webmesh.messages import Message, Position, Published
 from webmesh.options import Backoff
+from webmesh.protocol.deliveries import Redelivery
 from webmesh.subscription import Subscription
 from webmesh.testing import FaultProxy
 from webmesh.webmesh_client import WebMeshClient
@@ -493,3 +494,115 @@ def test_a_client_that_comes_back_or_closes_leaves_no_will() -> None:
         assert ("left", "goodbye") == ((message := wills.next(PATIENCE)).payload, message.will)
         with pytest.raises(TimeoutError):
             wills.next(0.05)
+
+
+# ---------------------------------------------------------------- acknowledgement
+
+
+def acknowledging() -> WebMeshServer:
+    server = WebMeshServer()
+    server.topic("work/**", ack=True, history=100, redelivery=Redelivery(first=0.05, attempts=20))
+    return server
+
+
+def test_a_callback_that_raises_gets_it_again() -> None:
+    """Until it returns; what came behind it does not wait."""
+    heard = Heard()
+
+    def fail_twice(payload: Any, topic: str, message: Message) -> None:
+        heard(payload, topic, message)
+        if payload == 0 and message.attempt < 3:
+            raise ValueError("not yet")
+
+    with connected(acknowledging()) as client:
+        client.subscribe("work/a", fail_twice, group="workers")
+        for number in range(3):
+            client.publish("work/a", number)
+        assert wait_for(lambda: heard.payloads.count(0) == 3)
+        assert wait_for(lambda: {0, 1, 2} == set(heard.payloads))
+
+    assert [1, 2, 3] == [message.attempt for message in heard.messages if message.payload == 0]
+
+
+def test_a_loop_that_is_left_gets_it_again() -> None:
+    """The message at which it was left was not handled."""
+    with connected(acknowledging()) as client:
+        work = client.subscribe("work/a", group="workers")
+        for number in range(3):
+            client.publish("work/a", number)
+        for message in work:
+            if message.payload == 1:
+                break
+        seen = []
+        for message in work:
+            seen.append((message.payload, message.attempt > 1))
+            if (1, True) in seen:
+                break
+
+    assert (2, False) == seen[0]
+    assert (0, True) not in seen
+
+
+def test_a_slow_callback_handles_once_what_is_delivered_again() -> None:
+    """Its silence lets the node deliver it again, while it is still at it."""
+    heard, go = Heard(), threading.Event()
+
+    def slow(payload: Any, topic: str, message: Message) -> None:
+        heard(payload, topic, message)
+        go.wait(PATIENCE)
+
+    with connected(acknowledging()) as client:
+        subscription = client.subscribe("work/a", slow, group="workers")
+        client.publish("work/a", 0)
+        client.publish("work/a", 1)
+        delivered: list[Any] = []
+        take = subscription.feed.take
+        subscription.feed.take = lambda *args: (delivered.append(args), take(*args))  # type: ignore[method-assign]
+        assert wait_for(lambda: len(delivered) > 2)
+        go.set()
+        client.publish("work/a", 2)
+        assert wait_for(lambda: 2 in heard.payloads)
+
+    assert [0, 1, 2] == heard.payloads
+
+
+def test_work_survives_links_that_break() -> None:
+    """Every message is handled, whatever becomes of deliveries and acknowledgements on the way."""
+    heard = Heard()
+    with behind_a_proxy(acknowledging()) as (client, other, proxy):
+        client.subscribe("work/*", heard, group="workers")
+        for number in range(100):
+            other.publish("work/a", number)
+            if not number % 20:
+                proxy.reset()
+        assert wait_for(lambda: set(range(100)) == set(heard.payloads))
+    assert [] == heard.gaps
+
+
+@pytest.mark.parametrize("pattern", ["work/a", "work/**"])
+def test_work_survives_a_restart(tmp_path: Path, pattern: str) -> None:
+    """What a callback had rejected, and not handled when the server went, comes again from the new one."""
+    heard, restarted_server = Heard(), threading.Event()
+
+    def fail_before(payload: Any, topic: str, message: Message) -> None:
+        heard(payload, topic, message)
+        if payload == 1 and not restarted_server.is_set():
+            raise ValueError("not before the restart")
+
+    def worker() -> WebMeshServer:
+        server = WebMeshServer(broker=f"sqlite:///{tmp_path}/topics")
+        server.topic("work/**", ack=True, history=100, redelivery=Redelivery(first=PATIENCE, most=PATIENCE * 2))
+        return server
+
+    with running(worker()) as server:
+        port = server.port
+        client = WebMeshClient(server.url, backoff=QUICK)
+        client.subscribe(pattern, fail_before, group="workers")
+        for number in range(3):
+            client.publish("work/a", number)
+        assert wait_for(lambda: 2 in heard.payloads)
+    restarted_server.set()
+    with running(worker(), port=port):
+        client.publish("work/a", 3, timeout=PATIENCE)
+        assert wait_for(lambda: heard.payloads.count(1) == 2 and 3 in heard.payloads)
+        client.close()

@@ -142,12 +142,6 @@ class TopicPositions:
         self._places[topic] = place
         return place
 
-    def go_back(self, topic: str) -> None:
-        """To before the oldest that was delivered and not acknowledged: whoever waited for that is gone."""
-        place = self._places[topic]
-        place.move(*place.position)
-        place.unacknowledged = None
-
     def drop(self, topic: str) -> None:
         """Nothing is known of *topic*."""
         self._places.pop(topic, None)
