@@ -205,13 +205,13 @@ class PeerSubscriber:
     @property
     def has_room(self) -> bool:
         """Whether it is there, and what was sent to it is on its way."""
-        return self._stream is not None and not self._stream.full
+        stream = self._stream
+        return stream is not None and not stream.full and stream.state == "open"
 
     @property
     def takes_work(self) -> bool:
         """Whether it is there and keeps up."""
-        stream = self._stream
-        return stream is not None and not stream.full and not stream.stalled
+        return self.has_room and not self.stalled
 
     @property
     def stalled(self) -> bool:
