@@ -53,6 +53,22 @@ def test_pages_make_one_history(broker: RedisBroker, monkeypatch: pytest.MonkeyP
     assert (True, []) == read(Since(seconds=1e-9))
 
 
+def test_large_messages_are_read_a_few_at_a_time(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch):
+    """Others want answers of the same Redis meanwhile."""
+    monkeypatch.setattr(redis_past, "PAGE_SIZE", 5000)
+    monkeypatch.setattr(redis_past, "FIRST_PAGE", 1)
+    for number in range(1, 11):
+        broker.publish(message(payload=[number, "x" * 2000]), Keep(history=100))
+    run, counts = broker._past._run, []
+
+    def count(*arguments):
+        counts.append(arguments[5])
+        return run(*arguments)
+    monkeypatch.setattr(broker._past, "_run", count)
+    assert list(range(1, 11)) == [p.payload[0] for p in broker.history("a/b", Since()).items]
+    assert [1, 2, 2] == counts[:3]
+
+
 def test_what_is_cut_off_while_it_is_read_is_told(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch):
     """A history with a hole is worse than none."""
     monkeypatch.setattr(redis_past, "PAGE", 2)

@@ -196,4 +196,5 @@ class RedisLink:
                     feed.check(self.timeout)
                     self._owner.beat()
                 except BrokerError as error:
-                    logger.warning("Redis refuses", extra={"place": str(self.place), "reason": str(error)})
+                    told = {"place": str(self.place), "reason": str(error)}
+                    logger.warning("Redis was not told that this node lives", extra=told)

@@ -14,8 +14,11 @@ from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_trie import TopicTrie
 from webmesh.protocol.topics import is_topic
 
-PAGE = 256
-"""Entries that are read at a time: others' commands are answered in between."""
+PAGE, PAGE_SIZE = 256, 1024 * 1024
+"""Entries, and bytes of them, that are read at a time: others' commands are answered in between."""
+
+FIRST_PAGE = 32
+"""Entries that are read at first, when nobody knows how large they are."""
 
 _NUMBER = re.compile(rb"([1-9][0-9]{0,15})-0")
 
@@ -77,16 +80,19 @@ class RedisPast:
 
     def _pages(self, topic: str, after: int, *, backwards: bool) -> Iterator[_Page]:
         start, end = f"({after}-0" if after else "-", "+"
+        count = min(FIRST_PAGE, PAGE)
         while True:
             epoch, newest, now, oldest, entries = self._run(
-                "history", [self._keys.topics, self._keys.log(topic)], topic, start, end, PAGE, int(backwards),
+                "history", [self._keys.topics, self._keys.log(topic)], topic, start, end, count, int(backwards),
                 os.urandom(6).hex(),
             )  # fmt: skip
             number = _number(oldest)
             last = int(newest) if newest.isdigit() else 0
             yield _Page(epoch.decode(errors="replace"), last, int(now) / 1000, number or last + 1, entries)
-            if len(entries) < PAGE:
+            if len(entries) < count:
                 return
+            size = sum(len(part) for _, fields in entries for part in fields)
+            count = max(1, min(PAGE, PAGE_SIZE * count // max(1, size)))
             edge = "(" + entries[-1][0].decode()
             start, end = (start, edge) if backwards else (edge, end)
 
