@@ -25,6 +25,19 @@ def test_equals_take_turns():
     assert ["a", "b", "c", "a"] == [members.choose() for _ in range(4)]
 
 
+def test_who_has_nothing_in_hand_is_chosen_without_asking_the_others():
+    """So a publication to an idle group costs the same, however large the group."""
+    asked: list[int] = []
+    members: Group[int] = Group(lambda member: asked.append(member) or 0)
+    for member in range(1000):
+        members.join(member)
+
+    chosen = [members.choose() for _ in range(1000)]
+
+    assert sorted(chosen) == list(range(1000))
+    assert asked == chosen
+
+
 def test_a_new_member_is_next():
     """It has had nothing yet."""
     members = group("a", "b")

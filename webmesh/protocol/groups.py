@@ -5,6 +5,7 @@ Pure. Members with equally few take turns, so that an idle group shares its work
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -21,7 +22,7 @@ class Group(Generic[T]):
     __slots__ = ("_members", "_pending")
 
     def __init__(self, pending: Callable[[T], int]) -> None:
-        self._members: dict[T, None] = {}
+        self._members: OrderedDict[T, None] = OrderedDict()
         self._pending = pending
 
     def __len__(self) -> int:
@@ -35,7 +36,8 @@ class Group(Generic[T]):
     def join(self, member: T) -> None:
         """Add a member; it is the next one to be chosen among equals."""
         if member not in self._members:
-            self._members = {member: None, **self._members}
+            self._members[member] = None
+            self._members.move_to_end(member, last=False)
 
     def leave(self, member: T) -> None:
         """Remove a member; does nothing for one that is not there."""
@@ -48,10 +50,15 @@ class Group(Generic[T]):
             without: Not this one, as when the publisher is a member and wants no echo.
             ready: Whether a member takes any now.
         """
-        candidates = [member for member in self._members if member != without and ready(member)]
-        if not candidates:
-            return None
-        chosen = min(candidates, key=self._pending)  # the first among equals: who was chosen longest ago
-        del self._members[chosen]
-        self._members[chosen] = None
+        chosen, fewest = None, 0
+        for member in self._members:  # the first among equals is who was chosen longest ago
+            if member == without or not ready(member):
+                continue
+            pending = self._pending(member)
+            if chosen is None or pending < fewest:
+                chosen, fewest = member, pending
+                if not pending:  # nobody can have fewer, so that a large group costs no more than a small one
+                    break
+        if chosen is not None:
+            self._members.move_to_end(chosen)
         return chosen
