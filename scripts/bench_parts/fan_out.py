@@ -22,6 +22,7 @@ from bench_parts.tables import table
 
 FLOOR = "fan-out-floor"
 OURS = "fan-out"
+GROUP = "group"
 SIZES = (1_000, 10_000)
 """Receivers. Ten thousand need as many descriptors, and a few more, in the server and in the load."""
 
@@ -75,6 +76,9 @@ CONTESTANTS = (
     Contestant(
         "fan-out-socketio", "python-socketio on gevent, `emit` to a room", "fan_out_socketio",
         ("socketio", "geventwebsocket"), audience.socketio(), rival=True,
+    ),
+    Contestant(
+        GROUP, "WebMesh, to a group", "fan_out_webmesh", ("gevent",), audience.webmesh(group="g"), group=True
     ),
 )  # fmt: skip
 
@@ -192,7 +196,15 @@ class FanOut:
                 if contestant.rival:
                     text = f"fan-out to {size:,} costs less than that of {contestant.what}"
                     judged.append(Verdict(text, 1.0, self.ratio(size, OURS, contestant.name)))
-        return judged
+        text = f"a publication to a group of {GROUP_SIZES[1]:,} costs at most 1.5 × that to one of {GROUP_SIZES[0]:,}"
+        return [*judged, Verdict(text, 1.5, self._growth())]
+
+    def _growth(self) -> float | None:
+        """What the larger group costs to what the smaller one does."""
+        few, many = (self.samples.get(Audition(size, GROUP), []) for size in GROUP_SIZES)
+        if not few or not many:
+            return None
+        return median(a.micros for a in many) / median(a.micros for a in few)
 
     def document(self) -> object:
         """For `--json`."""

@@ -3,8 +3,8 @@
 With `history` each topic is subscribed to from the position where the ledger ends, by this process or by one that was
 killed before it. With `work` the topics are patterns, each a group's, and a message is done when it is in the ledger.
 
-Once it has subscribed, there is a file of the ledger's name with `.ready` after it. A line of the ledger is a JSON list:
-[topic, offset, epoch, payload], or [topic, "gap"] where some are known to be lost.
+Once it has subscribed, there is a file of the ledger's name with `.ready` after it. A line of the ledger is a list in
+JSON: [topic, offset, epoch, payload], or [topic, "gap"] where some are known to be lost.
 """
 
 import sys
