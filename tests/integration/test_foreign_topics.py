@@ -11,6 +11,7 @@ from tests.integration.foreign import BODIES
 from tests.integration.foreign_topics import Refused, TopicSpeaker, speaking
 from tests.running import running, wait_for
 from webmesh.options import Timeouts
+from webmesh.protocol.deliveries import Redelivery
 from webmesh.webmesh_server import WebMeshServer
 
 Speak = Callable[[], TopicSpeaker]
@@ -22,6 +23,7 @@ def server() -> Iterator[WebMeshServer]:
     made = WebMeshServer(timeouts=Timeouts(session=5.0))
     made.topic("status/*", retain=True)
     made.topic("orders/**", history=5)
+    made.topic("jobs/**", history=10, ack=True, redelivery=Redelivery(first=0.1, most=0.1, attempts=5))
     with running(made) as started:
         yield started
 
@@ -167,6 +169,47 @@ def test_history_is_read_page_by_page(speak: Speak) -> None:
     assert [7, 6] == [item["data"] for item in newest["items"]]
     assert [(5, 6), (6, 7)] == [(item["data"], item["offset"]) for item in page["items"]]
     assert 8 == newest["offset"] == page["offset"]
+
+
+# --------------------------------------------------------------------------- groups
+
+
+def test_a_group_shares_what_is_published(speak: Speak) -> None:
+    """Each message reaches one member, and every plain subscription besides."""
+    publisher, plain, members = speak(), speak(), [speak(), speak()]
+    plain.subscribe("work/*")
+    for member in members:
+        member.subscribe("work/*", group="billing")
+
+    for number in range(20):
+        assert 2 == publisher.publish("work/a", number)["receivers"]
+
+    assert list(range(20)) == plain.payloads(20)
+    shares: list[list[int]] = [[], []]
+    for member, share in zip(members, shares):
+        while not member.silence():
+            share.append(member.next()["data"])
+    assert list(range(20)) == sorted(shares[0] + shares[1])
+    assert all(shares), "no member was left out"
+
+
+# ------------------------------------------------------------------ acknowledgement
+
+
+def test_what_a_member_leaves_undone_goes_to_another(speak: Speak) -> None:
+    """At once, with the next attempt."""
+    alice, bob, carol = speak(), speak(), speak()
+    bob.subscribe("jobs/*", group="g")
+    alice.publish("jobs/a", "x")
+    begun = bob.next()
+    carol.subscribe("jobs/*", group="g")
+
+    bob.goodbye()
+    bob.drop()
+
+    taken = carol.next()
+    carol.acknowledge(taken)
+    assert ("x", "x", 2) == (begun["data"], taken["data"], taken["attempt"])
 
 
 # ------------------------------------------------------------------------- sessions

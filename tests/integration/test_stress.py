@@ -5,6 +5,7 @@ What the full runs measured stands in docs/BENCHMARKS.md, "Under stress".
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_kills_lose_no_acknowledged_call_and_run_none_twice() -> None:
     """Callers, the server and the link are cut off under load; the ledger and the journals agree."""
     table = quick("kills")
     assert "| 0 acknowledged calls lost | 0 | pass |" in table and "run twice | 0 | pass |" in table
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.row(57, 70, 96)
+def test_kills_lose_no_acknowledged_publication_and_no_gap_is_untold() -> None:
+    """Publishers, subscribers, members of a group, the server and Redis are killed in turn; the books agree."""
+    table = quick("topics")
+    engines = table.count("acknowledged publications | 0 acknowledged publications lost | 0 | pass |")
+    assert engines == (1 if shutil.which("redis-server") is None else 2)
 
 
 @pytest.mark.timeout(120)
