@@ -113,6 +113,7 @@ LAYERS = {
     "webmesh.link_keeper": 4,
     "webmesh.subscription": 4,
     "webmesh.topic_feed": 4,
+    "webmesh.topic_requests": 4,
     "webmesh.client_topics": 4,
     "webmesh.topic_client": 4,
     "webmesh.client_session": 4,

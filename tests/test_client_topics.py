@@ -321,35 +321,6 @@ def test_presence_is_state_and_changes() -> None:
         assert [True, True] == [asked["presence"] for asked in node.asked("$subscribe")]
 
 
-def test_who_is_present_can_be_asked() -> None:
-    """Whole, or only how many."""
-    with script() as node:
-        node.answers["$presence"] = lambda data: {"keys": 2, "connections": 3} if "counts" in data else {"ann": [1, 2]}
-        assert {"ann": [1, 2]} == node.topics.presence("room", None)
-        assert (2, 3) == node.topics.presence_counts("room", None)
-        node.answers["$presence"] = lambda data: None
-        assert ({}, (0, 0)) == (node.topics.presence("room", None), node.topics.presence_counts("room", None))
-
-
-def test_publications_carry_an_id_by_which_they_are_published_once() -> None:
-    """The program's, or one of this client's making; none where nothing is confirmed."""
-    with script() as node:
-
-        def publish(headers: dict[str, str], *, confirm: bool) -> Any:
-            return node.topics.publish(
-                "a", 1, headers, own=True, confirm=confirm, timeout=None, fail_fast=None
-            )
-
-        assert 7 == publish({}, confirm=True).offset
-        publish({"dedupe-id": "mine"}, confirm=True)
-        assert publish({}, confirm=False) is None
-        assert wait_for(lambda: len(node.came) == 3)
-        first, second, third = (headers for _, _, headers in node.came)
-        assert 32 == len(first["dedupe-id"])
-        assert ("mine", None) == (second["dedupe-id"], third)
-        assert node.topics._own.has("a", "e", 7)
-
-
 def test_wills_are_told_at_once_or_after_the_next_hello() -> None:
     """One that the node refuses is forgotten."""
 

@@ -16,6 +16,7 @@ class Notes:
 
     def __init__(self) -> None:
         self.log: list[Any] = []
+        self.requests = self
 
     def __getattr__(self, name: str) -> Any:
         def note(*args: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`ClientTopics`: what one client subscribes to, publishes and leaves as its wills, over all its connections.
+"""`ClientTopics`: what one client subscribes to, and leaves as its wills, over all its connections.
 
 Decides what the node is told after each connection, and which subscription gets what comes. What becomes of it there is
 `topic_feed` and `subscription`. Lives in the client's hub; the methods for programs may be called from anywhere. Wire
@@ -8,13 +8,12 @@ form: docs/PROTOCOL.md sections 2, 4 and 6.
 from __future__ import annotations
 
 import logging
-import os
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.pool import Pool
@@ -24,22 +23,20 @@ from webmesh.exceptions import (
     ConfigurationError, ConnectionClosed, HandlerFailed, NotFound, RemoteError, RequestTimeout, TransportError,
     WebMeshError,
 )  # fmt: skip
-from webmesh.messages import HistoryPage, Position, Published
+from webmesh.messages import Position
 from webmesh.processes import is_patched
 from webmesh.protocol import envelope
-from webmesh.protocol.publication import DEDUPE
-from webmesh.protocol.topic_positions import OwnOffsets
 from webmesh.retries import retry_delay
-from webmesh.subscription import Subscription, read_members
-from webmesh.topic_feed import TopicFeed, read_page
+from webmesh.subscription import Subscription
+from webmesh.topic_feed import TopicFeed
+from webmesh.topic_requests import TopicRequests, call_path
 from webmesh.websocket.hub import Completion, HubThread
-from webmesh.websocket.publishing import publish_confirmed, publish_unconfirmed
 
 if TYPE_CHECKING:
-    from webmesh.execution import Executor
     from webmesh.message_queue import MessageQueue
     from webmesh.protocol.envelope import RequestId, TopicMessage
     from webmesh.subscription import Callback
+    from webmesh.topic_requests import Ask, Link
     from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
@@ -47,29 +44,6 @@ AT_ONCE = 32
 """Subscriptions that are told to a node at once after a reconnect; a node takes 256 requests of one connection."""
 
 logger = logging.getLogger("webmesh.client")
-
-
-class Ask(Protocol):
-    """Sends on the client's connection, once there is one, and again where that is needed."""
-
-    def __call__(
-        self,
-        send: Callable[[WebSocketConnection, float], Any],
-        path: str,
-        timeout: float | None,
-        fail_fast: bool | None = None,
-    ) -> Any:
-        """What *send* returns, which is given a connection and the seconds that are left."""
-
-
-class Link(Protocol):
-    """See `client_link.ClientLink`."""
-
-    home: HubThread
-    subscribers: Executor
-
-    def present(self) -> WebSocketConnection | None:
-        """The open connection; `None` while there is none."""
 
 
 class ClientTopics:
@@ -84,6 +58,7 @@ class ClientTopics:
     Attributes:
         counted: Deliveries of the present session that both sides count.
         wills: What `$hello` says of them.
+        requests: What programs ask of the node besides.
     """
 
     def __init__(
@@ -99,6 +74,7 @@ class ClientTopics:
         self.executor = None if is_patched() else link.subscribers
         self.counted = 0
         self.wills = ClientWills()
+        self.requests = TopicRequests(link, ask, seconds)
         self._ask = ask
         self._connected = link.present
         self._seconds = seconds
@@ -108,7 +84,6 @@ class ClientTopics:
         self._by_id: dict[RequestId, Subscription] = {}
         self._leaving: set[RequestId] = set()
         self._subscribing: set[_Subscribing] = set()
-        self._own = OwnOffsets()
         self._jobs = Pool()
 
     # --------------------------------------------------------------- for programs
@@ -122,7 +97,7 @@ class ClientTopics:
         timeout: float | None,
     ) -> Subscription:
         """Subscribe, and wait for the node's answer. *request* is what `$subscribe` says, but for *since*."""
-        feed = partial(TopicFeed, fetch=self._fetch, own=self._own)
+        feed = partial(TopicFeed, fetch=self.requests.fetch, own=self.requests.own)
         subscription = Subscription(self, request, since, callback, queue, feed)
         self._ask(partial(self._say_subscribe, subscription), "$subscribe", timeout)
         return subscription
@@ -138,58 +113,9 @@ class ClientTopics:
         try:
             if self._connected() is not None:  # otherwise its first delivery in a session that goes on ends it
                 with suppress(TransportError, RequestTimeout, RemoteError):
-                    self._ask(partial(_call, "$unsubscribe", {"sub": told}), "$unsubscribe", None, True)
+                    self._ask(partial(call_path, "$unsubscribe", {"sub": told}), "$unsubscribe", None, True)
         finally:
             self._leaving.discard(told)
-
-    def publish(
-        self,
-        topic: str,
-        payload: Any,
-        headers: dict[str, str],
-        *,
-        own: bool,
-        confirm: bool,
-        timeout: float | None,
-        fail_fast: bool | None,
-    ) -> Published | None:
-        """Publish; see `WebMeshClient.publish`. *own*: it is not to come back to this client."""
-        if not confirm:
-            def send(connection: WebSocketConnection, seconds: float) -> None:
-                publish_unconfirmed(connection.conversation, self.home, topic, payload, headers)
-
-            self._ask(send, topic, timeout, fail_fast)
-            return None
-        if DEDUPE not in headers:
-            headers[DEDUPE] = os.urandom(16).hex()
-        noted = partial(self._note, topic) if own else None
-
-        def send_confirmed(connection: WebSocketConnection, seconds: float) -> Published:
-            return publish_confirmed(connection.conversation, self.home, topic, payload, headers, seconds, noted)
-
-        published: Published = self._ask(send_confirmed, topic, timeout, fail_fast)
-        return published
-
-    def _note(self, topic: str, published: Published) -> None:
-        if published.offset is not None and published.epoch is not None:
-            self._own.add(topic, published.epoch, published.offset)
-
-    def history(self, topic: str, asked: dict[str, Any], timeout: float | None) -> HistoryPage:
-        """What is kept of a topic."""
-        payload = {"topic": topic, **asked}
-        return read_page(topic, self._ask(partial(_call, "$history", payload), "$history", timeout))
-
-    def presence(self, topic: str, timeout: float | None) -> dict[str, list[Any]]:
-        """Who is present on a topic."""
-        return read_members(self._ask(partial(_call, "$presence", {"topic": topic}), "$presence", timeout))
-
-    def presence_counts(self, topic: str, timeout: float | None) -> tuple[int, int]:
-        """How many keys, and how many connections with one, are present on a topic."""
-        payload = {"topic": topic, "counts": True}
-        said = self._ask(partial(_call, "$presence", payload), "$presence", timeout)
-        counts = [said.get(name) if isinstance(said, dict) else None for name in ("keys", "connections")]
-        keys, connections = (count if type(count) is int else 0 for count in counts)
-        return keys, connections
 
     def set_will(self, will: WillWire) -> None:
         """Set a will: now, where there is a connection, and with each session that begins."""
@@ -206,7 +132,7 @@ class ClientTopics:
         if self._connected() is None:
             return  # `$hello` says it, or `opened` does
         try:
-            self._ask(partial(_call, "$will", will), "$will", None, True)
+            self._ask(partial(call_path, "$will", will), "$will", None, True)
         except (TransportError, RequestTimeout):
             return  # likewise
         except RemoteError:
@@ -386,13 +312,6 @@ class ClientTopics:
             return told
         return None
 
-    def _fetch(self, topic: str, since: Position, most: int) -> HistoryPage:
-        connection = self._connected()
-        if connection is None:
-            raise ConnectionClosed(1006, "there is no connection")
-        payload = {"topic": topic, "since": since._asdict(), "limit": most}
-        return read_page(topic, connection.call("$history", payload, timeout=self._seconds))
-
 
 class _Subscribing(Completion[Any]):
     """The answer to a `$subscribe`, acted on before anything that came behind it is read."""
@@ -443,7 +362,3 @@ class _Answer:
             return
         told = self._error if isinstance(self._error, RemoteError) else HandlerFailed("the subscriber rejected it")
         self._conversation.say(envelope.error(self._id, told.to_wire()))
-
-
-def _call(path: str, payload: Mapping[str, Any], connection: WebSocketConnection, seconds: float) -> Any:
-    return connection.call(path, payload, timeout=seconds)

@@ -342,6 +342,8 @@ class LinkKeeper:
             self._refuse(why)
         elif self._series is not None:
             self._keep_up(at_once=False)
+        else:
+            self._on_give_up(lambda: ConnectionClosed(why.code, why.reason))
 
     def goodbye(self, connection: WebSocketConnection, payload: object) -> None:
         """The server goes: what comes from now on goes elsewhere, what is open may end where it is."""

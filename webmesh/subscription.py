@@ -139,7 +139,9 @@ class Subscription:
             try:
                 message = self.next()
             except ConnectionClosed:
-                return
+                if self.over:
+                    return
+                raise
             left = True
             try:
                 yield message

@@ -122,7 +122,7 @@ class TopicClient:
         made = option_headers(
             headers, ttl=ttl, dedupe_id=dedupe_id, conflate_key=conflate_key, key=key, exclude_self=exclude_self
         )
-        return self._topics.publish(
+        return self._topics.requests.publish(
             "/".join(read_topic(topic)), payload, made,
             own=exclude_self, confirm=confirm, timeout=timeout, fail_fast=fail_fast,
         )  # fmt: skip
@@ -152,15 +152,15 @@ class TopicClient:
             asked["since"] = begin._asdict() if isinstance(begin, Position) else begin
         if reverse:
             asked["reverse"] = True
-        return self._topics.history("/".join(read_topic(topic)), asked, timeout)
+        return self._topics.requests.history("/".join(read_topic(topic)), asked, timeout)
 
     def presence(self, topic: str, *, timeout: float | None = None) -> dict[str, list[Any]]:
         """Who is present on a topic: keys, with one meta for each connection."""
-        return self._topics.presence("/".join(read_topic(topic)), timeout)
+        return self._topics.requests.presence("/".join(read_topic(topic)), timeout)
 
     def presence_counts(self, topic: str, *, timeout: float | None = None) -> tuple[int, int]:
         """How many keys are present on a topic, and how many connections."""
-        return self._topics.presence_counts("/".join(read_topic(topic)), timeout)
+        return self._topics.requests.presence_counts("/".join(read_topic(topic)), timeout)
 
     def set_will(
         self,

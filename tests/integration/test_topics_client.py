@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tests.running import PATIENCE, connected, native_threads, running, wait_for
-from webmesh.exceptions import BadPattern, ConfigurationError, ConnectionClosed, ConnectFailed, InvalidArgument
+from webmesh.exceptions import (
+    BadPattern, ConfigurationError, ConnectFailed, ConnectionClosed, InvalidArgument, LinkRefused,
+)  # fmt: skip
 from webmesh.messages import Message, Position, Published
 from webmesh.options import Backoff
 from webmesh.protocol.deliveries import Redelivery
@@ -444,6 +446,36 @@ def test_without_a_session_each_loss_tells_a_gap() -> None:
         assert wait_for(lambda: heard.payloads)
         client.close()
     assert [("a", {"reason": "reconnected"})] == heard.gaps
+
+
+def test_who_waits_is_told_when_the_client_gives_up() -> None:
+    """What came before can be taken; and when it connects again, messages come again."""
+    server = node()
+    with connected(server) as client:
+        subscription = client.subscribe("a")
+        client.publish("a", 1)
+        for connection in server.connections:
+            connection.close(4503, "kicked")
+        assert wait_for(lambda: client.state == "gave_up")
+        assert 1 == subscription.next(PATIENCE).payload
+        for _ in range(2):
+            with pytest.raises(LinkRefused):
+                subscription.next(PATIENCE)
+        client.connect()
+        assert wait_for(lambda: subscription.id is not None)
+        client.publish("a", 2)
+        assert ["gap", None] == [subscription.next(PATIENCE).event for _ in range(2)]
+
+
+def test_who_waits_is_told_where_nobody_dials_again() -> None:
+    """Until the client is used again."""
+    with connected(node(), reconnect=False) as client:
+        subscription = client.subscribe("a")
+        client.connect().abort()
+        with pytest.raises(ConnectionClosed):
+            list(subscription)
+        client.publish("a", 1)
+        assert 1 == subscription.next(PATIENCE).payload
 
 
 # -------------------------------------------------------------------------- wills
