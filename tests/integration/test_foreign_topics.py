@@ -196,6 +196,25 @@ def test_a_group_shares_what_is_published(speak: Speak) -> None:
 # ------------------------------------------------------------------ acknowledgement
 
 
+def test_a_delivery_with_an_id_is_acknowledged_or_comes_again(speak: Speak) -> None:
+    """After an error and after silence, with its attempt; not after an acknowledgement."""
+    alice, bob = speak(), speak()
+    bob.subscribe("jobs/*")
+    alice.publish("jobs/a", "hard")
+
+    first = bob.next()
+    bob.refuse(first)
+    second = bob.next()  # and now silence
+    third = bob.next()
+    bob.acknowledge(third)
+    alice.publish("jobs/a", "easy")
+    last = bob.next()
+    bob.acknowledge(last)
+
+    assert ["hard", "hard", "hard", "easy"] == [one["data"] for one in (first, second, third, last)]
+    assert [1, 2, 3, 1] == [one.get("attempt", 1) for one in (first, second, third, last)]
+
+
 def test_what_a_member_leaves_undone_goes_to_another(speak: Speak) -> None:
     """At once, with the next attempt."""
     alice, bob, carol = speak(), speak(), speak()
