@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,6 +16,7 @@ from webmesh.messages import Message
 from webmesh.protocol.publication import Publication
 from webmesh.testing import RecordingObserver
 from webmesh.webmesh_server import WebMeshServer
+from webmesh.websocket.hub import Completion
 
 VARIABLE: ContextVar[str] = ContextVar("local", default="unset")
 
@@ -158,3 +160,49 @@ def test_a_publication_becomes_a_message():
         message.payload, message.topic, message.headers, message.offset, message.epoch, message.attempt,
         message.retained, message.event,
     )  # fmt: skip
+
+
+def test_what_is_worthless_by_now_is_not_handled() -> None:
+    """Its time went on while it waited for the function."""
+    observer = RecordingObserver()
+    server, heard, go_on = WebMeshServer(observer=observer), [], Completion[None]()
+
+    @server.subscribe("a")
+    def handle(payload: Any, topic: str, message: Message) -> None:
+        if not heard:
+            go_on.wait(10)
+        heard.append(payload)
+
+    with running(server):
+        server.publish("a", 0)
+        began = time.monotonic()
+        server.publish("a", "short", ttl=0.001)
+        server.publish("a", "long", ttl=600)
+        assert wait_for(lambda: time.monotonic() - began > 0.005)
+        go_on.succeed(None)
+        assert wait_for(lambda: len(heard) == 2)
+    assert [0, "long"] == heard
+    assert ("refused", "delivery", "expired") in observer.events
+
+
+def test_what_must_be_acknowledged_is_not_dropped_for_want_of_room() -> None:
+    """The queue leaves out others, and nothing of it is handled twice."""
+    server, heard, go_on = WebMeshServer(), [], Completion[None]()
+    server.topic("safe", ack=True)
+
+    @server.subscribe("*", queue=2)
+    def handle(payload: Any, topic: str, message: Message) -> None:
+        if not heard:
+            go_on.wait(10)
+        heard.append(payload if message.event is None else message.event)
+
+    with running(server):
+        server.publish("plain", 0)
+        assert wait_for(lambda: server._begun.parts.topics._local[0].pending == 1)
+        for number in range(1, 6):
+            server.publish("safe", f"safe {number}")
+            server.publish("plain", number)
+        go_on.succeed(None)
+        assert wait_for(lambda: "safe 5" in heard and 5 in heard)
+    assert [f"safe {number}" for number in range(1, 6)] == [one for one in heard if str(one).startswith("safe")]
+    assert "gap" in heard

@@ -15,7 +15,7 @@ import gevent
 
 from webmesh.exceptions import EncodeError
 from webmesh.observer import Observer
-from webmesh.peer_subscriber import PeerSubscriber, delivered
+from webmesh.peer_subscriber import PeerSubscriber, delivered, expiry
 from webmesh.protocol.data_frames import server_frame
 from webmesh.protocol.kept_deliveries import Shared, shared
 from webmesh.websocket.hub import Completion
@@ -123,7 +123,7 @@ class FanOut:
                 for peer in peers:
                     peer.lose(publication, subs, "encoding")
                 continue
-            message = shared(data, len(peers))
+            message = shared(data, len(peers), None if publication.ttl is None else expiry(publication, subs))
             if options.ack:  # each has an id of its own, and is written when its turn comes
                 yield from self._put(publication, options, subs, peers, message[1])
                 continue

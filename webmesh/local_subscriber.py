@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
@@ -24,6 +25,7 @@ from webmesh.websocket.hub import HubThread
 
 if TYPE_CHECKING:
     from webmesh.acknowledged import Answer
+    from webmesh.deadline import Clock
     from webmesh.protocol.publication import Publication
 
 Handler = Callable[[Any, str, Message], object]
@@ -54,6 +56,7 @@ class LocalRunner:
     Attributes:
         context: They get copies of it.
         blocking: Whether those that do not say so run in native threads.
+        now: Reads the clock of `Publication.at`.
     """
 
     home: HubThread
@@ -61,6 +64,7 @@ class LocalRunner:
     context: Context
     observer: Observer
     blocking: bool
+    now: Clock = time.monotonic
 
     def run(self, subscription: LocalSubscription, message: Message) -> None:
         """Call the function; whatever it raises comes out."""
@@ -91,7 +95,7 @@ class LocalSubscriber:
     def __init__(self, subscription: LocalSubscription, runner: LocalRunner) -> None:
         self.subscription = subscription
         self._runner = runner
-        self._waiting: deque[Message] = deque()
+        self._waiting: deque[tuple[Message, float | None]] = deque()
         self._worker: gevent.Greenlet[[], None] | None = None
         self._lost = 0
         self._over = False
@@ -131,22 +135,29 @@ class LocalSubscriber:
 
     def take(self, publication: Publication) -> None:
         """`Taker.take`."""
-        self.put(message_of(publication))
+        self.put(message_of(publication), None if publication.ttl is None else publication.at + publication.ttl)
 
     def gap(self, reason: str) -> None:
         """`Taker.gap`."""
         self.put(Message({"reason": reason, "pattern": True}, self.subscription.pattern, event="gap"))
 
-    def put(self, message: Message) -> None:
-        """Let it have a message, after those that wait."""
+    def put(self, message: Message, until: float | None = None) -> None:
+        """Let it have a message, after those that wait; not once its time is over."""
         if self._over:
             return
-        if len(self._waiting) >= self.subscription.queue:
-            self._waiting.popleft()
-            self.lose()
-        self._waiting.append(message)
+        if len(self._waiting) >= self.subscription.queue and not message.wants_ack:
+            self._drop_oldest()
+        self._waiting.append((message, until))
         if self._worker is None:
             self._worker = gevent.spawn(self._work)
+
+    def _drop_oldest(self) -> None:
+        """Of those that nobody waits for: what must be acknowledged is given a few at a time anyway."""
+        for place, (message, _) in enumerate(self._waiting):
+            if not message.wants_ack:
+                del self._waiting[place]
+                self.lose()
+                return
 
     def _work(self) -> None:
         try:
@@ -154,7 +165,11 @@ class LocalSubscriber:
                 if self._lost:
                     lost, self._lost = self._lost, 0
                     self._call(Message({"reason": "slow", "lost": lost}, self.subscription.pattern, event="gap"))
-                self._call(self._waiting.popleft())
+                message, until = self._waiting.popleft()
+                if until is None or self._runner.now() < until:
+                    self._call(message)
+                else:
+                    self._runner.observer.refused("delivery", "expired")
         finally:
             self._worker = None
 

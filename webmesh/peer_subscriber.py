@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from webmesh.exceptions import EncodeError
 from webmesh.losses import Losses
 from webmesh.protocol import messages
-from webmesh.protocol.kept_deliveries import KeptDeliveries, Shared, shared
+from webmesh.protocol.kept_deliveries import Expiry, KeptDeliveries, Shared, shared
 from webmesh.protocol.publication import TTL
 
 if TYPE_CHECKING:
-    from webmesh.acknowledged import Answer, Letter
+    from webmesh.acknowledged import Answer, Desk, Letter
     from webmesh.acknowledged_subscriber import PeerDeliveries
     from webmesh.catch_up import CatchUp
     from webmesh.group_work import PeerMember
@@ -96,11 +96,14 @@ class PeerSubscriber:
     """
 
     __slots__ = (
-        "_lost", "_next_id", "_push", "_stream", "_ticked", "conversation", "followers", "kept", "letters", "name",
-        "over", "owner", "serializer", "subscriptions",
+        "_desk", "_lost", "_next_id", "_push", "_stream", "_ticked", "conversation", "followers", "kept", "letters",
+        "name", "over", "owner", "serializer", "subscriptions",
     )  # fmt: skip
 
-    def __init__(self, conversation: Conversation, owner: Any, room: Room | None = None) -> None:
+    def __init__(
+        self, conversation: Conversation, owner: Any, room: Room | None = None, desk: Desk | None = None
+    ) -> None:
+        self._desk = desk
         self.name = os.urandom(6).hex()
         self.owner = owner
         self.conversation: Conversation | None = conversation
@@ -228,10 +231,11 @@ class PeerSubscriber:
         if answer is None:
             loose = options.slow_peer != "close" or publication.conflate_key is not None
             data = self.serializer.serialize(delivered(publication, subs, now=now, loose=loose))
+            message = shared(data, 1, None if publication.ttl is None else expiry(publication, subs))
             if loose:
-                self.deliver_loose(shared(data, 1), None, options, publication, subs)
+                self.deliver_loose(message, None, options, publication, subs)
             else:
-                self.deliver(shared(data, 1), None, options.slow_peer)
+                self.deliver(message, None, options.slow_peer)
         elif self.conversation is not None:
             session = self.conversation.session
             request = session.deliver(publication.topic, Receipt(answer))
@@ -294,14 +298,22 @@ class PeerSubscriber:
     def come_back(self, conversation: Conversation) -> None:
         """The answer to `$hello` is on its way: what was kept follows it, and then what is live."""
         if self.kept is not None:
-            for data in self.kept.take_missed():
-                conversation.stream.offer(data, "wait")
+            self._send_missed(self.kept, conversation.stream)
         self.conversation = conversation
         self._speak_by(conversation.stream)
         # Acknowledgements of what went by the old connection may yet come, and must not pass for others.
         conversation.session.count_from(max(self._next_id, conversation.session.next_id))
         for follower in tuple(self.followers or ()):
             follower.back()
+
+    def _send_missed(self, kept: KeptDeliveries, stream: MessageStream) -> None:
+        desk, before = self._desk, kept.expired
+        missed = kept.take_missed() if desk is None else kept.take_missed(desk.now(), self.serializer.serialize)
+        for data in missed:
+            stream.offer(data, "wait")
+        if desk is not None:
+            for _ in range(kept.expired - before):
+                desk.observer.refused("delivery", "expired")
 
     def end(self) -> None:
         """It is over."""
@@ -341,3 +353,10 @@ def delivered(
         headers=headers, offset=publication.offset, epoch=publication.epoch, retained=publication.retained,
         loose=loose, id=id, attempt=attempt,
     )  # fmt: skip
+
+
+def expiry(publication: Publication, subs: list[int]) -> Expiry:
+    """When a publication with a time to live is worthless, and what a peer is told that was away until then."""
+    assert publication.ttl is not None
+    gap = messages.gap(publication.topic, "expired", subs, publication.offset, publication.epoch)
+    return publication.at + publication.ttl, gap

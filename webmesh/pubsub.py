@@ -157,7 +157,7 @@ class Topics:
         owner = connection.session or connection
         if owner.subscriber is None:
             room = None if connection.session is None else connection.session.room
-            peer = owner.subscriber = PeerSubscriber(connection.conversation, owner, room)
+            peer = owner.subscriber = PeerSubscriber(connection.conversation, owner, room, self.desk)
             self._peers[peer] = None
             if connection.session is not None:
                 connection.session.on_end.append(lambda reason: self.end(peer))

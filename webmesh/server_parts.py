@@ -133,7 +133,9 @@ class ServerParts:
         self.login = self._login(router, access, blocking=blocking)
 
     def _make_topics(self, broker: Broker, access: Access, *, blocking: bool) -> NodeTopics:
-        runner = LocalRunner(self.home, self.topic_executor, self.context, self.observer, blocking)
+        runner = LocalRunner(
+            self.home, self.topic_executor, self.context, self.observer, blocking, broker.clock
+        )
         return NodeTopics(
             broker, self.registered.topics, self.registered.subscriptions, runner,
             limits=self.limits, observer=self.observer,

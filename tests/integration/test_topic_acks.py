@@ -292,3 +292,20 @@ def test_a_publication_with_a_known_id_is_delivered_once(server: WebMeshServer) 
         peer.publish("safe/a", "y")
         assert ["x", "y"] == peer.payloads(2)
     assert again["duplicate"] and first["offset"] == again["offset"]
+
+
+def test_what_is_worthless_when_a_session_is_back_is_told_as_a_gap(server: WebMeshServer) -> None:
+    """On topics that need no acknowledgement: both sides have counted it."""
+    with topic_peer(server) as peer:
+        sub = peer.subscribe("plain")["sub"]
+        peer.cut()
+    assert wait_for(lambda: not server.connections)
+    began = time.monotonic()
+    server.publish("plain", "short", ttl=0.001)
+    server.publish("plain", "long", ttl=600)
+    assert wait_for(lambda: time.monotonic() - began > 0.005)
+    with topic_peer(server, resume=peer.resume | {"messages": 0}) as back:
+        assert back.greeting["resumed"]
+        gap, message = back.next(), back.next()
+    assert {"topic": "plain", "event": "gap", "data": {"reason": "expired"}, "subs": [sub]} == gap
+    assert "long" == message["data"]

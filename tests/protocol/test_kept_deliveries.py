@@ -140,9 +140,9 @@ def test_all_room_is_given_back():
 
 def test_what_many_keep_counts_for_each_in_part():
     """It is in memory once."""
-    assert (b"x" * 1000, COST + 1000) == shared(b"x" * 1000, 1)
-    assert (b"x" * 1000, COST + 1) == shared(b"x" * 1000, 1000)
-    assert (b"", COST) == shared(b"", 0)
+    assert (b"x" * 1000, COST + 1000, None) == shared(b"x" * 1000, 1)
+    assert (b"x" * 1000, COST + 1, None) == shared(b"x" * 1000, 1000)
+    assert (b"", COST, None) == shared(b"", 0)
 
 
 def test_the_peer_is_asked_now_and_then():
@@ -154,3 +154,28 @@ def test_the_peer_is_asked_now_and_then():
     assert not any(deliveries.add(shared(b"x", 1)) for _ in range(50))
     full = kept(4096)
     assert 10 == sum(full.add(shared(bytes(1200), 1)) for _ in range(640))
+
+
+def test_many_keys_replace_each_other_without_a_search():
+    """Each keeps the place of its first among the counted ones, and counts for its newest."""
+    room = Room(1_000_000)
+    deliveries = KeptDeliveries(room)
+    deliveries.leave()
+    for turn in range(3):
+        for key in range(500):
+            deliveries.add_loose(shared(b"%d %d" % (key, turn), 1), key)
+    assert [b"%d 2" % key for key in range(500)] == deliveries.take_missed()
+    deliveries.acknowledge(0)
+    assert 0 == room.taken
+
+
+def test_what_is_worthless_when_the_peer_is_back_is_left_out():
+    """A counted one is replaced, as both sides have counted it; one that may be left out is not."""
+    deliveries = KeptDeliveries(Room(1_000_000))
+    deliveries.leave()
+    for until in (5.0, 7.0):
+        deliveries.add(shared(b"counted %d" % until, 1, (until, {"until": until})))
+        deliveries.add_loose(shared(b"loose %d" % until, 1, (until, {})))
+    missed = deliveries.take_missed(5.0, lambda wire: b"in place of %d" % wire["until"])
+    assert [b"in place of 5", b"counted 7", b"loose 7"] == missed
+    assert (2, 2, 2) == (deliveries.next, len(deliveries), deliveries.expired)

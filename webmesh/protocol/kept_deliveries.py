@@ -7,12 +7,16 @@ out for a slow peer, are not counted, and kept only while the peer is away. Wire
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 from webmesh.protocol.retained import Room
 
-Shared = tuple[str | bytes, int]
+Expiry = tuple[float, dict[str, Any]]
+"""When a delivery is worthless, by the clock of its publication, and what is sent in its place if it is counted."""
+
+Shared = tuple[str | bytes, int, Expiry | None]
 """An encoded message and the bytes that it counts for: where thousands keep the same one, each counts for a part."""
 
 STEP = 4 * 1024
@@ -25,9 +29,9 @@ COST = 64
 """Bytes that a delivery counts for besides its message: its place here."""
 
 
-def shared(message: str | bytes, receivers: int) -> Shared:
+def shared(message: str | bytes, receivers: int, expiry: Expiry | None = None) -> Shared:
     """*message* for so many sessions."""
-    return message, COST + len(message) // max(1, receivers)
+    return message, COST + len(message) // max(1, receivers), expiry
 
 
 class KeptDeliveries:
@@ -39,21 +43,27 @@ class KeptDeliveries:
     Attributes:
         first: Number of the oldest that can be had again.
         mark: How many had been sent when the loss of the peer was noticed; `None` while it is there.
+        expired: How many were worthless when the peer came back, so far.
         broken: Whether something of what came while the peer was away had to go: then it cannot go on.
     """
 
-    __slots__ = ("_asked", "_granted", "_kept", "_loose", "_room", "_size", "broken", "first", "mark")
+    __slots__ = (
+        "_asked", "_granted", "_kept", "_loose", "_places", "_room", "_size", "broken", "expired", "first", "mark",
+    )  # fmt: skip
 
     def __init__(self, room: Room) -> None:
         self._room = room
         self._granted = 0
         self._size = 0
         self._kept: deque[Shared] = deque()
-        self._loose: list[tuple[int, Shared, Hashable]] | None = None
+        # By key, or by a number of its own: a newer one with the same key takes the place of the older one.
+        self._loose: OrderedDict[Hashable, tuple[int, Shared]] | None = None
+        self._places = 0
         self._asked = 0
         self.first = 0
         self.mark: int | None = None
         self.broken = False
+        self.expired = 0
 
     def __len__(self) -> int:
         """Counted deliveries that the peer may not have."""
@@ -82,16 +92,13 @@ class KeptDeliveries:
     def add_loose(self, message: Shared, conflate_key: Hashable = None) -> None:
         """One that is not counted, for a peer that is away; a newer one with the same key takes its place."""
         if self._loose is None:
-            self._loose = []
-        entry = (self.next, message, conflate_key)
-        for place, (_, before, key) in enumerate(self._loose if conflate_key is not None else ()):
-            if key == conflate_key:
-                self._loose[place] = (self._loose[place][0], message, key)
-                self._size += message[1] - before[1]
-                break
-        else:
-            self._loose.append(entry)
-            self._size += message[1]
+            self._loose = OrderedDict()
+        if conflate_key is None:
+            self._places += 1
+        place = (self._places,) if conflate_key is None else (None, conflate_key)
+        before = self._loose.get(place)
+        self._loose[place] = (self.next if before is None else before[0], message)
+        self._size += message[1] - (0 if before is None else before[1][1])
         if self._size > self._granted:
             self._grow()
 
@@ -106,7 +113,7 @@ class KeptDeliveries:
     def _let_go(self) -> bool:
         """Drop one to make room; false when nothing is left."""
         if self._loose:
-            self._size -= self._loose.pop(0)[1][1]
+            self._size -= self._loose.popitem(last=False)[1][1][1]
             return True
         if not self._kept:
             return False
@@ -145,20 +152,38 @@ class KeptDeliveries:
         self.acknowledge(received)
         return True
 
-    def take_missed(self) -> list[str | bytes]:
-        """What the peer misses, in order, to be sent now; the counted ones stay until they are acknowledged."""
+    def take_missed(
+        self, now: float = 0.0, write: Callable[[dict[str, Any]], str | bytes] | None = None
+    ) -> list[str | bytes]:
+        """What the peer misses, in order, to be sent now; the counted ones stay until they are acknowledged.
+
+        Args:
+            now: By which some of it is worthless: that is left out, and replaced where it is counted.
+            write: Encodes what is sent in its place; without it nothing is looked at for that.
+        """
         missed: list[str | bytes] = []
-        loose = self._loose or []
-        waiting = deque(loose)
-        for number, (message, _) in enumerate(self._kept, self.first):
+        waiting = deque(self._loose.values() if self._loose is not None else ())
+        for number, message in enumerate(self._kept, self.first):
             while waiting and waiting[0][0] <= number:
-                missed.append(waiting.popleft()[1][0])
-            missed.append(message)
-        missed.extend(message for _, (message, _), _ in waiting)
-        self._size -= sum(cost for _, (_, cost), _ in loose)
+                missed.extend(self._loose_one(waiting.popleft()[1], now))
+            expiry = message[2]
+            if write is None or expiry is None or now < expiry[0]:
+                missed.append(message[0])
+            else:
+                self.expired += 1
+                missed.append(write(expiry[1]))
+        for _, message in waiting:
+            missed.extend(self._loose_one(message, now))
         self._loose = None
         self.mark = None
         return missed
+
+    def _loose_one(self, message: Shared, now: float) -> Iterator[str | bytes]:
+        self._size -= message[1]
+        if message[2] is None or now < message[2][0]:
+            yield message[0]
+        else:
+            self.expired += 1
 
     def clear(self) -> None:
         """Nothing is kept any more."""
