@@ -140,7 +140,7 @@ def test_a_loss_while_fetching_is_followed_by_another_try() -> None:
     feeding.past.errors.append(ConnectionClosed(1006, "cut"))
     feeding.live(1, 3)
     assert [1] == feeding.shown(lambda: not feeding.past.errors)
-    feeding.feed.retry()
+    feeding.feed.resumed()
     assert [2, 3] == feeding.shown(lambda: len(feeding.queue) == 2)
 
 
@@ -181,6 +181,18 @@ def test_what_may_be_left_out_is_told_and_not_fetched() -> None:
     feeding.feed.take(TopicMessage("a", {"reason": "slow"}, event="gap", offset=3, epoch="e"))
     feeding.live(7, headers={"conflate-key": "k"}, loose=True)
     assert ([1, ("slow", 3), 4, 7], []) == (feeding.shown(), feeding.past.asked)
+
+
+def test_what_may_be_left_out_may_be_lost_in_a_session_that_goes_on() -> None:
+    """Nobody keeps it for who was cut off: it is fetched, or a gap is told."""
+    feeding = Feeding(pattern="*")
+    feeding.live(1, loose=True)
+    feeding.past.last = 3
+    feeding.feed.resumed()
+    assert [1, 2, 3] == feeding.shown(lambda: len(feeding.queue) == 3)
+    feeding.feed.take(TopicMessage("b", 7, loose=True))
+    feeding.feed.resumed()
+    assert [7, ("reconnected", None)] == feeding.shown()
 
 
 def test_own_publications_are_no_hole() -> None:

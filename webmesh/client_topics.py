@@ -200,7 +200,7 @@ class ClientTopics:
             if subscription.id is None:
                 renewed.append(subscription)
             else:
-                subscription.feed.retry()
+                subscription.feed.resumed()
         if renewed:
             self._jobs.spawn(self._renew, renewed, connection)
         if self.wills.untold():

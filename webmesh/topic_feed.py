@@ -75,6 +75,7 @@ class TopicFeed:
         self._wake = wake
         self._ordered = not group
         self._positions = TopicPositions()
+        self._loose = self._loose_unnumbered = False  # whether anything came that may be left out
         self._unkept: set[str] = set()  # numbered, but the node does not tell their past
         self._behind: deque[str] = deque()
         self._workers: list[gevent.Greenlet[[], None]] = []
@@ -153,6 +154,7 @@ class TopicFeed:
         elif acknowledge is not None:
             self._take_kept(message, acknowledge)
         elif message.offset is None or message.epoch is None or not self._ordered:
+            self._loose_unnumbered |= message.loose
             self._put(read_message(message))
         else:
             self._take_numbered(message, message.offset, str(message.epoch))
@@ -163,6 +165,7 @@ class TopicFeed:
         if place is not None and place.behind:
             place.hold(message)
             return
+        self._loose |= message.loose
         loose = message.loose or bool(message.headers and CONFLATE in message.headers)
         if self._queue.full and not (loose or self._queue.closes or message.retained or topic in self._unkept):
             if place is None:
@@ -279,8 +282,15 @@ class TopicFeed:
         if len(self._workers) < min(WORKERS, len(self._behind)):
             self._workers.append(gevent.spawn(self._catch_up))
 
-    def retry(self) -> None:
-        """There is a connection again, in the same session: fetch what could not be."""
+    def resumed(self) -> None:
+        """There is a connection again, in the same session: fetch what could not be, and what the node does not keep
+        for who was cut off, as it may be left out."""
+        if self._loose_unnumbered and self._ordered:
+            data = {"reason": "reconnected"} if self._exact else {"reason": "reconnected", "pattern": True}
+            self._put(Message(data, self._pattern, event="gap"))
+        if self._loose:
+            self._fetch_all()
+            return
         for topic in self._positions.topics():
             place = self._positions.get(topic)
             if place is not None and place.behind and topic not in self._behind:
@@ -310,7 +320,7 @@ class TopicFeed:
         try:
             page = self._fetched(topic, asked, min(PAGE, max(1, self._queue.room)))
         except TransportError:
-            return False  # `retry`, or a new subscription, follows
+            return False  # `resumed`, or a new subscription, follows
         if place.held is not held:
             return False
         if page is None or not _complete(page, asked):
