@@ -7,6 +7,7 @@ from webmesh.brokers.base import Broker
 from webmesh.group_work import LocalMember
 from webmesh.local_subscriber import LocalRunner, LocalSubscriber, LocalSubscription
 from webmesh.node_lease import NodeLease
+from webmesh.node_presence import NodePresence
 from webmesh.observer import Observer
 from webmesh.options import Limits
 from webmesh.protocol.topics import read_topic_pattern
@@ -39,6 +40,7 @@ class NodeTopics(Topics):
         super().__init__(broker, table, limits=limits, observer=observer, access=access)
         self.lease = NodeLease(broker)
         self._acknowledging: list[LocalDeliveries] = []
+        self.presence = NodePresence(broker, table, self.lease, limits=limits, observer=observer)
         self._local = [LocalSubscriber(one, runner) for one in subscriptions]
 
     def start(self) -> None:

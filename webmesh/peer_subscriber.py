@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from webmesh.protocol.retained import Room
     from webmesh.subscribers import PatternEntry
     from webmesh.topic_options import TopicOptions
+    from webmesh.topic_presence import Seat
     from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.outgoing import Policy
     from webmesh.websocket.stream import MessageStream
@@ -67,14 +68,16 @@ class PeerSubscription:
     Attributes:
         id: What deliveries name it by.
         catching_up: What it has yet to get before it is live; `None` once it is.
+        seat: Its part in the presence of its topic; `None` where it has none.
     """
 
-    __slots__ = ("catching_up", "entry", "id")
+    __slots__ = ("catching_up", "entry", "id", "seat")
 
     def __init__(self, entry: PatternEntry, sub: int) -> None:
         self.entry = entry
         self.id = sub
         self.catching_up: CatchUp | None = None
+        self.seat: Seat | None = None
 
     @property
     def pattern(self) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from webmesh.topic_access import TopicAccess
 from webmesh.topic_options import Segments, TopicTable
 
 if TYPE_CHECKING:
+    from webmesh.node_presence import NodePresence
     from webmesh.protocol.publication import Publication
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
@@ -51,8 +52,11 @@ class Topics:
         desk: What deliveries that must be acknowledged need.
         up: Whether the engine can be reached.
         access: Who may do what.
+        presence: Who is on which topic.
         on_behalf: What its connections publish by, in the program's handlers.
     """
+
+    presence: NodePresence
 
     def __init__(
         self, broker: Broker, table: TopicTable, *, limits: Limits, observer: Observer, access: TopicAccess
@@ -259,6 +263,8 @@ class Topics:
         return True
 
     def _end_plain(self, peer: PeerSubscriber, subscription: PeerSubscription) -> None:
+        if subscription.seat is not None:
+            subscription.seat.leave()
         if subscription.catching_up is not None:
             subscription.catching_up.stop()
         if peer.letters is not None:

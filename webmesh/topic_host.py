@@ -15,7 +15,7 @@ from webmesh.messages import Published
 from webmesh.protocol.deliveries import Redelivery
 from webmesh.protocol.publication import option_headers, read_publication
 from webmesh.protocol.topics import read_topic_pattern
-from webmesh.pubsub import own_payload
+from webmesh.pubsub import own_payload, topic_segments
 from webmesh.topic_options import TopicOptions, TopicTable
 from webmesh.topic_routes import TopicRoutes
 from webmesh.websocket.outgoing import Policy
@@ -123,6 +123,22 @@ class TopicHost(ABC):
             return handler
 
         return register
+
+    def presence(self, topic: str) -> dict[str, list[Any]]:
+        """Who is on *topic*: key → one meta for each subscriber that has announced it. From any greenlet and thread.
+
+        Raises:
+            InvalidArgument: The topic is none, or is kept without presence.
+            Unavailable: The engine cannot be reached.
+            LocalProtocolError: The server has not started.
+        """
+        parts = self._begun.parts
+        return parts.home.run(parts.topics.presence.state, topic_segments(topic))
+
+    def presence_counts(self, topic: str) -> tuple[int, int]:
+        """How many keys are on *topic*, and how many subscribers with them; cheap. Raises as `presence`."""
+        parts = self._begun.parts
+        return parts.home.run(parts.topics.presence.counts, topic_segments(topic))
 
     def publish(
         self,

@@ -11,6 +11,7 @@ from webmesh.brokers.base import Since
 from webmesh.call import current_call
 from webmesh.exceptions import InvalidArgument, RemoteError
 from webmesh.messages import Published
+from webmesh.node_presence import wire_counts
 from webmesh.protocol import envelope
 from webmesh.protocol.publication import Publication, read_publication
 from webmesh.protocol.subscribe_request import LAST, SinceOffset, read_since, read_subscribe
@@ -18,6 +19,8 @@ from webmesh.protocol.subscribe_request import LAST, SinceOffset, read_since, re
 from webmesh.pubsub import Topics, topic_segments
 
 if TYPE_CHECKING:
+    from webmesh.catch_up import CatchUp
+    from webmesh.peer_subscriber import PeerSubscription
     from webmesh.protocol.envelope import TopicMessage
     from webmesh.routing import Router
     from webmesh.topic_options import Segments
@@ -47,7 +50,7 @@ class TopicRoutes:
         """Put them into the router; an engine that lets them wait lets others go on."""
         table = {
             "$subscribe": self.subscribe, "$unsubscribe": self.unsubscribe, "$history": self.history,
-            "$subscriptions": self.subscriptions,
+            "$subscriptions": self.subscriptions, "$presence": self.presence,
         }  # fmt: skip
         for path, handler in table.items():
             self._router.add(path, handler, reserved=True, blocking=False)
@@ -61,12 +64,16 @@ class TopicRoutes:
             member = self.topics.join(peer, request)
             self._after_answer(client, member.begin)
             return {"sub": member.id}
+        size = self.topics.presence.check(peer, request)
         subscription, catch_up = self.topics.subscribe(peer, request)
         ready = False
         try:
             told, replay = self.topics.past(request)
             catch_up.replay(replay)
-            self._after_answer(client, lambda: gevent.spawn(catch_up.run))
+            present = self.topics.presence.sit(peer, subscription, request, size)
+            if present is not None:
+                told["presence"] = present
+            self._after_answer(client, lambda: gevent.spawn(_begin, catch_up, subscription))
             ready = True
         finally:
             if not ready:
@@ -86,6 +93,20 @@ class TopicRoutes:
         if type(sub) is not int:
             raise InvalidArgument("the data of $unsubscribe must be a map with the id of a subscription, sub")
         self.topics.unsubscribe(self.topics.peer(client), sub)
+
+    def presence(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
+        """Who is on a topic, or only how many."""
+        asked = payload if isinstance(payload, dict) else {}
+        topic, counts = asked.get("topic"), asked.get("counts")
+        if not isinstance(topic, str):
+            raise InvalidArgument("the data of $presence must be a map with a topic")
+        if counts is not None and type(counts) is not bool:
+            raise InvalidArgument("counts must be a boolean")
+        segments = topic_segments(topic)
+        self._check(self.topics.access.check_subscribe, client, segments)
+        if counts:
+            return wire_counts(self.topics.presence.counts(segments))
+        return self.topics.presence.state(segments)
 
     def history(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
         """What is kept of a topic: the newest publications, or those after an offset."""
@@ -174,6 +195,13 @@ def wire_published(published: Published) -> dict[str, Any]:
     if published.duplicate:
         told["duplicate"] = True
     return told
+
+
+def _begin(catch_up: CatchUp, subscription: PeerSubscription) -> None:
+    """The answer is on its way: what follows it."""
+    catch_up.run()
+    if subscription.seat is not None:
+        subscription.seat.begin()
 
 
 def _since(since: SinceOffset | str | float | None) -> Since:

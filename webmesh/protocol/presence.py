@@ -48,6 +48,11 @@ class Presence(Generic[M]):
         """Members that are present."""
         return len(self._members)
 
+    @property
+    def changed(self) -> bool:
+        """Whether there is something to tell since the last `take_diff`, though it may have been undone."""
+        return bool(self._told)
+
     def join(self, member: M, key: str, meta: Any = None) -> None:
         """*member* announces *key*; once more with other words replaces the first."""
         if self._members.get(member) == (key, meta):
@@ -66,6 +71,19 @@ class Presence(Generic[M]):
     def state(self) -> State:
         """Everybody who is here now."""
         return {key: [self._members[member][1] for member in members] for key, members in self._keys.items()}
+
+    def told_state(self) -> State:
+        """Everybody who was here at the last `take_diff`: what its later ones add to."""
+        if not self._told:
+            return self.state()
+        state: State = {}
+        for member, (key, meta) in self._members.items():
+            if member not in self._told:
+                state.setdefault(key, []).append(meta)
+        for before in self._told.values():
+            if before is not None:
+                state.setdefault(before[0], []).append(before[1])
+        return state
 
     def take_diff(self) -> PresenceDiff:
         """What to tell those who know the state of the last `take_diff`; who came and went since is left out."""
