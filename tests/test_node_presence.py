@@ -107,7 +107,7 @@ def test_a_crowd_costs_the_others_a_few_messages(server: WebMeshServer):
         picture = Picture(stack.enter_context(topic_peer(server)))
         crowd = stack.enter_context(topic_peer(server))
         for number in range(50):
-            crowd.send({"path": "$subscribe", "data": {"pattern": "room/a", **announced(str(number))}})
+            crowd.subscribe("room/a", **announced(str(number)))
         picture.until({str(number): [None] for number in range(50)})
         assert picture.messages <= 10
 
@@ -118,7 +118,7 @@ def test_who_comes_into_a_crowd_gets_a_state_that_what_follows_fits(server: WebM
         crowd = stack.enter_context(topic_peer(server))
         watchers = []
         for number in range(20):
-            crowd.send({"path": "$subscribe", "data": {"pattern": "room/a", **announced(str(number))}})
+            crowd.subscribe("room/a", **announced(str(number)))
             watchers.append(Picture(stack.enter_context(topic_peer(server)), **announced(f"w{number}")))
         everybody = {str(number): [None] for number in range(20)} | {f"w{number}": [None] for number in range(20)}
         for watcher in watchers:

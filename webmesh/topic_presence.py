@@ -138,17 +138,19 @@ class TopicPresence:
 
     def _work(self) -> None:
         try:
-            while True:
-                while self._jobs:
-                    for _ in self._deliver(*self._jobs.popleft()):
-                        gevent.sleep(0)
+            changed = True
+            while changed:
+                self._send()
                 gevent.sleep(BATCH)
-                before = self.members.changed
+                changed = self.members.changed
                 self._gather()
-                if not before:
-                    return
         finally:
             self._busy = False
+
+    def _send(self) -> None:
+        while self._jobs:
+            for _ in self._deliver(*self._jobs.popleft()):
+                gevent.sleep(0)
 
     def tell(self, diff: PresenceDiff, seat: Seat) -> None:
         """Tell one."""

@@ -94,6 +94,7 @@ def test_state_and_diffs_tell_the_same(steps):
         assert counted(presence.state()) == {item: count for item, count in known.items() if count}
 
     for act, member, key, meta in steps:
+        assert counted(presence.told_state()) == {item: count for item, count in known.items() if count}
         if act == "join":
             presence.join(member, key, meta)
         elif act == "leave":
