@@ -284,6 +284,32 @@ def test_groups_that_a_topic_reaches(node: Node):
     assert 2 == len(list(node.groups))
 
 
+def test_what_the_engine_gives_twice_is_done_once(node: Node):
+    """It may take this node for dead while that still has it."""
+    member = FakeMember()
+    work = node.join(member)
+    for _ in range(2):
+        work.work(Publication("safe/a", 0), "token")
+    assert [(0, 1)] == member.got
+    member.done()
+    work.work(Publication("safe/a", 0), "token")
+    assert 2 == len(member.got)
+
+
+def test_an_engine_that_could_not_be_told_is_told_later(node: Node):
+    """When it is looked at again: the member gets what it has for it."""
+    member = FakeMember()
+    node.engine.down = True
+    work = node.groups.of(PATTERN, "g")
+    work.join(member)
+    work.changed()
+    assert [] == node.engine.told
+    node.engine.down = False
+    node.groups.tick()
+    node.groups.tick()
+    assert [(2, True)] == node.engine.told
+
+
 def test_the_end_leaves_everything_with_the_engine(node: Node):
     """What comes after it, as a late acknowledgement, changes nothing."""
     member = FakeMember()

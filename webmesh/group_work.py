@@ -6,13 +6,15 @@ node's hub.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 
 from webmesh.acknowledged import Acknowledged, Answer, Desk, Letter, Member
 from webmesh.brokers.base import Broker, GroupName
+from webmesh.exceptions import BrokerError
 from webmesh.lanes import Lanes
 from webmesh.protocol.groups import Group
 from webmesh.protocol.messages import pattern_gap
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from webmesh.peer_subscriber import PeerSubscriber
     from webmesh.protocol.publication import Publication
     from webmesh.topic_options import Segments, TopicTable
+
+logger = logging.getLogger("webmesh.topics")
 
 MOST_LEFT = 1000
 """Groups without members of which it is remembered what was delivered already."""
@@ -164,6 +168,7 @@ class GroupWork(Acknowledged):
         self.joined = 0
         self._groups = groups
         self._window = window
+        self._tokens: set[Any] = set()
         self.before: dict[Any, int] = {}  # attempts of what the engine was given back, by token
         self.members: Group[Any] = Group(lambda member: member.load(self.deliveries.pending(member)))
 
@@ -199,6 +204,9 @@ class GroupWork(Acknowledged):
 
     def work(self, publication: Publication, token: Any) -> None:
         """The engine gives a publication."""
+        if token in self._tokens:  # the engine took this node for dead
+            return
+        self._tokens.add(token)
         letter = Letter(publication, self._groups.table.of(tuple(publication.topic.split("/"))), token)
         self.add(letter, attempts=self.before.pop(token, 0))
 
@@ -222,10 +230,12 @@ class GroupWork(Acknowledged):
 
     def settled(self, letter: Letter) -> None:
         """`Acknowledged.settled`."""
+        self._tokens.discard(letter.token)
         self._groups.done(self.name, letter.token)
 
     def gave_back(self) -> None:
         """The engine has what was not done, and will give it again."""
+        self._tokens.clear()
         self.before = {one.message.token: one.attempt for one in self.drop() if one.attempt}
 
 
@@ -286,9 +296,21 @@ class GroupWorks:
         if work.wanted == work.joined and len(work.members):
             return
         if self._broker.immediate:
-            self.settle(work)
+            self._try(self.settle, work)
         else:
-            gevent.spawn(self.settle, work)
+            gevent.spawn(self._try, self.settle, work)
+
+    def _try(self, act: Callable[..., None], *args: Any) -> None:
+        try:
+            act(*args)
+        except BrokerError as error:  # it is down: what is not joined is tried again, what is not done comes again
+            logger.warning("the engine could not be told", extra={"reason": str(error)})
+
+    def tick(self) -> None:
+        """About once a second: tell the engine what it could not be told."""
+        for work in self:
+            if work.wanted != work.joined:
+                self.tell(work)
 
     def settle(self, work: GroupWork) -> None:
         """Let the engine know how much work this node takes; may switch.
@@ -332,7 +354,7 @@ class GroupWorks:
         if self._broker.immediate:
             self._broker.done(name, token)
         else:
-            gevent.spawn(self._broker.done, name, token)
+            gevent.spawn(self._try, self._broker.done, name, token)
 
     def end(self) -> None:
         """The node stops: what is not done stays with the engine."""

@@ -288,6 +288,7 @@ class Topics:
         """Called about once a second; see `PeerSubscriber.tick`."""
         for peer in tuple(self._peers):
             peer.tick()
+        self.groups.tick()
 
     # -------------------------------------------------------------------- the past
 

@@ -67,3 +67,17 @@ def test_a_node_that_is_done_at_once_is_given_the_next_without_end(
     broker._sink = Quick()
     broker.join(WORK, 1, durable=True)
     assert list(range(3000)) == done
+
+
+def test_groups_are_bounded(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch):
+    """Those that are there go on; one that ends makes room."""
+    monkeypatch.setattr(one_node, "MOST_GROUPS", 2)
+    durable, passing, third = (WORK._replace(name=name) for name in ("durable", "passing", "third"))
+    broker.join(durable, 1, durable=True)
+    broker.leave(durable)
+    broker.join(passing, 1, durable=False)
+    with pytest.raises(Overloaded):
+        broker.join(third, 1, durable=False)
+    broker.join(durable, 1, durable=True)
+    broker.leave(passing)
+    broker.join(third, 1, durable=False)

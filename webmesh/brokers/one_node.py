@@ -27,6 +27,9 @@ GROUP_BACKLOG = 10_000
 """Publications that wait for a group without room for them. Beyond it the oldest is dropped, or publishing is refused
 where each must be acknowledged."""
 
+MOST_GROUPS = 10_000
+"""Groups: durable ones outlive their members, and a subscriber may name as many as it likes."""
+
 
 class Storage(Protocol):
     """What one engine keeps. *now* is the reading of the clock that the engine was given."""
@@ -165,8 +168,14 @@ class OneNodeBroker(Broker):
     # -------------------------------------------------------------------- groups
 
     def join(self, group: GroupName, window: int, *, durable: bool) -> None:
-        """See `Broker.join`."""
+        """See `Broker.join`.
+
+        Raises:
+            Overloaded: There are too many groups.
+        """
         assert self._sink is not None
+        if group not in self._queues and len(self._queues) >= MOST_GROUPS:
+            raise Overloaded(f"there are {len(self._queues)} groups, the limit")
         queue = self._queue(group)
         if durable and not queue.durable:
             self._storage.add_group(group)
