@@ -257,6 +257,26 @@ def test_what_comes_faster_than_it_is_taken_is_told_as_a_gap(node):
     assert [-1, *range(10)] == [one.payload for one in sink.delivered][:11]
 
 
+def test_who_publishes_without_end_leaves_others_their_turn(node):
+    """And gets all of its own messages back: it is no faster than the server."""
+    broker, sink = node()
+    broker.want(("a",))
+    turns = []
+
+    def turn() -> None:
+        while True:
+            turns.append(len(sink.delivered))
+            gevent.sleep(0)
+
+    other = gevent.spawn(turn)
+    for number in range(20_000):
+        broker.publish(message("a", number), PLAIN)
+    until(lambda: len(sink.delivered) == 20_000)
+    other.kill()
+    assert (list(range(20_000)), 0) == ([one.payload for one in sink.delivered], broker.dropped)
+    assert 10 < len(set(turns))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"prefix": "a.b"}, {"prefix": ""}, {"lease": 0}, {"replicas": 9}, {"patience": -1.0}, {"publish_timeout": 1e9}],

@@ -27,7 +27,7 @@ def test_a_publication_is_read_as_it_was_written():
     """With its options, its publisher and its number."""
     sent = message("a/b.c", {"x": [1, None, b"\x00", "ü"]}, ttl_ms="5000", mine="y")
     sent.at = 7.0
-    arrived = bodies.read("a.b%dc", bodies.write(sent, "n-1"), "3 e1 5 - n.")
+    arrived = bodies.read("a.b%dc", bodies.write(sent, "n-1", sent.at), "3 e1 5 - n.")
     assert ("n-1", 3, "e1") == (arrived.id, arrived.publication.offset, arrived.publication.epoch)
     arrived.publication.offset = arrived.publication.epoch = None
     assert sent == arrived.publication
@@ -36,7 +36,7 @@ def test_a_publication_is_read_as_it_was_written():
 def test_a_large_body_is_compressed():
     """It comes out as it went in."""
     sent = message(payload="x" * 500_000)
-    body = bodies.write(sent, "n-1")
+    body = bodies.write(sent, "n-1", sent.at)
     assert len(body) < 50_000
     assert sent.payload == bodies.read("a.b", body, None).publication.payload
 
@@ -84,7 +84,7 @@ def test_nothing_is_from_the_future():
 def test_what_cannot_be_sent_says_so():
     """Before anything is sent."""
     with pytest.raises(BrokerError, match="cannot be sent"):
-        bodies.write(message(payload=object()), "n-1")
+        bodies.write(message(payload=object()), "n-1", NOW)
     with pytest.raises(BrokerError, match="cannot be kept"):
         bodies.write_value({1: 2}, 0.0)
 

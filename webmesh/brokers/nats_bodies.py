@@ -67,14 +67,14 @@ class Bodies:
             compress_threshold=COMPRESSED_FROM,
         )
 
-    def write(self, publication: Publication, id: str) -> bytes:
-        """The body of a publication.
+    def write(self, publication: Publication, id: str, at: float) -> bytes:
+        """The body of a publication that was accepted at *at*.
 
         Raises:
             BrokerError: Something in it cannot be sent.
         """
         body = {
-            "p": publication.payload, "h": dict(publication.headers), "at": publication.at, "u": publication.publisher,
+            "p": publication.payload, "h": dict(publication.headers), "at": at, "u": publication.publisher,
             "i": id,
         }  # fmt: skip
         try:
