@@ -164,7 +164,8 @@ class Link:
                     await self._connect_to(server, client)
             except (OSError, errors.Error, TimeoutError) as error:
                 await _discard(client)
-                failures.append(f"{server}: {client.trouble or error or type(error).__name__}{client.hint(error)}")
+                text = client.trouble or str(error) or type(error).__name__
+                failures.append(f"{server}: {text}{client.hint(text)}")
             else:
                 return client
         raise BrokerUnavailable("no NATS server can be used: " + "; ".join(failures))
@@ -361,9 +362,9 @@ class _Client(Client):
         """nats-py's callback for the end."""
         self.ended.set()
 
-    def hint(self, error: Exception) -> str:
+    def hint(self, text: str) -> str:
         """Why a connection may have ended before it began: a server's refusal can be overtaken by its hanging up."""
-        demands = isinstance(error, ConnectionError) and self._server_info.get("auth_required")
+        demands = self._server_info.get("auth_required") and "Authorization" not in text
         return " (the server demands a user, and may not take this one)" if demands else ""
 
     def troubles(self) -> list[str]:
