@@ -22,10 +22,12 @@ class Feeds:
         self.topics = Topics(self.js, self.prefix)
         self.opened: list[WorkFeed] = []
 
-    def open(self, window: int, lease: float = 60.0) -> tuple[WorkFeed, list[tuple[bytes, Delivery]]]:
+    def open(
+        self, window: int, *, lease: float = 60.0, group: GroupName = WORK
+    ) -> tuple[WorkFeed, list[tuple[bytes, Delivery]]]:
         given: list[tuple[bytes, Delivery]] = []
         feed = WorkFeed(
-            self.js, self.topics.work, self.prefix, WORK, window=window, lease=lease,
+            self.js, self.topics.work, self.prefix, group, window=window, lease=lease,
             make_stream=self.topics.make_work, give=lambda message, delivery: given.append((message.data, delivery)),
         )  # fmt: skip
         self.in_loop(feed.open())
@@ -123,6 +125,33 @@ def test_a_consumer_that_was_deleted_is_made_again(feeds: Feeds, in_loop: InLoop
             await asyncio.sleep(0.05)
 
     in_loop(publish_until_given())
+
+
+@pytest.mark.row(96)
+def test_a_server_that_has_forgotten_how_far_a_group_was_leaves_nothing_out(feeds: Feeds, in_loop: InLoop):
+    """As after a kill: what it still has is given from where the group began, and not what came before that."""
+    other = GroupName(("**",), "other")
+    feeds.open(1, group=other)
+    feeds.publish(b"before")
+    feed, given = feeds.open(1)
+    feeds.publish(b"a", b"b")
+    in_loop.until(lambda: given)
+    settings = in_loop(feeds.js.api(f"CONSUMER.INFO.{feeds.topics.work}.{feed._consumer}"))["config"]
+    in_loop(feed.close())
+    in_loop(feeds.js.api(f"CONSUMER.DELETE.{feeds.topics.work}.{feed._consumer}"))
+    verb = f"CONSUMER.DURABLE.CREATE.{feeds.topics.work}.{feed._consumer}"
+    in_loop(feeds.js.api(verb, stream_name=feeds.topics.work, config=settings))
+    _, again = feeds.open(2)
+    in_loop.until(lambda: len(again) == 2)
+    assert [b"a", b"b"] == [body for body, _ in again]
+
+
+def test_a_group_has_the_lease_of_the_last_node_that_came(feeds: Feeds, in_loop: InLoop):
+    """Those before it say more often that they live than they need to, or it is corrected when they come back."""
+    for lease in (60.0, 30.0, 30.0):
+        feed, _ = feeds.open(1, lease=lease)
+        settings = in_loop(feeds.js.api(f"CONSUMER.INFO.{feeds.topics.work}.{feed._consumer}"))["config"]
+        assert lease * 1e9 == settings["ack_wait"]
 
 
 def test_a_groups_key_is_its_own():

@@ -25,6 +25,9 @@ NANOSECONDS = 1_000_000_000
 BATCH = 1000
 """Messages that are asked for at a time, as many as a connection's buffers hold easily."""
 
+NO_CONSUMER = 10014
+"""Number of the refusal where a consumer is not there."""
+
 _NOT_FOUND, _WRONG_LAST, _OTHER_CONFIGURATION, _NO_STREAM = 10037, 10071, 10058, 10059
 _FULL = ("maximum", "insufficient", "exceeded")
 

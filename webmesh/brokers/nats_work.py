@@ -11,9 +11,10 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from webmesh.brokers.base import GroupName
-from webmesh.brokers.jetstream import NANOSECONDS, Delivery, JetStream, delivery_of
+from webmesh.brokers.jetstream import NANOSECONDS, NO_CONSUMER, Delivery, JetStream, Refused, delivery_of
 from webmesh.brokers.nats_link import Message
 from webmesh.brokers.nats_subjects import pattern_subject
 from webmesh.exceptions import BrokerError, BrokerUnavailable
@@ -70,13 +71,39 @@ class WorkFeed:
         self._tasks = [asyncio.create_task(self._pull()), asyncio.create_task(self._renew())]
 
     async def _make_consumer(self) -> None:
+        """Have the group's consumer, with this node's lease.
+
+        It begins with a sequence instead of with what is new: a server that was killed can have lost how far it was
+        (seen with 2.9.10), and would then leave out what it has and nobody has done.
+        """
         await self._make_stream()
+        settings = await self._find_consumer()
+        if settings is None:
+            state = (await self._js.api(f"STREAM.INFO.{self._stream}"))["state"]
+            settings = {
+                "durable_name": self._consumer, "filter_subject": self._filter, "ack_policy": "explicit",
+                "deliver_policy": "by_start_sequence", "opt_start_seq": int(state["last_seq"]) + 1, "max_deliver": -1,
+                "max_ack_pending": 100_000, "replay_policy": "instant",
+            }  # fmt: skip
+        lease = int(self._lease * NANOSECONDS)
+        if settings.get("ack_wait") == lease:
+            return
         verb = f"CONSUMER.DURABLE.CREATE.{self._stream}.{self._consumer}"
-        await self._js.api(verb, stream_name=self._stream, config={
-            "durable_name": self._consumer, "filter_subject": self._filter, "deliver_policy": "new",
-            "ack_policy": "explicit", "ack_wait": int(self._lease * NANOSECONDS), "max_deliver": -1,
-            "max_ack_pending": 100_000, "replay_policy": "instant",
-        })  # fmt: skip
+        try:
+            await self._js.api(verb, stream_name=self._stream, config=settings | {"ack_wait": lease})
+        except Refused:
+            if await self._find_consumer() is None:  # else another node has made it at the same time
+                raise
+
+    async def _find_consumer(self) -> dict[str, Any] | None:
+        try:
+            found = await self._js.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        except Refused as error:
+            if error.number == NO_CONSUMER:
+                return None
+            raise
+        settings = found["config"]
+        return settings if isinstance(settings, dict) else {}
 
     async def close(self) -> None:
         """Give what is not done to the other nodes, or keep it for the next one."""
