@@ -80,6 +80,10 @@ class NatsServer:
         """It keeps its connections and does nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        with gevent.Timeout(10, AssertionError("the NATS server does not stand still")):
+            while any("(nats-server) T" not in (task / "stat").read_text() for task in tasks.iterdir()):
+                gevent.sleep(0.001)
 
     def thaw(self) -> None:
         """It goes on."""
