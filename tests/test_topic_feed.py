@@ -329,6 +329,27 @@ def test_a_message_that_was_dropped_comes_again() -> None:
         assert [attempt] == [message.attempt for message in feeding.take()]
 
 
+def test_what_is_delivered_while_older_ones_are_fetched_waits_for_them() -> None:
+    """And is handled once, by that delivery."""
+    feeding, told = Feeding(pattern="*"), []
+    feeding.live(1)
+    feeding.past.last = 4
+    feeding.past.go.clear()
+    feeding.feed.began_anew({"sub": 1}, None)
+    for offset in (4, 5):
+        message = TopicMessage("a", offset, offset, offset=offset, epoch="e")
+        feeding.feed.take(message, lambda error, offset=offset: told.append(offset))
+    feeding.past.go.set()
+    with gevent.Timeout(10):
+        while len(feeding.queue) < 6:
+            gevent.sleep(0)
+    messages = feeding.take()
+    assert [1, 2, 3, 4, 5] == [message.payload for message in messages if message.event is None]
+    for message in messages:
+        message.ack()
+    assert [4, 5] == told
+
+
 def test_a_pattern_knows_what_is_being_handled_too() -> None:
     """When it fetches what came between."""
     feeding = Feeding(pattern="*")

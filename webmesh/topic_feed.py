@@ -163,7 +163,7 @@ class TopicFeed:
         topic = message.topic
         place = self._positions.get(topic)
         if place is not None and place.behind:
-            place.hold(message)
+            place.hold((message, None))
             return
         self._loose |= message.loose
         loose = message.loose or bool(message.headers and CONFLATE in message.headers)
@@ -211,6 +211,10 @@ class TopicFeed:
             known.acknowledge = acknowledge
             return
         if message.offset is not None and self._ordered:
+            place = self._positions.get(message.topic)
+            if place is not None and place.behind and message.offset > place.last:
+                place.hold((message, acknowledge))
+                return
             self._depart(*flight)
         arrival = self._flights[flight] = _Arrival(acknowledge, partial(self._arrived, flight))
         self._put(read_message(message, arrival))
@@ -273,7 +277,7 @@ class TopicFeed:
     def _fall_behind(self, topic: str, place: Place, message: TopicMessage | None = None) -> None:
         place.fall_behind()
         if message is not None:
-            place.hold(message)
+            place.hold((message, None))
         self._behind.append(topic)
         self._work()
 
@@ -326,9 +330,13 @@ class TopicFeed:
         if page is None or not _complete(page, asked):
             self._give_up(topic, place, page)
             return False
+        live = _first_of(place)
         for message in page.items:
             if message.offset is None or message.offset <= place.last:
                 continue
+            if message.offset == live:
+                self._release(place)
+                return False
             if self._queue.full:
                 return True
             place.move(message.offset, page.epoch)
@@ -358,7 +366,7 @@ class TopicFeed:
     def _give_up(self, topic: str, place: Place, page: HistoryPage | None) -> None:
         """What is missing cannot be had."""
         self.recovered = False
-        first = place.held[0] if place.held else None
+        first = place.held[0][0] if place.held else None
         if first is not None and first.offset is not None:
             told = Position(first.offset - 1, str(first.epoch))
         elif page is not None:
@@ -374,8 +382,8 @@ class TopicFeed:
             self._release(place)
 
     def _release(self, place: Place) -> None:
-        for message in place.release():
-            self.take(message)
+        for message, acknowledge in place.release():
+            self.take(message, acknowledge)
 
     def stop(self) -> None:
         """It is over."""
@@ -436,6 +444,12 @@ def read_page(topic: str, answer: Any) -> HistoryPage:
 def _position(answer: dict[str, Any]) -> Position | None:
     offset, epoch = answer.get("offset"), answer.get("epoch")
     return Position(offset, str(epoch)) if type(offset) is int and isinstance(epoch, str | int) else None
+
+
+def _first_of(place: Place) -> int | None:
+    """The number of the first live message that waits; `None` where none does."""
+    waiting = (message for message, _ in place.held or () if str(message.epoch) == place.epoch)
+    return min((message.offset for message in waiting if message.offset > place.last), default=None)
 
 
 def _complete(page: HistoryPage, asked: Position) -> bool:

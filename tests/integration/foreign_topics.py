@@ -83,7 +83,7 @@ class TopicSpeaker:
         while True:
             message = self._heard.popleft() if self._heard else self.foreign.hear()
             if "topic" in message:
-                loose = message.get("loose") or "conflate-key" in message.get("headers", {})
+                loose = message.get("loose")
                 self.counted += "id" not in message and not loose
                 return message
 

@@ -537,7 +537,8 @@ def acknowledging() -> WebMeshServer:
     return server
 
 
-def test_a_callback_that_raises_gets_it_again() -> None:
+@pytest.mark.parametrize("group", [None, "workers"])
+def test_a_callback_that_raises_gets_it_again(group: str | None) -> None:
     """Until it returns; what came behind it does not wait."""
     heard = Heard()
 
@@ -547,7 +548,7 @@ def test_a_callback_that_raises_gets_it_again() -> None:
             raise ValueError("not yet")
 
     with connected(acknowledging()) as client:
-        client.subscribe("work/a", fail_twice, group="workers")
+        client.subscribe("work/a", fail_twice, group=group)
         for number in range(3):
             client.publish("work/a", number)
         assert wait_for(lambda: heard.payloads.count(0) == 3)
@@ -556,10 +557,11 @@ def test_a_callback_that_raises_gets_it_again() -> None:
     assert [1, 2, 3] == [message.attempt for message in heard.messages if message.payload == 0]
 
 
-def test_a_loop_that_is_left_gets_it_again() -> None:
+@pytest.mark.parametrize("group", [None, "workers"])
+def test_a_loop_that_is_left_gets_it_again(group: str | None) -> None:
     """The message at which it was left was not handled."""
     with connected(acknowledging()) as client:
-        work = client.subscribe("work/a", group="workers")
+        work = client.subscribe("work/a", group=group)
         for number in range(3):
             client.publish("work/a", number)
         for message in work:
@@ -575,7 +577,8 @@ def test_a_loop_that_is_left_gets_it_again() -> None:
     assert (0, True) not in seen
 
 
-def test_a_slow_callback_handles_once_what_is_delivered_again() -> None:
+@pytest.mark.parametrize("group", [None, "workers"])
+def test_a_slow_callback_handles_once_what_is_delivered_again(group: str | None) -> None:
     """Its silence lets the node deliver it again, while it is still at it."""
     heard, go = Heard(), threading.Event()
 
@@ -584,7 +587,7 @@ def test_a_slow_callback_handles_once_what_is_delivered_again() -> None:
         go.wait(PATIENCE)
 
     with connected(acknowledging()) as client:
-        subscription = client.subscribe("work/a", slow, group="workers")
+        subscription = client.subscribe("work/a", slow, group=group)
         client.publish("work/a", 0)
         client.publish("work/a", 1)
         delivered: list[Any] = []
@@ -598,11 +601,12 @@ def test_a_slow_callback_handles_once_what_is_delivered_again() -> None:
     assert [0, 1, 2] == heard.payloads
 
 
-def test_work_survives_links_that_break() -> None:
+@pytest.mark.parametrize("group", [None, "workers"])
+def test_work_survives_links_that_break(group: str | None) -> None:
     """Every message is handled, whatever becomes of deliveries and acknowledgements on the way."""
     heard = Heard()
     with behind_a_proxy(acknowledging()) as (client, other, proxy):
-        client.subscribe("work/*", heard, group="workers")
+        client.subscribe("work/*", heard, group=group)
         for number in range(100):
             other.publish("work/a", number)
             if not number % 20:
@@ -612,7 +616,8 @@ def test_work_survives_links_that_break() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["work/a", "work/**"])
-def test_work_survives_a_restart(tmp_path: Path, pattern: str) -> None:
+@pytest.mark.parametrize("group", [None, "workers"])
+def test_work_survives_a_restart(tmp_path: Path, pattern: str, group: str | None) -> None:
     """What a callback had rejected, and not handled when the server went, comes again from the new one."""
     heard, restarted_server = Heard(), threading.Event()
 
@@ -629,7 +634,7 @@ def test_work_survives_a_restart(tmp_path: Path, pattern: str) -> None:
     with running(worker()) as server:
         port = server.port
         client = WebMeshClient(server.url, backoff=QUICK)
-        client.subscribe(pattern, fail_before, group="workers")
+        client.subscribe(pattern, fail_before, group=group)
         for number in range(3):
             client.publish("work/a", number)
         assert wait_for(lambda: 2 in heard.payloads)
