@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.topic_fakes import CountingSerializer, fake_peer
 from webmesh.acknowledged import Answer, Desk, Letter
 from webmesh.brokers.base import GroupName, Keep
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.exceptions import Aborted, BrokerUnavailable
-from webmesh.group_work import MOST_LEFT, GroupWork, GroupWorks
+from webmesh.group_work import MOST_LEFT, GroupWork, GroupWorks, PeerMember
 from webmesh.protocol.publication import Publication
 from webmesh.testing import FakeClock, RecordingObserver
 from webmesh.topic_options import TopicOptions, TopicTable
@@ -284,6 +285,41 @@ def test_groups_that_a_topic_reaches(node: Node):
     assert 2 == len(list(node.groups))
 
 
+@pytest.mark.row(70)
+def test_a_peer_that_hangs_hands_its_work_on(node: Node):
+    """It is looked at now and then; when it answers again it takes part again."""
+    one, stream = fake_peer(CountingSerializer())
+    work = node.groups.of(PATTERN, "g")
+    member = PeerMember(one, work, 7)
+    one.follow(member)
+    work.join(member)
+    node.groups.settle(work)
+    node.publish("safe/a", 0)
+    assert [] == stream.sent
+    member.begin()
+    assert [(0, [7])] == [(message["data"], message["subs"]) for message in stream.sent]
+    stream.stalled = True
+    node.publish("safe/a", 1)
+    node.join(other := FakeMember())
+    one.tick()
+    assert {(0, 2), (1, 1)} == set(other.got)
+    stream.stalled = False
+    other.free = False
+    node.publish("safe/a", 2)
+    assert 2 == stream.payloads[-1]
+
+
+def test_a_peer_is_told_of_a_gap(node: Node):
+    """By the pattern of its group."""
+    one, stream = fake_peer(CountingSerializer())
+    member = PeerMember(one, node.groups.of(("jobs", "*"), "g"), 7)
+    member.work.join(member)
+    node.gap("lost")
+    expected = {"topic": "jobs/*", "event": "gap", "data": {"reason": "lost", "pattern": True}, "subs": [7]}
+    assert [expected] == stream.sent
+
+
+@pytest.mark.row(99)
 def test_what_the_engine_gives_twice_is_done_once(node: Node):
     """It may take this node for dead while that still has it."""
     member = FakeMember()

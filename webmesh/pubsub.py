@@ -280,6 +280,8 @@ class Topics:
     def end(self, peer: PeerSubscriber) -> None:
         """A peer has gone for good."""
         if self._peers.pop(peer, 0) is None:
+            if peer.letters is not None:
+                peer.letters.end()  # first: each subscription's end would look through all that waits
             for sub in tuple(peer.subscriptions):
                 self.unsubscribe(peer, sub)
             peer.end()

@@ -250,7 +250,6 @@ def test_who_never_acknowledges_is_cut_off_and_told_of_the_gap() -> None:
     assert 10 < count < MOST_OPEN
 
 
-@pytest.mark.row(79)
 def test_history_fills_what_a_crash_of_the_server_left_open(tmp_path: Path) -> None:
     """A peer that comes back to another run has everything after its last offset, in the same epoch."""
 

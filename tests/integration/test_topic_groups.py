@@ -13,6 +13,7 @@ from tests.topic_peer import Refused, TopicPeer, topic_peer
 from webmesh.messages import Message
 from webmesh.options import Limits
 from webmesh.protocol.deliveries import Redelivery
+from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
 
 PATIENT = Redelivery(first=600.0, most=600.0)
@@ -214,7 +215,6 @@ def test_a_durable_group_keeps_work_while_nobody_is_there(server: WebMeshServer)
     assert {"?"} == {message["data"] for message in got[1:-1]}
 
 
-@pytest.mark.row(79)
 def test_an_acknowledged_publication_survives_the_server(tmp_path: Path) -> None:
     """A durable group in an SQLite file has its work again when the server is started anew."""
 
@@ -336,3 +336,28 @@ def test_members_die_one_after_another(server: WebMeshServer) -> None:
             peer.ask("$info")  # they have arrived
             peer.cut()
     assert list(range(count)) == done
+
+
+def test_clients_share_and_acknowledge(server: WebMeshServer) -> None:
+    """Callbacks of two clients: each publication is handled by one, again where it failed, and none is left over."""
+    own = WebMeshServer()
+    own.topic("safe/**", ack=True, redelivery=Redelivery(first=0.01, attempts=5))
+    handled: list[Any] = []
+    failed: set[Any] = set()
+
+    def handle(payload: Any, topic: str, message: Message) -> None:
+        if payload % 3 == 0 and payload not in failed:
+            failed.add(payload)
+            raise ValueError("on purpose")
+        handled.append(payload)
+
+    with running(own), WebMeshClient(own.url) as one, WebMeshClient(own.url) as two:
+        for client in (one, two):
+            client.subscribe("safe/*", handle, group="g")
+        for number in range(30):
+            assert 1 == own.publish("safe/a", number).receivers
+        assert wait_for(lambda: len(handled) >= 30)
+        groups = own._begun.parts.topics.groups
+        assert wait_for(lambda: not any(len(work.deliveries) for work in groups))
+    assert list(range(30)) == sorted(handled)
+    assert set(range(0, 30, 3)) == failed
