@@ -12,8 +12,7 @@ import sys
 import threading
 import time
 
-from webmesh import LinkEvent, WebMeshClient
-from webmesh.messages import Message
+from webmesh import LinkEvent, Message, WebMeshClient
 
 UP, DOWN, SAME = "▲", "▼", " "
 

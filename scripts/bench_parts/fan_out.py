@@ -70,7 +70,7 @@ CONTESTANTS = (
         audience.frame_speech(), rival=True,
     ),
     Contestant(
-        "fan-out-picows", "picows, a loop over its transports", "fan_out_picows", ("picows",),
+        "fan-out-picows", "picows (Cython), a loop over its transports", "fan_out_picows", ("picows",),
         audience.frame_speech(), rival=True,
     ),
     Contestant(

@@ -16,8 +16,7 @@ from typing import Any
 
 import gevent
 
-from webmesh import ConnectionClosed, Limits, Timeouts, WebMeshServer
-from webmesh.protocol.deliveries import Redelivery
+from webmesh import ConnectionClosed, Limits, Redelivery, Timeouts, WebMeshServer
 
 options = json.loads(os.environ.get("WEBMESH_STRESS", "{}"))
 server = WebMeshServer(

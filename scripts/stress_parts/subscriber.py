@@ -22,8 +22,7 @@ from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from webmesh import Backoff, WebMeshClient  # noqa: E402
-from webmesh.messages import Message, Position  # noqa: E402
+from webmesh import Backoff, Message, Position, WebMeshClient  # noqa: E402
 
 ALL = 86400.0
 """Seconds: everything that there is, for the first subscriber of all."""

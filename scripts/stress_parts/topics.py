@@ -99,12 +99,20 @@ class Battle:
         self.counts: Counter[str] = Counter()
         self.port = free_port()
         self.redis = RedisServer(folder / "redis") if redis else None
+        try:
+            self._begin()
+        except BaseException:
+            if self.redis is not None:
+                self.redis.kill()
+            raise
+        self.kinds = ["server", "reader", "worker", "publisher", *(["redis"] if redis else [])]
+
+    def _begin(self) -> None:
         self.node = self._new_node()
         self.workers = [self._new_worker(number) for number in range(WORKERS)]
         self.reader = self._new_reader()
         self._await_subscribers()  # what is published before there is a group is nobody's
         self.publishers = [self._new_publisher() for _ in range(PUBLISHERS)]
-        self.kinds = ["server", "reader", "worker", "publisher", *(["redis"] if redis else [])]
 
     def _new_node(self) -> Node:
         engine = self.redis.url if self.redis else f"sqlite:///{self.folder / 'topics.db'}"
