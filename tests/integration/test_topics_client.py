@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import PATIENCE, connected, native_threads, running, wait_for
+from tests.running import PATIENCE, Census, connected, native_threads, running, wait_for
 from webmesh.exceptions import (
     BadPattern, ConfigurationError, ConnectFailed, ConnectionClosed, InvalidArgument, LinkRefused,
 )  # fmt: skip
@@ -528,6 +528,47 @@ def test_a_client_that_comes_back_or_closes_leaves_no_will() -> None:
             wills.next(0.05)
 
 
+# ----------------------------------------------------------------------- presence
+
+
+def present() -> WebMeshServer:
+    server = WebMeshServer()
+    server.topic("rooms/*", presence=True)
+    return server
+
+
+def test_who_is_present_is_known_and_told() -> None:
+    """As state, as changes, and to who only asks."""
+    with connected(present()) as client, WebMeshClient(client.url) as other:
+        room = client.subscribe("rooms/1", presence=True, announce=("ann", {"n": 1}))
+        with other.subscribe("rooms/1", announce="bob"):
+            assert wait_for(lambda: room.state == {"ann": [{"n": 1}], "bob": [None]})
+            assert {"ann": [{"n": 1}], "bob": [None]} == client.presence("rooms/1")
+            assert (2, 2) == other.presence_counts("rooms/1")
+        assert wait_for(lambda: "bob" not in room.state)
+        changes = [room.next(PATIENCE).payload for _ in range(2)]
+
+    assert ["bob"] == [key for change in changes for key in change["joined"]]
+    assert ["bob"] == [key for change in changes for key in change["left"]]
+
+
+def test_presence_survives_a_restart() -> None:
+    """Whoever was present is again, when its client has come back."""
+    with running(present()) as server:
+        port = server.port
+        ann, bob = (WebMeshClient(server.url, backoff=QUICK) for _ in range(2))
+        room = ann.subscribe("rooms/1", presence=True, announce="ann")
+        bob.subscribe("rooms/1", announce="bob")
+        assert wait_for(lambda: {"ann", "bob"} == set(room.state))
+        bob.close()
+        assert wait_for(lambda: {"ann"} == set(room.state))
+    with running(present(), port=port):
+        assert wait_for(lambda: room.recovered is False)  # it has subscribed anew
+        assert {"ann": 1} == {key: len(metas) for key, metas in ann.presence("rooms/1").items()}
+        assert wait_for(lambda: room.state == {"ann": [None]})
+        ann.close()
+
+
 # ---------------------------------------------------------------- acknowledgement
 
 
@@ -643,3 +684,23 @@ def test_work_survives_a_restart(tmp_path: Path, pattern: str, group: str | None
         client.publish("work/a", 3, timeout=PATIENCE)
         assert wait_for(lambda: heard.payloads.count(1) == 2 and 3 in heard.payloads)
         client.close()
+
+
+# ---------------------------------------------------------------------- the end
+
+
+def test_a_client_that_has_subscribed_leaves_nothing_behind() -> None:
+    """No thread, descriptor or greenlet, while messages come, pages are fetched and callbacks are slow."""
+    with running(node()) as server:
+        census = Census()
+        for _ in range(3):
+            go = threading.Event()
+            client = WebMeshClient(server.url)
+            client.subscribe("kept/**", lambda payload, topic, message, go=go: go.wait(PATIENCE), queue=1)
+            iterated = client.subscribe("kept/a")
+            for number in range(20):
+                client.publish("kept/a", number)
+            assert 0 == iterated.next(PATIENCE).payload
+            go.set()
+            client.close()
+        assert {} == census.grown()
