@@ -364,6 +364,20 @@ def test_another_node_that_has_claimed_them_is_the_one_that_fires_them(server: W
     assert not server.broker.records("wills-firing")
 
 
+def test_what_is_set_while_another_node_has_the_former_ones_stays(fired: Fired):
+    """Only those are gone that the other one had."""
+    broker = FailingBroker()
+    with running(listening(fired, broker=broker)) as server, topic_peer(server) as peer:
+        peer.ask("$will", {"id": "w", "topic": "a", "data": 1, "delay_ms": 20_000})
+        (own,) = wills_of(server)._armed.values()
+        rest = own.wills.all()
+        peer.ask("$will", {"id": "w", "topic": "a", "data": 2})
+        own.drop(rest)
+        lose(server, peer)
+        assert wait_for(lambda: fired)
+    assert [("a", 2, "lost")] == fired
+
+
 def test_the_engine_never_learns_the_id_of_a_session(server: WebMeshServer):
     """Whoever knew it could resume the session."""
     with topic_peer(server) as peer:

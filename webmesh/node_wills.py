@@ -202,10 +202,11 @@ class NodeWills:
         with self._lanes.turn(own.key):
             numbers = {one.will.number: one.reason for one in fired}
             due = own.stored([one.will for one in fired], numbers)
-            taken = self.firing.fire(own.key, due, own.stored(own.wills.all()), own.identity, unsaved=not own.saved)
+            rest = own.wills.all()
+            taken = self.firing.fire(own.key, due, own.stored(rest), own.identity, unsaved=not own.saved)
             own.saved = taken and bool(own.wills)
             if not taken:  # another node has, which took this one for dead
-                own.wills.clear()
+                own.drop(rest)
         if own.over:
             self._armed.pop(own.key, None)
 
@@ -256,6 +257,13 @@ class SessionWills:
         """Set one, in the place of one with the same id."""
         self._number += 1
         self.wills.set(replace(will, number=self._number))
+
+    def drop(self, wills: list[Will]) -> None:
+        """Revoke these, but none that was set since in the place of one of them."""
+        numbers = {will.number for will in wills}
+        for will in self.wills.all():
+            if will.number in numbers:
+                self.wills.revoke(will.id)
 
     @property
     def identity(self) -> Identity | None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.brokers.nats_server import SERVER as NATS
+from tests.brokers.nats_server import NatsServer
 from tests.brokers.redis_servers import RedisServer, needs_redis
 from tests.processes import ENVIRONMENT
 from tests.running import PATIENCE, running, wait_for
@@ -49,6 +51,7 @@ print(server.url, flush=True)
 server.serve_forever()
 """
 MODES = pytest.mark.parametrize("before", [(), ("-m", "gevent.monkey")], ids=["plain", "patched"])
+needs_nats = pytest.mark.skipif(NATS is None, reason="needs nats-server")
 KILLS = ["put wills-firing", "claim wills", "publish status/gone", "claim wills-firing"]
 """Where a server dies on the way from a loss to what is published for it."""
 
@@ -139,17 +142,34 @@ def test_a_server_that_dies_while_it_fires_a_will_has_fired_it_once(start: Start
     assert [("gone", "lost")] == start(session=0.2).fired("status/gone")
 
 
-@MODES
-@needs_redis
+@contextmanager
+def engine(name: str, folder: Path) -> Iterator[str]:
+    """A real server of an engine that several nodes share; its URL."""
+    folder.mkdir()
+    server = RedisServer(folder) if name == "redis" else NatsServer(folder)
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop() if isinstance(server, RedisServer) else server.kill()
+
+
 @pytest.mark.once
 @pytest.mark.row(80, 98)
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        pytest.param("redis", (), marks=needs_redis, id="redis-plain"),
+        pytest.param("redis", ("-m", "gevent.monkey"), marks=needs_redis, id="redis-patched"),
+        pytest.param("nats", (), marks=needs_nats, id="nats-plain"),
+    ],
+)
 def test_the_other_nodes_fire_the_wills_of_one_that_is_killed(
-    start: Start, before: tuple[str, ...], tmp_path: Path
+    start: Start, name: str, before: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Each once, as soon as its lease is over; of peers that have come to another node, none."""
-    redis = RedisServer(tmp_path / "redis").start()
-    try:
-        one, other, dead = (start(before, redis.url) for _ in range(3))
+    with engine(name, tmp_path / name) as url:
+        one, other, dead = (start(before, url) for _ in range(3))
         names = [f"n{number}" for number in range(8)]
         with one.peer() as watcher:
             watcher.subscribe("status/*")
@@ -164,8 +184,6 @@ def test_the_other_nodes_fire_the_wills_of_one_that_is_killed(
         for name in names[:-1]:
             assert [(name, "lost")] == one.fired(f"status/{name}")
         assert [] == one.fired("status/n7")
-    finally:
-        redis.stop()
 
 
 PEER = """
