@@ -104,7 +104,7 @@ class TopicHost(ABC):
             group: Each publication goes to one member of the group of this name only, wherever that is.
             blocking: As in `RouteOptions`.
             queue: Publications that may wait for it; beyond it the oldest are lost to it, and it is told by a message
-                with the event "gap".
+                with the event "gap". What it must acknowledge, and what its group has to do, waits elsewhere.
 
         Raises:
             ConfigurationError: It is no pattern or no function, or serving has begun.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.processes import ENVIRONMENT
 from tests.running import running, wait_for
 from tests.topic_peer import Refused, TopicPeer, topic_peer
 from webmesh.messages import Message
@@ -361,3 +366,49 @@ def test_clients_share_and_acknowledge(server: WebMeshServer) -> None:
         assert wait_for(lambda: not any(len(work.deliveries) for work in groups))
     assert list(range(30)) == sorted(handled)
     assert set(range(0, 30, 3)) == failed
+
+
+SERVES = """
+import sys
+from webmesh import WebMeshServer
+server = WebMeshServer(broker=f"sqlite:///{sys.argv[1]}")
+server.topic("safe/**", ack=True)
+server.listen(port=0)
+server.await_started()
+print(server.url, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def killed_server(path: Path) -> Iterator[Any]:
+    """A server in a process of its own, which is killed in the end."""
+    command = [sys.executable, "-c", SERVES, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        try:
+            yield SimpleNamespace(url=process.stdout.readline().strip(), kill=process.kill)
+        finally:
+            process.kill()
+
+
+@pytest.mark.once
+def test_a_server_that_is_killed_loses_nothing_that_it_had_accepted(tmp_path: Path) -> None:
+    """A durable group in an SQLite file: each publication that was answered is handled by a member, some twice."""
+    accepted: list[int] = []
+    handled: list[int] = []
+    for round_ in range(3):
+        with killed_server(tmp_path / "topics.db") as node, topic_peer(node) as worker, topic_peer(node) as publisher:
+            member(worker, "safe/*")
+            for number in range(round_ * 10, round_ * 10 + 10):
+                publisher.publish("safe/a", number)
+                accepted.append(number)
+            handled.extend(answer(worker, worker.next()) for _ in range(8))
+            node.kill()
+    with killed_server(tmp_path / "topics.db") as node, topic_peer(node) as worker:
+        member(worker, "safe/*")
+        while not set(accepted) <= set(handled):
+            handled.append(answer(worker, worker.next()))
+    assert list(range(30)) == accepted
+    assert set(accepted) == set(handled)

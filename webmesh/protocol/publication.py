@@ -34,7 +34,7 @@ class Publication:
         ttl: Seconds after which nobody wants it; `None` for never.
         dedupe_id: A second publication with the same one is not published.
         conflate_key: Of those that wait for a slow subscriber only the newest with this key is delivered.
-        key: Publications of one key stay in order within a group.
+        key: For who subscribes: what the publication is about.
         exclude_self: Not to be delivered to the publisher.
         publisher: Who published it; of the node's own choosing, never from the wire.
         offset, epoch: Its number in the topic's history, once the engine has given it one.
