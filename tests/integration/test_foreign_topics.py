@@ -1,4 +1,4 @@
-"""Story: programs that know nothing but docs/PROTOCOL.md publish, subscribe, catch up and leave wills."""
+"""Story: programs that know nothing but docs/PROTOCOL.md publish, subscribe, catch up, meet and leave wills."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def server() -> Iterator[WebMeshServer]:
     made = WebMeshServer(timeouts=Timeouts(session=5.0))
     made.topic("status/*", retain=True)
     made.topic("orders/**", history=5)
+    made.topic("rooms/*", presence=True)
     made.topic("jobs/**", history=10, ack=True, redelivery=Redelivery(first=0.1, most=0.1, attempts=5))
     with running(made) as started:
         yield started
@@ -191,6 +192,32 @@ def test_a_group_shares_what_is_published(speak: Speak) -> None:
             share.append(member.next()["data"])
     assert list(range(20)) == sorted(shares[0] + shares[1])
     assert all(shares), "no member was left out"
+
+
+# ------------------------------------------------------------------------- presence
+
+
+def test_presence_is_a_state_and_then_its_changes(speak: Speak) -> None:
+    """One meta for each connection of a key."""
+    watcher, ann, ann_again = speak(), speak(), speak()
+    ann_again.hello()
+    ann.subscribe("rooms/1", announce={"key": "ann", "meta": {"at": "desk"}})
+
+    state = watcher.subscribe("rooms/1", presence=True)["presence"]
+    ann_again.subscribe("rooms/1", announce={"key": "ann", "meta": {"at": "phone"}})
+
+    assert {"ann": [{"at": "desk"}]} == state
+    joined = watcher.next()
+    assert ("presence", {"ann": [{"at": "phone"}]}) == (joined["event"], joined["data"]["joined"])
+    assert {"keys": 1, "connections": 2} == watcher.ask("$presence", {"topic": "rooms/1", "counts": True})
+    assert {"ann"} == set(watcher.ask("$presence", {"topic": "rooms/1"}))
+    ann.drop()
+    ann_again.goodbye()
+    ann_again.drop()
+    left = watcher.next()["data"]["left"]["ann"]
+    if len(left) < 2:
+        left += watcher.next()["data"]["left"]["ann"]
+    assert [{"at": "desk"}, {"at": "phone"}] == sorted(left, key=str)
 
 
 # ------------------------------------------------------------------ acknowledgement
