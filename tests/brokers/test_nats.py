@@ -157,10 +157,10 @@ def test_a_server_that_stands_still_does_not_hold_the_hub(node, server: NatsServ
     waiting = gevent.spawn(lambda: pytest.raises(PublishDoubtful, broker.publish, message("a"), KEPT))
     turns = 0
     while not waiting.ready():
-        gevent.sleep(0)
+        gevent.sleep(0.001)  # not 0: a hub without a pause leaves other threads little time
         turns += 1
     waiting.get()
-    assert turns > 100
+    assert turns > 5
     server.thaw()
 
     def goes_on() -> bool:

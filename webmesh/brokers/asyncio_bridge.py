@@ -42,6 +42,10 @@ _get_address_info: Callable[..., Any] = get_original("socket", "getaddrinfo")
 _start_thread: Callable[..., Any] = get_original("_thread", "start_new_thread")
 
 
+class NoAnswer(BrokerUnavailable):
+    """What was asked of the loop may have been done."""
+
+
 class AsyncioBridge:
     """Runs once, from `start` to `stop`; everything but `tell` is called by greenlets of one hub.
 
@@ -126,7 +130,8 @@ class AsyncioBridge:
         It is cancelled when the time is over or the waiting greenlet is killed.
 
         Raises:
-            BrokerUnavailable: It took more than *timeout* seconds, or the bridge does not run.
+            NoAnswer: It took more than *timeout* seconds.
+            BrokerUnavailable: The bridge does not run.
         """
         call, expiry = _Call(), gevent.Timeout(timeout)
         self._open.add(call)
@@ -137,7 +142,7 @@ class AsyncioBridge:
         except gevent.Timeout as expired:
             if expired is not expiry:  # one of the caller's own
                 raise
-            raise BrokerUnavailable(f"no answer within {timeout:g} seconds") from None
+            raise NoAnswer(f"no answer within {timeout:g} seconds") from None
         finally:
             self._open.discard(call)
             if not call.outcome.ready() and self.running:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from gevent.event import Event
 
-from webmesh.brokers.asyncio_bridge import AsyncioBridge
+from webmesh.brokers.asyncio_bridge import AsyncioBridge, NoAnswer
 from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
 from webmesh.brokers.memory import read_log
 from webmesh.brokers.nats_address import read_address
@@ -29,7 +29,7 @@ from webmesh.brokers.nats_node import NatsNode
 from webmesh.brokers.nats_subjects import pattern_subject, topic_subject
 from webmesh.brokers.opening import query_options
 from webmesh.deadline import Clock
-from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError
+from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, PublishDoubtful
 from webmesh.options import Limits
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_log import TopicLog
@@ -231,9 +231,12 @@ class NatsBroker(Broker):
             )
         subject = topic_subject(publication.topic)
         if keep.numbered or keep.retain or publication.dedupe_id is not None:
-            return self._ask(
-                self._node.topics.publish, subject, body, keep, publication.dedupe_id, self._timeout
-            )
+            try:
+                return self._ask(
+                    self._node.topics.publish, subject, body, keep, publication.dedupe_id, self._timeout
+                )
+            except NoAnswer as error:  # the thread found no time to say it itself
+                raise PublishDoubtful(str(error)) from None
         if self._posted_bytes - self._node.taken_bytes > MOST_UNSENT:
             raise BrokerUnavailable("NATS does not take what is published as fast as it comes")
         self._pace()
