@@ -221,6 +221,19 @@ def test_gaps_that_the_node_tells() -> None:
     assert [("outage", None), 5, 6, 7] == feeding.shown(lambda: len(feeding.queue) == 4)
 
 
+@pytest.mark.parametrize(
+    ("past", "expected"), [(Past(last=3), [1, 2, 3]), (Past(first=3, last=3), [1, ("not kept", 3)])]
+)
+def test_what_an_engine_has_kept_while_it_was_away(past: Past, expected: list[Any]) -> None:
+    """Is fetched for a topic with history; a gap is told only if that cannot be."""
+    feeding = Feeding(past)
+    feeding.begin()
+    feeding.live(1)
+    feeding.past.last = 3
+    feeding.feed.take(TopicMessage("a", {"reason": "outage", "pattern": True}, event="gap"))
+    assert expected == feeding.shown(lambda: len(feeding.queue) == len(expected))
+
+
 def test_after_a_loss_that_was_recovered() -> None:
     """What came between is replayed; what was fetched at the loss is given up."""
     feeding = Feeding()

@@ -241,6 +241,10 @@ class TopicFeed:
         data = message.data if isinstance(message.data, dict) else {}
         reason = str(data.get("reason", "lost"))
         if data.get("pattern") is True:
+            place = self._positions.get(self._pattern) if self._exact else None
+            if place is not None and self._pattern not in self._unkept:
+                self._fall_behind(self._pattern, place)  # a gap is told if what is missing cannot be had
+                return
             self.recovered = False
             self._put(Message({**data, "reason": reason}, self._pattern, event="gap"))
             self._fetch_all()

@@ -74,12 +74,12 @@ def test_what_is_held_is_let_go_once() -> None:
     assert (256, 999, [], False) == (len(held), held[-1], place.release(), place.behind)
 
 
-def test_topics_beyond_the_bound_are_forgotten_and_that_is_remembered() -> None:
+def test_topics_beyond_the_bound_are_forgotten() -> None:
     """The oldest go first."""
     positions = TopicPositions(2)
     for topic in ("a", "b", "c"):
         positions.judge(topic, 1, "e")
-    assert (["b", "c"], True) == (positions.topics(), positions.forgotten)
+    assert ["b", "c"] == positions.topics()
 
 
 def test_own_publications_are_no_holes() -> None:

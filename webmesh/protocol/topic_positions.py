@@ -12,8 +12,8 @@ from typing import Any
 from webmesh.messages import Position
 
 MOST_TOPICS = 10_000
-"""Topics of one subscription whose positions are remembered, about 300 bytes each. Beyond it the oldest is forgotten,
-and after a reconnect that does not resume its pattern is told of a gap."""
+"""Topics of one subscription whose positions are remembered, about 300 bytes each. Beyond it the oldest is forgotten:
+its next message is taken for its first. After the loss of a session every pattern is told of a gap in any case."""
 
 MOST_HELD = 256
 """Live messages that wait for the past of their topic. Beyond it the oldest go; they are in the history, too."""
@@ -116,16 +116,11 @@ class Place:
 
 
 class TopicPositions:
-    """The places of one subscription.
-
-    Attributes:
-        forgotten: Whether there were more topics than are remembered.
-    """
+    """The places of one subscription."""
 
     def __init__(self, most: int = MOST_TOPICS) -> None:
         self._most = most
         self._places: dict[str, Place] = {}
-        self.forgotten = False
 
     def __len__(self) -> int:
         return len(self._places)
@@ -137,7 +132,6 @@ class TopicPositions:
     def put(self, topic: str, place: Place) -> Place:
         """Begin, or begin anew."""
         if topic not in self._places and len(self._places) >= self._most:
-            self.forgotten = True
             del self._places[next(iter(self._places))]
         self._places[topic] = place
         return place
