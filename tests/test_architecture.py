@@ -33,6 +33,7 @@ LAYERS = {
     "webmesh.protocol": 1,
     "webmesh.message_queue": 1,
     "webmesh.client_wills": 1,
+    "webmesh.topic_arrivals": 1,
     "webmesh.call": 1,
     "webmesh.messages": 1,
     "webmesh.retries": 1,

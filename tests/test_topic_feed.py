@@ -14,7 +14,7 @@ from webmesh.message_queue import MessageQueue
 from webmesh.messages import HistoryPage, Message, Position
 from webmesh.protocol.envelope import TopicMessage
 from webmesh.protocol.topic_positions import OwnOffsets
-from webmesh.topic_feed import TopicFeed, read_page
+from webmesh.topic_feed import TopicFeed
 
 
 class Past:
@@ -387,11 +387,3 @@ def test_an_event_that_nobody_knows_is_left_out() -> None:
     feeding.feed.take(TopicMessage("a", None, event="of later days"))
     feeding.feed.take(TopicMessage("a", {"joined": {}}, event="presence"))
     assert ["presence"] == [message.event for message in feeding.take()]
-
-
-@pytest.mark.parametrize(
-    "answer", [None, [], {"items": 3}, {"items": [None, 3], "offset": "x", "epoch": None}]
-)
-def test_a_page_is_read_with_distrust(answer: Any) -> None:
-    """Whatever makes no sense in it counts as not there."""
-    assert HistoryPage([], 0, "", True) == read_page("a", answer)

@@ -18,9 +18,12 @@ from gevent.event import Event
 
 from webmesh.exceptions import RemoteError, RequestTimeout, TransportError
 from webmesh.message_queue import MessageQueue
-from webmesh.messages import NO_HEADERS, HistoryPage, Message, Position
-from webmesh.protocol.publication import CONFLATE, DEDUPE
+from webmesh.messages import HistoryPage, Message, Position
+from webmesh.protocol.publication import CONFLATE
 from webmesh.protocol.topic_positions import OwnOffsets, Place, TopicPositions, Verdict
+from webmesh.topic_arrivals import (
+    Acknowledge, Arrival, Flight, flight_of, is_complete, read_message, read_position,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from webmesh.protocol.envelope import TopicMessage
@@ -28,10 +31,6 @@ if TYPE_CHECKING:
 Fetch = Callable[[str, Position, int], HistoryPage]
 """What is kept of a topic after a position, at most so many; one attempt. Raises `TransportError` where there is no
 connection, `RemoteError` where the node will not tell."""
-Acknowledge = Callable[[Exception | None], object]
-
-Flight = tuple[str, str, int]
-"""A delivery that awaits its acknowledgement: topic, epoch, offset; or topic, its dedupe id, 0."""
 
 PAGE = 1000
 """Messages that are fetched at a time: as many as a node gives."""
@@ -80,7 +79,7 @@ class TopicFeed:
         self._behind: deque[str] = deque()
         self._workers: list[gevent.Greenlet[[], None]] = []
         self._room = Event()
-        self._flights: WeakValueDictionary[Flight, _Arrival] = WeakValueDictionary()
+        self._flights: WeakValueDictionary[Flight, Arrival] = WeakValueDictionary()
 
     # ------------------------------------------------------------ the subscription
 
@@ -92,7 +91,7 @@ class TopicFeed:
 
     def began(self, answer: dict[str, Any], since: object) -> None:
         """The node has answered the first `$subscribe`, which asked for *since*."""
-        told = _position(answer)
+        told = read_position(answer)
         if isinstance(since, Position):
             self.recovered = answer.get("recovered") is True
             if self.recovered:
@@ -106,7 +105,7 @@ class TopicFeed:
 
     def began_anew(self, answer: dict[str, Any], since: Position | None) -> None:
         """The node has answered a further `$subscribe`, after a loss: a new session knew of none."""
-        told = _position(answer)
+        told = read_position(answer)
         if not self._ordered:
             return
         if not self._exact:
@@ -202,7 +201,7 @@ class TopicFeed:
 
     def _take_kept(self, message: TopicMessage, acknowledge: Acknowledge) -> None:
         """One that is delivered until it is acknowledged: the node sees to it that none is missing."""
-        flight = _flight_of(message)
+        flight = flight_of(message)
         if flight is None:
             self._put(read_message(message, acknowledge))
             return
@@ -216,7 +215,7 @@ class TopicFeed:
                 place.hold((message, acknowledge))
                 return
             self._depart(*flight)
-        arrival = self._flights[flight] = _Arrival(acknowledge, partial(self._arrived, flight))
+        arrival = self._flights[flight] = Arrival(acknowledge, partial(self._arrived, flight))
         self._put(read_message(message, arrival))
 
     def _depart(self, topic: str, epoch: str, offset: int) -> None:
@@ -331,7 +330,7 @@ class TopicFeed:
             return False  # `resumed`, or a new subscription, follows
         if place.held is not held:
             return False
-        if page is None or not _complete(page, asked):
+        if page is None or not is_complete(page, asked):
             self._give_up(topic, place, page)
             return False
         live = _first_of(place)
@@ -395,71 +394,7 @@ class TopicFeed:
         self._behind.clear()
 
 
-class _Arrival:
-    """The acknowledgement of one message; lives as long as somebody has that.
-
-    Attributes:
-        acknowledge: Tells the node; that of the latest delivery.
-    """
-
-    __slots__ = ("__weakref__", "_arrived", "acknowledge")
-
-    def __init__(self, acknowledge: Acknowledge, arrived: Acknowledge) -> None:
-        self.acknowledge = acknowledge
-        self._arrived = arrived
-
-    def __call__(self, error: Exception | None) -> None:
-        self._arrived(error)
-        self.acknowledge(error)
-
-
-def _flight_of(message: TopicMessage) -> Flight | None:
-    """What a delivery is known by when it comes again; `None` where nothing tells."""
-    if message.offset is not None and message.epoch is not None:
-        return message.topic, str(message.epoch), message.offset
-    dedupe = (message.headers or NO_HEADERS).get(DEDUPE)
-    return None if dedupe is None else (message.topic, dedupe, 0)
-
-
-def read_message(message: TopicMessage, acknowledge: Acknowledge | None = None) -> Message:
-    """What a subscriber gets for what came over the wire."""
-    return Message(
-        message.data, message.topic, message.headers or NO_HEADERS,
-        offset=message.offset, epoch=None if message.epoch is None else str(message.epoch),
-        attempt=message.attempt or 1, retained=message.retained, event=message.event, acknowledge=acknowledge,
-    )  # fmt: skip
-
-
-def read_page(topic: str, answer: Any) -> HistoryPage:
-    """The answer to `$history`; whatever makes no sense in it counts as not there."""
-    said = answer if isinstance(answer, dict) else {}
-    offset, epoch, items = said.get("offset"), said.get("epoch"), said.get("items")
-    epoch = str(epoch) if isinstance(epoch, str | int) else ""
-    messages = [
-        Message(
-            item.get("data"), topic, headers if isinstance(headers := item.get("headers"), dict) else NO_HEADERS,
-            offset=number if type(number := item.get("offset")) is int else None, epoch=epoch,
-        )
-        for item in (items if isinstance(items, list) else ()) if isinstance(item, dict)
-    ]  # fmt: skip
-    return HistoryPage(messages, offset if type(offset) is int else 0, epoch, said.get("complete") is not False)
-
-
-def _position(answer: dict[str, Any]) -> Position | None:
-    offset, epoch = answer.get("offset"), answer.get("epoch")
-    return Position(offset, str(epoch)) if type(offset) is int and isinstance(epoch, str | int) else None
-
-
 def _first_of(place: Place) -> int | None:
     """The number of the first live message that waits; `None` where none does."""
     waiting = (message for message, _ in place.held or () if str(message.epoch) == place.epoch)
     return min((message.offset for message in waiting if message.offset > place.last), default=None)
-
-
-def _complete(page: HistoryPage, asked: Position) -> bool:
-    """Whether nothing is missing between the position and the page's first, or its end."""
-    if not page.complete or page.epoch != asked.epoch or page.offset < asked.offset:
-        return False
-    if not page.items:
-        return page.offset == asked.offset
-    return page.items[0].offset is not None and page.items[0].offset <= asked.offset + 1

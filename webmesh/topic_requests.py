@@ -15,7 +15,7 @@ from webmesh.messages import HistoryPage, Position, Published
 from webmesh.protocol.publication import DEDUPE
 from webmesh.protocol.topic_positions import OwnOffsets
 from webmesh.subscription import read_members
-from webmesh.topic_feed import read_page
+from webmesh.topic_arrivals import read_page
 from webmesh.websocket.hub import HubThread
 from webmesh.websocket.publishing import publish_confirmed, publish_unconfirmed
 
