@@ -37,6 +37,17 @@ def test_so_many_lines_pass_and_no_more() -> None:
     assert 9 == sum(limit.filter(record()) for _ in range(50))
 
 
+def test_refusals_and_failures_silence_each_other_not() -> None:
+    """A peer that is turned away again and again must not hide that a handler fails; nor the reverse."""
+    for flood, other in ((logging.WARNING, logging.ERROR), (logging.CRITICAL, logging.INFO)):
+        limit = LogLimit(10, clock=FakeClock())
+        assert 10 == sum(limit.filter(record(flood)) for _ in range(50))
+        told = record(other)
+        assert limit.filter(told)
+        assert not hasattr(told, "suppressed")
+        assert 9 == sum(limit.filter(record(other)) for _ in range(50))
+
+
 def test_what_others_left_out_is_added() -> None:
     """A record may bring a count of its own."""
     clock = FakeClock()
