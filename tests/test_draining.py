@@ -262,7 +262,7 @@ def test_a_call_that_its_caller_gave_up_is_not_cut_off() -> None:
         entered.set()
         gevent.sleep(PATIENCE)
 
-    with connected(server) as client:
+    with connected(server, retries=None) as client:
         future = client.spawn("/", timeout=PATIENCE)
         assert wait_for(entered.is_set)
         future.cancel()
@@ -306,7 +306,7 @@ def test_no_reply_is_lost_when_the_end_comes_in_the_middle_of_calls(seconds: flo
                         going_on = False
 
         with running(server), native_threads(4) as spawn:
-            clients = [WebMeshClient(server.url, session=False, fail_fast=True) for _ in range(4)]
+            clients = [WebMeshClient(server.url, session=False, fail_fast=True, retries=None) for _ in range(4)]
             asking = [spawn(ask, client, number) for number, client in enumerate(clients)]
             assert wait_for(lambda: all(count > 20 for count in answered))
             server.close()

@@ -108,7 +108,8 @@ def held(observer: RecordingObserver) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(autouse=True)
 def nobody_else() -> None:
-    """A server that another test has left behind is not watched here."""
+    """A server that another test has left behind is not watched here, nor do lines count that others have written."""
+    watchdog._LINES = watchdog._Lines()
     watchdog._WATCHDOG.hubs.clear()
     watchdog._WATCHDOG.ring()
     assert wait_for(lambda: watchdog._WATCHDOG._unclaimed)

@@ -27,7 +27,7 @@ from webmesh.protocol.frames import CloseReceived, Frames, Incoming, PingReceive
 Outcome = str | bytes | PingReceived | PongReceived | CloseReceived | int
 """What came of some bytes; a fault is its close code."""
 
-EXAMPLES = max(400, settings.default.max_examples if settings.default else 0)
+EXAMPLES = max(200, settings.default.max_examples if settings.default else 0)
 """Per test and combination of role and masking."""
 
 LIMITS = Limits(message_size=1 << 20, fragments=1 << 20, frames_per_turn=7)
