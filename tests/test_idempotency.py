@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webmesh.exceptions import Overloaded
-from webmesh.idempotency import NOT_KEPT, IdempotencyWindow, Key, fingerprint_of
+from webmesh.idempotency import NOT_KEPT, SUBJECT_SIZE, IdempotencyWindow, Key, fingerprint_of
 
 pytestmark = pytest.mark.row(57, 74, 86)
 
@@ -131,6 +131,12 @@ def test_the_digest_of_a_key_tells_where_its_parts_end() -> None:
     keys = [Key("a", "b", "c"), Key("ab", "", "c"), Key("", "ab", "c"), Key("a", "bc", ""), Key("1:a", "b", "c")]
     assert 5 == len({one.digest for one in keys})
     assert {32} == {len(one.digest) for one in keys}
+
+
+def test_the_digest_of_a_key_begins_with_its_subjects() -> None:
+    """By which a store gives each subject its share."""
+    keys = [Key("a", "b", "c"), Key("a", "b", "d"), Key("a", "c", "c"), Key("b", "b", "c")]
+    assert [1, 1, 1, 2] == [len({one.digest[:SUBJECT_SIZE] for one in keys[: n + 1]}) for n in range(4)]
 
 
 def test_one_subject_does_not_push_out_what_others_have() -> None:

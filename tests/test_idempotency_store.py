@@ -14,7 +14,7 @@ import pytest
 
 from tests.processes import run_program
 from webmesh.exceptions import ConfigurationError, Unavailable
-from webmesh.idempotency import Remembered
+from webmesh.idempotency import Key, Remembered
 from webmesh.idempotency_store import SWEEP_EVERY, SQLiteStore, open_store
 
 pytestmark = pytest.mark.row(57, 74)
@@ -144,6 +144,24 @@ def test_it_is_bounded_by_number_and_bytes(path: str, size: int) -> None:
     with sqlite3.connect(path) as database:
         rows, held = database.execute("select count(*), sum(length(outcome)) from webmesh_idempotency").fetchone()
     assert (10, 0) == (rows, held) if not size else (4, 3600) == (rows, held)
+
+
+@pytest.mark.parametrize("outcome", [b"", b"x" * 900, None], ids=["number", "bytes", "begun"])
+def test_one_subject_does_not_push_out_what_others_have(path: str, outcome: bytes | None) -> None:
+    """Who has more than half loses first, as in memory."""
+    store = SQLiteStore(path, **BOUNDS)
+    keys = [Key(subject, "/pay", str(number)).digest for subject in ("bob", "eve") for number in range(2 * SWEEP_EVERY)]
+    bob, eve = keys[:3], keys[2 * SWEEP_EVERY :]
+    for key in bob + eve:
+        assert store.begin(key, b"") is None
+        if outcome is not None:
+            store.end(key, outcome)
+    store.close()
+
+    SQLiteStore(path, **BOUNDS).close()
+    with sqlite3.connect(path) as database:
+        left = {key for (key,) in database.execute("select key from webmesh_idempotency")}
+    assert (set(bob), 7) == (left & set(bob), len(left & set(eve)))
 
 
 def test_nobody_else_may_read_what_callers_were_answered(path: str) -> None:

@@ -27,6 +27,10 @@ ENTRY_SIZE = 512
 """Bytes that an entry takes besides its outcome and the texts of its key; measured, with the tables around it."""
 
 
+SUBJECT_SIZE = 8
+"""Bytes at the beginning of a key's digest that stand for its subject."""
+
+
 class Key(NamedTuple):
     """What tells one keyed call from another."""
 
@@ -41,12 +45,14 @@ class Key(NamedTuple):
 
     @property
     def digest(self) -> bytes:
-        """The same for stores: of one length, and the texts are not to be read in it."""
-        digest = blake2b(digest_size=32)
+        """The same for stores: of one length, and the texts are not to be read in it. The first `SUBJECT_SIZE` bytes
+        are the same for all keys of one subject, so that a store can give each its share."""
+        digest = blake2b(digest_size=32 - SUBJECT_SIZE)
         for text in self:
             raw = text.encode("utf-8", "surrogatepass")
             digest.update(b"%d:%b" % (len(raw), raw))
-        return digest.digest()
+        subject = self.subject.encode("utf-8", "surrogatepass")
+        return blake2b(subject, digest_size=SUBJECT_SIZE).digest() + digest.digest()
 
 
 class Remembered(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from webmesh.exceptions import ConfigurationError, Unavailable
-from webmesh.idempotency import IdempotencyStore, Remembered
+from webmesh.idempotency import SUBJECT_SIZE, IdempotencyStore, Remembered
 
 MEMORY = "memory://"
 SWEEP_EVERY = 256
@@ -31,6 +31,21 @@ create index if not exists webmesh_idempotency_at on webmesh_idempotency (at);
 # The wall clock, and SQLite's own: an age must survive the end of the process, as no monotonic clock's reading does. To
 # the millisecond, or the bounds could not tell the newest of one second from its oldest.
 _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+
+# Of what is too much, what a subject has beyond half of the room goes first, or it would push out all others'.
+_TOO_MUCH = f"""
+with own as (
+    select key, at, coalesce(length(outcome), 0) as size,
+        row_number() over one as number, sum(coalesce(length(outcome), 0)) over one as held
+    from webmesh_idempotency where outcome {{which}} window one as (
+        partition by substr(key, 1, {SUBJECT_SIZE}) order by at desc, key rows unbounded preceding
+    )
+), counted as (
+    select key, row_number() over newest as number, sum(size) over newest as held
+    from own window newest as (order by number > ? or held > ?, at desc, key rows unbounded preceding)
+)
+delete from webmesh_idempotency where key in (select key from counted where number > ? or held > ?)
+"""
 
 
 def open_store(url: str, *, keys: int, size: int, seconds: float) -> IdempotencyStore | None:
@@ -130,14 +145,8 @@ class SQLiteStore:
             self._execute(
                 f"delete from webmesh_idempotency where outcome {which} and at < {_NOW} - ?", (seconds,)
             )
-            self._execute(
-                "delete from webmesh_idempotency where key in (select key from ("
-                " select key, row_number() over newest as number,"
-                " sum(coalesce(length(outcome), 0)) over newest as size from webmesh_idempotency"
-                f" where outcome {which} window newest as (order by at desc, key rows unbounded preceding))"
-                " where number > ? or size > ?)",
-                (self._keys, self._size),
-            )
+            share = (self._keys // 2, self._size // 2)
+            self._execute(_TOO_MUCH.format(which=which), (*share, self._keys, self._size))
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         try:
