@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent.hub import get_hub
 
-from webmesh.exceptions import Aborted, Cancelled, DeadlineExceeded, InvalidArgument, RemoteError
+from webmesh.exceptions import Aborted, Cancelled, DeadlineExceeded, InvalidArgument
 from webmesh.handled_call import HandledCall
 from webmesh.options import Limits
 from webmesh.protocol.envelope import Notification, Request
@@ -192,14 +192,15 @@ def test_items_wait_for_the_askers_credit():
     assert [{"id": 1, "item": "a", "seq": 0}, {"id": 1, "item": "b", "seq": 1}] == peer.sent
 
 
-@pytest.mark.parametrize("mode", ["raise", "flag"])
-def test_nobody_produces_items_for_one_who_has_given_up(mode: str):
-    """However the route takes a cancel."""
+@pytest.mark.row(73)
+@pytest.mark.parametrize("end", ["raise", "flag", "never", "forsake"])
+def test_whoever_waits_for_credit_learns_that_nobody_listens(end: str):
+    """However the route takes a cancel, also where it lets handlers run on, and after an error was answered."""
     peer = Peer()
     call = call_of(peer, Request("/", 1, credit=1))
     call.begin()
     call.put("a")
-    outcome: list[RemoteError] = []
+    outcome: list[BaseException] = []
 
     def put() -> None:
         try:
@@ -209,19 +210,22 @@ def test_nobody_produces_items_for_one_who_has_given_up(mode: str):
 
     waiting = gevent.spawn(put)
     gevent.sleep(0.01)
-    get_hub().loop.run_callback(call.give_up, mode)
+    action = (call.forsake,) if end == "forsake" else (call.give_up, end)
+    get_hub().loop.run_callback(*action)
     waiting.join(10)
 
     assert 1 == len(outcome)
+    assert (end != "never") == call.cancelled
+
+
+def test_nobody_produces_items_for_a_connection_that_has_ended():
+    """The first of them shows it."""
+    peer = Peer()
     peer.open = False
-    with pytest.raises(Cancelled):
-        call_put_on_closed(peer)
-
-
-def call_put_on_closed(peer: Peer) -> None:
     call = call_of(peer, Request("/", 2))
     call.begin()
-    call.put("x")
+    with pytest.raises(Cancelled):
+        call.put("x")
 
 
 def test_announced_items_are_granted_and_end_with_the_call():
@@ -255,32 +259,6 @@ def test_a_reader_that_takes_nothing_ends_the_stream():
 
     with pytest.raises(Aborted, match="nobody took an item for 0.01 s"):
         call.put("b")
-
-
-@pytest.mark.row(73)
-@pytest.mark.parametrize("end", ["never", "forsake"])
-def test_whoever_waits_for_credit_learns_that_nobody_listens(end: str):
-    """Also where the route lets handlers run on, and after an error was answered."""
-    peer = Peer()
-    call = call_of(peer, Request("/", 1, credit=1))
-    call.begin()
-    call.put("a")
-    outcome: list[BaseException] = []
-
-    def put() -> None:
-        try:
-            call.put("b")
-        except Cancelled as error:
-            outcome.append(error)
-
-    waiting = gevent.spawn(put)
-    gevent.sleep(0.01)
-    action = (call.give_up, "never") if end == "never" else (call.forsake,)
-    get_hub().loop.run_callback(*action)
-    waiting.join(5)
-
-    assert 1 == len(outcome)
-    assert (end == "forsake") == call.cancelled
 
 
 def test_items_of_a_call_that_failed_do_not_look_complete():

@@ -232,8 +232,7 @@ class WebMeshClient(TopicClient):
         Args:
             idempotent: Whether it may run twice, so that it is sent again where its reply is lost or the server has no
                 room; `None`: as the server's route says. docs/CLIENT.md, "Retries".
-            idempotency_key: Sent again too, with the same key, by which the server runs it once. True makes a random
-                key for this call; a text of at most 64 bytes names what is to happen once whoever calls.
+            idempotency_key: As there; and it is sent again too, with the same key.
             fail_fast: True raises at once when there is no connection; `None` takes what the client was given.
 
         Raises:

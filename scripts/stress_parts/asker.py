@@ -7,12 +7,11 @@ if __name__ == "__main__" and sys.argv[4] == "patched":
 
     monkey.patch_all()
 
-import json  # noqa: E402
 import random  # noqa: E402
-import threading  # noqa: E402
 import time  # noqa: E402
 from collections import Counter  # noqa: E402
 
+from stress_parts.callers import calling  # noqa: E402
 from webmesh import Cancelled, DeadlineExceeded, RequestTimeout, WebMeshClient  # noqa: E402
 
 CALLERS = 40
@@ -68,13 +67,8 @@ class Asker:
 def main() -> None:
     """Run all callers to their end."""
     asker = Asker(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
-    threads = [threading.Thread(target=asker.run, args=(number,)) for number in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    asker.client.close()
-    print(json.dumps(asker.counts))
+    with calling(asker, CALLERS):
+        pass
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ if __name__ == "__main__":
 
     monkey.patch_all()
 
-import json  # noqa: E402
 import os  # noqa: E402
 import select  # noqa: E402
-import threading  # noqa: E402
 import time  # noqa: E402
 from collections import Counter  # noqa: E402
 
+from stress_parts.callers import calling  # noqa: E402
 from webmesh import Aborted, Backoff, RequestError, TransportError, WebMeshClient  # noqa: E402
 
 CALLERS = 8
@@ -63,15 +62,9 @@ class Caller:
 def main() -> None:
     """Run all callers until the input ends."""
     caller = Caller(*sys.argv[1:4])
-    threads = [threading.Thread(target=caller.run, args=(number,)) for number in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    select.select([sys.stdin], [], [])  # the patched one; a plain read would hold the hub
-    caller.stopping = True
-    for thread in threads:
-        thread.join()
-    caller.client.close()
-    print(json.dumps(caller.counts))
+    with calling(caller, CALLERS):
+        select.select([sys.stdin], [], [])  # the patched one; a plain read would hold the hub
+        caller.stopping = True
 
 
 if __name__ == "__main__":

@@ -288,7 +288,8 @@ class WebSocketConnection(TopicConnection):
         Args:
             timeout: Seconds; `None` takes `Timeouts.request`, or what the handler that calls has left, if less.
             headers: Text to text, at most 64 entries, seen by the peer's middleware and handler.
-            idempotency_key: At most 64 bytes: the peer runs what carries the same key once. True makes a random one.
+            idempotency_key: The peer runs what carries the same key once. True makes a random key for this call; a text
+                of at most 64 bytes names what is to happen once whoever calls.
 
         Raises:
             RequestTimeout: No reply in time. The handler may have run: retry only what is idempotent.
