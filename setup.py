@@ -33,7 +33,8 @@ EXTRAS_REQUIRE = {
         "prometheus_client>=0.21",  # the oldest that the tests of the pages were tried with
     ],
     "redis": [
-        "redis>=6.2,<9",  # the oldest and the newest that the engine's tests were tried with; users add hiredis for speed
+        "redis>=6.2,<9",  # the oldest and newest that the engine was tried with; hiredis makes it quicker
+    ],
     "nats": [
         "nats-py>=2.9,<3",  # the oldest that the engine's tests were tried with; what it overrides may change with 3
     ],
