@@ -287,6 +287,7 @@ def test_a_slow_callback_is_told_what_it_lost() -> None:
     assert [0, *range(20 - len(heard.payloads) + 1, 20)] == heard.payloads
 
 
+@pytest.mark.row(93)
 def test_a_callback_that_raises_ends_nothing() -> None:
     """It is logged, and the next message comes."""
     heard = Heard()
@@ -488,6 +489,7 @@ def cut_off(client: WebMeshClient, proxy: FaultProxy) -> None:
     assert wait_for(lambda: not client.connected)
 
 
+@pytest.mark.row(80)
 def test_a_lost_client_leaves_its_wills() -> None:
     """Those that are set, set anew and not revoked: before it was connected, after that, and while it was not."""
     with behind_a_proxy(node()) as (client, other, proxy), other.subscribe("wills/*") as wills:
@@ -511,6 +513,7 @@ def test_a_lost_client_leaves_its_wills() -> None:
         early.close()
 
 
+@pytest.mark.row(80)
 def test_a_client_that_comes_back_or_closes_leaves_no_will() -> None:
     """Within its delay, and on purpose; a later loss finds it set again."""
     with behind_a_proxy(node()) as (client, other, proxy), other.subscribe("wills/*") as wills:
