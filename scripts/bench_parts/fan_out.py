@@ -22,6 +22,7 @@ from bench_parts.tables import table
 
 FLOOR = "fan-out-floor"
 OURS = "fan-out"
+SESSIONS = "fan-out-sessions"
 GROUP = "group"
 SIZES = (1_000, 10_000)
 """Receivers. Ten thousand need as many descriptors, and a few more, in the server and in the load."""
@@ -58,7 +59,7 @@ CONTESTANTS = (
     Contestant(FLOOR, "raw `send` of the ready-made frame", "fan_out_floor", (), audience.raw_speech()),
     Contestant(OURS, "WebMesh `publish`", "fan_out_webmesh", ("gevent",), audience.webmesh()),
     Contestant(
-        "fan-out-sessions", "WebMesh, receivers with sessions that keep deliveries", "fan_out_webmesh", ("gevent",),
+        SESSIONS, "WebMesh, receivers with sessions that keep deliveries", "fan_out_webmesh", ("gevent",),
         audience.webmesh(session=True),
     ),
     Contestant(
@@ -192,6 +193,7 @@ class FanOut:
         for size in self.sizes or SIZES:
             text = f"fan-out to {size:,} costs at most 1.5 × the raw send for each receiver"
             judged.append(Verdict(text, 1.5, self.ratio(size, OURS, FLOOR)))
+            judged.append(Verdict("the same where receivers have sessions", 1.5, self.ratio(size, SESSIONS, FLOOR)))
             for contestant in self.contestants:
                 if contestant.rival:
                     text = f"fan-out to {size:,} costs less than that of {contestant.what}"
