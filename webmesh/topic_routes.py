@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -133,14 +133,21 @@ class TopicRoutes:
         """Which patterns are subscribed to on this node, and how often: those that the caller may subscribe to."""
         listed: list[dict[str, Any]] = []
         more = False
-        for entry in self.topics.subscribers:
-            if not self._allowed(client, entry.pattern):
+        for pattern, row in self._subscribed():
+            if not self._allowed(client, pattern):
                 continue
             more = len(listed) >= LISTED
             if more:
                 break
-            listed.append({"pattern": "/".join(entry.pattern), "subscriptions": entry.places})
+            listed.append({"pattern": "/".join(pattern), **row})
         return {"patterns": listed, "more": more}
+
+    def _subscribed(self) -> Iterator[tuple[Segments, dict[str, Any]]]:
+        for entry in self.topics.subscribers:
+            yield entry.pattern, {"subscriptions": entry.places}
+        for work in self.topics.groups:
+            row = {"group": work.name.name, "subscriptions": len(work.members), "open": len(work.deliveries)}
+            yield work.name.pattern, row
 
     def _allowed(self, client: WebSocketConnection, pattern: Segments) -> bool:
         try:
