@@ -129,6 +129,25 @@ def test_closing_hands_on_what_is_not_done(others: OtherNodes, sink: RecordingSi
     assert 4 == len(sink.given)
 
 
+@pytest.mark.parametrize("takes", [True, False])
+def test_what_is_being_offered_when_it_closes_goes_to_one_node(others: OtherNodes, sink: RecordingSink, takes: bool):
+    """To who takes it, or to any other."""
+    asked, answer = gevent.event.Event(), gevent.event.AsyncResult()
+
+    def decide(message: Message) -> bool:
+        asked.set()
+        return answer.get()
+
+    others.takes = decide
+    group = grouped(others, sink, 0)
+    put(group, 0)
+    asked.wait(10)
+    group.close()
+    answer.set(takes)
+    until(lambda: others.taken or others.handed)
+    assert ["0"] == [*others.taken, *others.handed]
+
+
 def test_a_full_group_drops_the_oldest_that_nobody_acknowledges(
     others: OtherNodes, sink: RecordingSink, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,5 +1,6 @@
 """The connection to a NATS server: order, requests, and what outages do to it."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,28 @@ def test_what_was_on_its_way_is_taken_before_a_subscription_ends(in_loop: InLoop
     in_loop.do(in_loop.link.send, subject, b"x")
     in_loop(in_loop.link.settle())
     assert 20 == len(arrived)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_last_word_about_a_subscription_counts(in_loop: InLoop, last: bool):
+    """However fast it is made and ended; the server knows of none that nobody takes from."""
+    subject = new_prefix()
+
+    async def toggle() -> None:
+        changes = [
+            in_loop.link.subscribe(subject, lambda message: in_loop.link.send(message.reply, b"here"))
+            if wanted else in_loop.link.unsubscribe(subject)
+            for wanted in [True, False, True, True, False, True, *[last]]
+        ]  # fmt: skip
+        await asyncio.gather(*changes)
+
+    in_loop(toggle())
+    if last:
+        assert b"here" == in_loop(in_loop.link.request(subject)).data
+    else:
+        with pytest.raises(NoResponder):
+            in_loop(in_loop.link.request(subject))
+    assert not in_loop.link._turns
 
 
 @pytest.mark.row(96)

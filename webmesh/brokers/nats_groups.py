@@ -169,7 +169,9 @@ class NodeGroup:
         except BrokerError:
             taken = False
         item.offered = False
-        if taken and item in self._waiting:
+        if self._closed and not taken:
+            self._wire.hand_over(self.name, item.message)
+        elif taken and item in self._waiting:
             self._waiting.remove(item)
         self._give()
         return taken

@@ -15,9 +15,9 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from webmesh.brokers.nats_address import Address
 from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError
@@ -59,6 +59,36 @@ class NoResponder(BrokerError):
     """Nobody is there who answers such requests."""
 
 
+K = TypeVar("K", bound=Hashable)
+Turns = dict[K, tuple[asyncio.Lock, list[None]]]
+"""Key → its lock, and one item for each that has it or waits for it."""
+
+
+class Turn(Generic[K]):
+    """One at a time, in the order of their coming, of those with the same key; nothing is kept of a key in between."""
+
+    def __init__(self, turns: Turns[K], key: K) -> None:
+        self._turns, self._key = turns, key
+        self._lock, self._users = turns.setdefault(key, (asyncio.Lock(), []))
+
+    async def __aenter__(self) -> None:
+        self._users.append(None)
+        try:
+            await self._lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._users.pop()
+        if not self._users:
+            del self._turns[self._key]
+
+
 class Listener(Protocol):
     """What is told of the connection, in the loop's thread."""
 
@@ -91,6 +121,7 @@ class Link:
         self._closing = False
         self._takes: dict[tuple[str, str], Take] = {}
         self._sids: dict[tuple[str, str], Any] = {}
+        self._turns: Turns[tuple[str, str]] = {}
         self._inbox = f"_INBOX.{os.urandom(11).hex()}"
         self._answers: dict[str, asyncio.Future[Message]] = {}
         self._count = 0
@@ -251,13 +282,15 @@ class Link:
 
         Without a connection it begins with the next one. With one it has begun when this returns.
         """
-        self._takes[subject, queue] = take
-        client = self._client
-        if client is not None:
-            with suppress(OSError, errors.Error, TimeoutError):  # then the next connection brings it
-                await self._subscribe(client, subject, queue)
-                async with asyncio.timeout(self.patience):
-                    await client.flush()
+        async with Turn(self._turns, (subject, queue)):
+            self._takes[subject, queue] = take
+            client = self._client
+            if client is not None:
+                with suppress(OSError, errors.Error, TimeoutError):  # then the next connection brings it
+                    if (subject, queue) not in self._sids:
+                        await self._subscribe(client, subject, queue)
+                    async with asyncio.timeout(self.patience):
+                        await client.flush()
 
     async def settle(self) -> None:
         """Wait until the server has done what was sent to it."""
@@ -268,17 +301,18 @@ class Link:
                     await client.flush()
 
     async def _subscribe(self, client: _Client, subject: str, queue: str) -> None:
-        self._sids[subject, queue] = await client.subscribe(subject, queue=queue)
+        made = await client.subscribe(subject, queue=queue)
+        if not client.is_closed:  # else there may be the next one already
+            self._sids[subject, queue] = made
 
     async def unsubscribe(self, subject: str, queue: str = "") -> None:
         """Have no more of it; *take* is called with all that was on its way."""
-        take = self._takes.get((subject, queue))
-        subscription = self._sids.pop((subject, queue), None)
-        if subscription is not None and self._client is not None:
-            with suppress(OSError, errors.Error, TimeoutError):
-                async with asyncio.timeout(self.patience):
-                    await subscription.drain()
-        if self._takes.get((subject, queue)) is take:  # not subscribed anew meanwhile
+        async with Turn(self._turns, (subject, queue)):
+            subscription = self._sids.pop((subject, queue), None)
+            if subscription is not None and self._client is not None:
+                with suppress(OSError, errors.Error, TimeoutError):
+                    async with asyncio.timeout(self.patience):
+                        await subscription.drain()
             self._takes.pop((subject, queue), None)
 
     def _take(self, subscribed: str, queue: str, message: Message) -> None:

@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeVar
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, Keep
 from webmesh.brokers.jetstream import EXPECTED, MESSAGE_ID, NANOSECONDS, JetStream, NoStream, Stored, WrongLast
-from webmesh.brokers.nats_link import NoReply
+from webmesh.brokers.nats_link import NoReply, Turn, Turns
 from webmesh.brokers.nats_marks import MARK, Mark, mark_for, read_mark
 from webmesh.exceptions import BrokerError, BrokerUnavailable, Overloaded, PublishDoubtful
 
@@ -64,7 +64,7 @@ class Topics:
         self.work = f"{prefix}_work"
         self._prefix = prefix
         self._heads: OrderedDict[str, tuple[Head, int]] = OrderedDict()
-        self._turns: dict[str, tuple[asyncio.Lock, list[None]]] = {}
+        self._turns: Turns[str] = {}
         self._trimming: set[asyncio.Task[None]] = set()
 
     def forget(self) -> None:
@@ -121,7 +121,8 @@ class Topics:
             async with asyncio.timeout(patience):
                 if not keep.numbered and not keep.retain:
                     return await self._with_stream(self._make_once, lambda: self._publish_once(attempt))
-                async with _Turn(self._turns, subject):
+                # Several of one topic at a time would only lose races against each other.
+                async with Turn(self._turns, subject):
                     return await self._with_stream(self.make_log, lambda: self._publish_kept(attempt))
         except TimeoutError:
             if attempt.doubtful:
@@ -326,31 +327,6 @@ class _Attempt:
         # Of any text, and for one topic; the server's table is one for a whole stream.
         digest = hashlib.sha256(f"{self.subject}/{self.dedupe_id}".encode())
         return {MESSAGE_ID: digest.hexdigest()[:40]}
-
-
-class _Turn:
-    """One publication of a topic at a time: those of one node would only lose races against each other."""
-
-    def __init__(self, turns: dict[str, tuple[asyncio.Lock, list[None]]], subject: str) -> None:
-        self._turns, self._subject = turns, subject
-        self._lock, self._users = turns.setdefault(subject, (asyncio.Lock(), []))
-
-    async def __aenter__(self) -> None:
-        self._users.append(None)
-        try:
-            await self._lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *raised: object) -> None:
-        self._lock.release()
-        self._leave()
-
-    def _leave(self) -> None:
-        self._users.pop()
-        if not self._users:
-            del self._turns[self._subject]
 
 
 def _mark_of(stored: Stored) -> Mark | None:
