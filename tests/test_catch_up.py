@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gevent
 import pytest
 
 from webmesh import catch_up as module
@@ -133,3 +134,12 @@ def test_a_gap_of_the_engine_is_told_of_the_pattern(catching: CatchUp, peer: Pee
     """It may concern any topic of it."""
     catching.gap("redis was away")
     assert [{"reason": "redis was away", "pattern": True}] == peer.sent
+
+
+def test_it_begins_once(catching: CatchUp, peer: Peer):
+    """With its answer, or when its session is back without one; whichever is first."""
+    catching.replay([kept(1)])
+    catching.begin()
+    catching.begin()
+    gevent.sleep(0)
+    assert [1] == peer.sent

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import gevent
+
 from webmesh.exceptions import ConnectionClosed, EncodeError
 from webmesh.observer import Observer
 from webmesh.peer_subscriber import delivered
@@ -50,6 +52,7 @@ class CatchUp:
         self._replay: list[Publication] = []
         self._waiting: deque[Publication] = deque()
         self._had: dict[str, tuple[float, int | None, str | None]] = {}
+        self._begun = False
         self._over = False
 
     def replay(self, publications: list[Publication]) -> None:
@@ -70,8 +73,19 @@ class CatchUp:
         """`Taker.gap`."""
         self._peer.send(messages.pattern_gap(self._subscription.entry.pattern, reason, [self._subscription.id]))
 
+    def begin(self) -> None:
+        """The answer is on its way, or was lost with its connection; a greenlet sends what follows. Safe to call twice."""
+        if not self._begun:
+            self._begun = True
+            gevent.spawn(self._follow)
+
+    def _follow(self) -> None:
+        self.run()
+        if self._subscription.seat is not None:
+            self._subscription.seat.begin()
+
     def run(self) -> None:
-        """The answer is on its way: send what comes before what is live; in a greenlet of its own."""
+        """Send what comes before what is live."""
         try:
             for publication in self._replay:
                 self._send(publication)

@@ -308,6 +308,9 @@ class PeerSubscriber:
         conversation.session.count_from(max(self._next_id, conversation.session.next_id))
         for follower in tuple(self.followers or ()):
             follower.back()
+        for subscription in tuple(self.subscriptions.values()):
+            if isinstance(subscription, PeerSubscription) and subscription.catching_up is not None:
+                subscription.catching_up.begin()  # its answer was lost with the old connection
 
     def _send_missed(self, kept: KeptDeliveries, stream: MessageStream) -> None:
         desk, before = self._desk, kept.expired

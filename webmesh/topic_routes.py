@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import gevent
-
 from webmesh.brokers.base import Since
 from webmesh.call import current_call
 from webmesh.exceptions import InvalidArgument, RemoteError
@@ -19,8 +17,6 @@ from webmesh.protocol.subscribe_request import LAST, SinceOffset, read_since, re
 from webmesh.pubsub import Topics, topic_segments
 
 if TYPE_CHECKING:
-    from webmesh.catch_up import CatchUp
-    from webmesh.peer_subscriber import PeerSubscription
     from webmesh.protocol.envelope import TopicMessage
     from webmesh.routing import Router
     from webmesh.topic_options import Segments
@@ -73,7 +69,7 @@ class TopicRoutes:
             present = self.topics.presence.sit(peer, subscription, request, size)
             if present is not None:
                 told["presence"] = present
-            self._after_answer(client, lambda: gevent.spawn(_begin, catch_up, subscription))
+            self._after_answer(client, catch_up.begin)
             ready = True
         finally:
             if not ready:
@@ -202,13 +198,6 @@ def wire_published(published: Published) -> dict[str, Any]:
     if published.duplicate:
         told["duplicate"] = True
     return told
-
-
-def _begin(catch_up: CatchUp, subscription: PeerSubscription) -> None:
-    """The answer is on its way: what follows it."""
-    catch_up.run()
-    if subscription.seat is not None:
-        subscription.seat.begin()
 
 
 def _since(since: SinceOffset | str | float | None) -> Since:
