@@ -74,7 +74,7 @@ class CatchUp:
         self._peer.send(messages.pattern_gap(self._subscription.entry.pattern, reason, [self._subscription.id]))
 
     def begin(self) -> None:
-        """The answer is on its way, or was lost with its connection; a greenlet sends what follows. Safe to call twice."""
+        """The answer is on its way, or was lost with its connection: a greenlet sends what follows. Once only."""
         if not self._begun:
             self._begun = True
             gevent.spawn(self._follow)
