@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 import statistics
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -640,3 +642,18 @@ def test_a_thread_that_cannot_be_ended_is_left_behind(capfd: pytest.CaptureFixtu
 
     assert {} == census.grown()
     assert "" == capfd.readouterr().err
+
+
+def test_a_closed_server_is_freed_with_all_that_belonged_to_it():
+    """A program that makes one after another, as tests do, does not grow with them."""
+
+    def used() -> list[weakref.ref[Any]]:
+        server = WebMeshServer()
+        server.on("/")(lambda payload, path, client: payload)
+        with running(server), WebMeshClient(server.url) as client:
+            assert 1 == client.call("/", 1)
+        serving = server._begun
+        return [weakref.ref(one) for one in (server, serving, serving.parts, serving.home, client, client._link.home)]
+
+    left = used()
+    assert wait_for(lambda: gc.collect() is not None and not any(one() for one in left))

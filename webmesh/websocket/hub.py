@@ -276,16 +276,17 @@ class HubThread:
             call_soon(_main_hub[0], gevent.spawn, self._main)
         else:
             # daemon: a program that forgot to close must still be able to end.
-            self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+            self._thread = threading.Thread(target=_in_thread, args=([self],), name=self.name, daemon=True)
             self._thread.start()
         self._ready.wait()
 
-    def _main(self) -> None:
+    def _main(self) -> Hub | None:
+        """Until it is stopped; the hub to destroy then, if there is one that was this thread's own."""
         try:
             self._hub = hub = get_hub()
         except BaseException as error:  # as without descriptors; `start` waits and raises it
             self._ready.fail(error)
-            return
+            return None
         self._ready.succeed(None)
         while not self._stop.done:
             try:
@@ -298,16 +299,16 @@ class HubThread:
         if self._patched:
             atexit.unregister(self.stop)
         else:
-            self._wind_up(hub)
+            self._wind_up()
         _running.discard(self)
         self._ended.succeed(None)
+        return None if self._patched else hub
 
-    def _wind_up(self, hub: Hub) -> None:
+    def _wind_up(self) -> None:
         """In the native thread, at its end: nothing runs in this hub any more."""
         self._hub = None  # first: whoever enters its outcome after the sweep looks at this
         for outcome in tuple(self._outcomes):
             outcome.fail(self._closed())
-        hub.destroy(destroy_loop=True)  # gives back the loop's descriptors with the thread
 
     @property
     def hub(self) -> Hub:
@@ -408,6 +409,14 @@ class HubThread:
                 self._ended.wait(JOIN_TIMEOUT)
         elif self._thread is not None:
             self._thread.join(JOIN_TIMEOUT)
+
+
+def _in_thread(homes: list[HubThread]) -> None:
+    """A native thread's life, with the one home in *homes*."""
+    hub = homes.pop()._main()
+    if hub is not None:
+        # Gives back the loop's descriptors. gevent keeps the frames that call it, so none of them may know anything.
+        hub.destroy(destroy_loop=True)
 
 
 def _leave_all() -> None:
