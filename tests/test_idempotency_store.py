@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.processes import run_program
+from tests.running import Census
 from webmesh.exceptions import ConfigurationError, Unavailable
 from webmesh.idempotency import Key, Remembered
 from webmesh.idempotency_store import SWEEP_EVERY, SQLiteStore, open_store
@@ -231,8 +232,8 @@ def test_a_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
 def test_one_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
     """No descriptor."""
     (tmp_path / "text").write_text("no database" * 100)
-    before = len(os.listdir("/proc/self/fd"))
+    census = Census()
     for _ in range(3):
         with pytest.raises(ConfigurationError):
             open_store(f"sqlite:///{tmp_path}/text", **BOUNDS)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert {} == census.grown()

@@ -110,7 +110,8 @@ def test_nothing_but_hello_is_acted_on_before_a_login(message: str) -> None:
     server.middleware(lambda call, call_next: ran.append(call.path))
     with running(server), peer(server) as one:
         one.send(message)
-        one.send('{"path": "/who", "id": 2}')
+        with suppress(PeerClosed):  # the server may have been quicker
+            one.send('{"path": "/who", "id": 2}')
 
         assert (4500, "log in first, by $hello") == ended(one)
     assert [] == ran
