@@ -203,6 +203,13 @@ def test_closing_a_stream_that_is_over_sends_nothing():
         assert 1 == stream.result
 
 
+def test_items_that_fail_after_the_client_was_closed_are_no_news():
+    """Whoever reads has been told; the thread that sends has nobody left to tell."""
+    with opened() as (stream, _, _, home):
+        home.stop()
+        stream.broken(ValueError("the iterable failed"))
+
+
 def test_a_stream_past_its_time_is_abandoned():
     """The peer is told, the reader gets a timeout."""
     with opened() as (stream, said, request, home):

@@ -184,7 +184,8 @@ class ItemStream:
 
     def broken(self, error: BaseException) -> None:
         """The items that were to be sent have failed: whoever reads gets *error*, the peer a cancel."""
-        self._home.run(self._abandon, error)
+        with suppress(ConnectionClosed):  # the client was closed meanwhile, which both have been told
+            self._home.run(self._abandon, error)
 
     def close(self) -> None:
         """Give the stream up: the peer's handler is cancelled. Safe to call at any time."""
