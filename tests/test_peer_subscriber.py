@@ -10,6 +10,7 @@ from tests.topic_fakes import CountingSerializer, FakeConversation, FakeStream, 
 from webmesh.acknowledged import Letter
 from webmesh.exceptions import EncodeError
 from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription, delivered
+from webmesh.protocol.data_frames import server_frame
 from webmesh.protocol.kept_deliveries import shared
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.retained import Room
@@ -226,7 +227,7 @@ def test_after_the_end_nothing_is_sent_or_kept(serializer: CountingSerializer):
     peer.send(event(0))
     peer.end()
     peer.deliver(shared("{}", 1), None, "close")
-    peer.deliver_at_once(shared("{}", 1), b"", "close")
+    peer.deliver_to_all([peer], shared("{}", 1), b"", "close")
     peer.deliver_loose(shared("{}", 1), None, LOOSE, Publication("a"), [1])
     assert (True, [0], 0) == (peer.over, stream.payloads, room.taken)
 
@@ -245,3 +246,19 @@ def test_what_a_delivery_says():
         "topic": "a", "data": 1, "subs": [2], "headers": {"h": "x"}, "offset": 3, "epoch": "e", "retained": True,
         "loose": True,
     } == delivered(full, [2], loose=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_receipt_is_asked_for_behind_what_it_tells_of(serializer: CountingSerializer, many: bool):
+    """A pong says that everything before its ping has arrived, so the ping must not overtake the last delivery."""
+    peer, stream = fake_peer(serializer, Room(10**9))
+    sent_when_asked: list[tuple[int, int]] = []
+    peer.owner.ask_receipt = lambda: sent_when_asked.append((len(stream.sent), peer.delivered))
+    for number in range(200):
+        message, frame = shared("[%d]" % number + "x" * 500, 1), server_frame("{}")
+        if many:
+            PeerSubscriber.deliver_to_all([peer], message, frame, "close")
+        else:
+            peer.deliver(message, frame, "close")
+    assert sent_when_asked
+    assert all(sent == delivered for sent, delivered in sent_when_asked)

@@ -40,7 +40,7 @@ MOST_JOBS = 64
 
 _Group = tuple[Any, list[int], Collection[PeerSubscriber]]
 """A serializer, the ids that its receivers know their subscriptions by, and the receivers."""
-_Deliver = Callable[[PeerSubscriber, Shared, bytes, Policy], bool]
+_Deliver = Callable[[Sequence[PeerSubscriber], Shared, bytes, Policy], None]
 
 
 class FanOut:
@@ -69,7 +69,7 @@ class FanOut:
         if not groups:
             return
         if not self._jobs and sum(len(peers) for _, _, peers in groups) <= AT_ONCE:
-            for _ in self._deliver(publication, options, groups, PeerSubscriber.deliver):
+            for _ in self._deliver(publication, options, groups, _deliver_to_few):
                 pass
             return
         # Who subscribes later is not meant; who leaves meanwhile is passed over.
@@ -90,7 +90,7 @@ class FanOut:
         """One job after another, each to its end, so that everybody gets them in order."""
         try:
             while self._jobs:
-                self._give_way_in(self._deliver(*self._jobs[0], PeerSubscriber.deliver_at_once))
+                self._give_way_in(self._deliver(*self._jobs[0], PeerSubscriber.deliver_to_all))
                 self._jobs.popleft()
                 if len(self._jobs) <= MOST_JOBS:
                     self._wake()
@@ -132,7 +132,7 @@ class FanOut:
                 if loose:
                     _send_loose(some, message, frame, options, publication, subs)
                 else:
-                    _send(some, deliver, message, frame, options.slow_peer)
+                    deliver(some, message, frame, options.slow_peer)
                 yield
 
     def _put(
@@ -150,11 +150,9 @@ class FanOut:
             yield
 
 
-def _send(
-    peers: Sequence[PeerSubscriber], deliver: _Deliver, message: Shared, frame: bytes, policy: Policy
-) -> None:
+def _deliver_to_few(peers: Sequence[PeerSubscriber], message: Shared, frame: bytes, policy: Policy) -> None:
     for peer in peers:
-        deliver(peer, message, frame, policy)
+        peer.deliver(message, frame, policy)
 
 
 def _send_loose(

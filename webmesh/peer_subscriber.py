@@ -7,7 +7,7 @@ publications it gets is `pubsub`'s business. Lives in the node's hub.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -99,7 +99,7 @@ class PeerSubscriber:
     """
 
     __slots__ = (
-        "_desk", "_lost", "_next_id", "_push", "_stream", "_ticked", "conversation", "followers", "kept", "letters",
+        "_desk", "_direct", "_lost", "_next_id", "_stream", "_ticked", "conversation", "followers", "kept", "letters",
         "name", "over", "owner", "serializer", "subscriptions",
     )  # fmt: skip
 
@@ -111,7 +111,7 @@ class PeerSubscriber:
         self.owner = owner
         self.conversation: Conversation | None = conversation
         self._stream: MessageStream | None = None
-        self._push: Callable[[bytes, Policy], bool] | None = None  # of a stream that takes frames made for many
+        self._direct: MessageStream | None = None  # that stream, if it takes frames made for many
         self.serializer = conversation.serializer
         self.subscriptions: dict[int, PeerSubscription | PeerMember] = {}
         self.followers: dict[Follower, None] | None = None
@@ -132,24 +132,31 @@ class PeerSubscriber:
             frame: *message* as a server's frame, made once for all who take it.
         """
         kept = self.kept
-        if kept is not None and kept.add(message):
-            self.owner.ask_receipt()
+        due = kept is not None and kept.add(message)
         stream = self._stream
         if stream is None:
             return kept is not None
         if frame is not None and stream.shares_frames:
-            return stream.offer_frame(frame, policy)
-        return stream.offer(message[0], policy)
-
-    def deliver_at_once(self, message: Shared, frame: bytes, policy: Policy) -> bool:
-        """`deliver`, where so many get it that each one's is written by itself."""
-        push = self._push
-        if push is None:
-            return self.deliver(message, frame, policy)
-        kept = self.kept
-        if kept is not None and kept.add(message):
+            taken = stream.offer_frame(frame, policy)
+        else:
+            taken = stream.offer(message[0], policy)
+        if due:  # behind it, for the receipt tells of it too
             self.owner.ask_receipt()
-        return push(frame, policy)
+        return taken
+
+    @staticmethod
+    def deliver_to_all(peers: Iterable[PeerSubscriber], message: Shared, frame: bytes, policy: Policy) -> None:
+        """`deliver` to so many that each one's is written by itself: one loop, with as few steps as can be."""
+        for peer in peers:
+            stream = peer._direct
+            if stream is None:
+                peer.deliver(message, frame, policy)
+                continue
+            kept = peer.kept
+            due = kept is not None and kept.add(message)
+            stream.push_frame(frame, policy)
+            if due:
+                peer.owner.ask_receipt()
 
     def deliver_loose(
         self, message: Shared, frame: bytes | None, options: TopicOptions, publication: Publication, subs: list[int]
@@ -281,7 +288,7 @@ class PeerSubscriber:
 
     def _speak_by(self, stream: MessageStream | None) -> None:
         self._stream = stream
-        self._push = None if stream is None or not stream.shares_frames else stream.push_frame
+        self._direct = stream if stream is not None and stream.shares_frames else None
 
     def leave(self) -> None:
         """Its connection is lost, and its session waits for the next one."""
