@@ -818,3 +818,13 @@ def test_an_extension_that_was_not_agreed_changes_nothing() -> None:
 
     assert 1002 == failure(frames, raw_frame(TEXT, b"\x00", rsv=4)).close_code
     assert xor(b"abc", KEY) == raw_frame(TEXT, b"abc")[-3:]
+
+
+@pytest.mark.parametrize("client", [False, True])
+def test_a_close_needs_nothing_of_wsproto(client: bool):
+    """Its parts would wait for the garbage collector: a peer that is thrown out again and again would fill memory."""
+    frames = Frames(client=client, limits=Limits())
+    closing = frames.close(1009, "message too big")
+    assert frames._wire is None
+    received = Frames(client=not client, limits=Limits()).receive(closing)
+    assert [CloseReceived(1009, "message too big")] == received

@@ -106,6 +106,10 @@ class ClientFrames:
             LocalProtocolError: *message* is neither text that UTF-8 can say, nor bytes.
         """
         first, payload = (BINARY, message) if isinstance(message, bytes) else first_and_payload(message)
+        return self.whole(first, payload)
+
+    def whole(self, first: int, payload: bytes) -> bytes:
+        """*payload* in one masked frame with that first byte."""
         try:
             (key,) = next(self._keys)
         except StopIteration:

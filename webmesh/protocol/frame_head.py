@@ -12,6 +12,8 @@ TEXT: Final = 0x81
 """First byte of a whole text message in one frame."""
 BINARY: Final = 0x82
 """First byte of a whole binary message in one frame."""
+CLOSE: Final = 0x88
+"""First byte of a close frame."""
 FINAL: Final = 0x80
 """Bit of the first byte that the last frame of a message has."""
 RSV1: Final = 0x40

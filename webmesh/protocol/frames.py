@@ -17,7 +17,6 @@ from typing import Any, Final, TypeAlias
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
 from wsproto.extensions import Extension
-from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError as WsprotoError
 
 from webmesh.exceptions import LocalProtocolError, MessageTooBig, RemoteProtocolError
@@ -25,7 +24,7 @@ from webmesh.options import Limits
 from webmesh.protocol.assembly import Assembly, not_utf8
 from webmesh.protocol.data_frames import ClientFrames, first_and_payload, read_run, server_frame, whole_frame
 from webmesh.protocol.deflate import BoundedDeflate
-from webmesh.protocol.frame_head import BINARY, KEY_SIZE, MASKED, RSV1, TEXT, Head, read_head
+from webmesh.protocol.frame_head import BINARY, CLOSE, KEY_SIZE, MASKED, RSV1, TEXT, Head, read_head
 from webmesh.protocol.masking import mask
 
 __all__ = ["CloseReceived", "Frames", "Incoming", "PingReceived", "PongReceived", "server_frame"]
@@ -82,7 +81,7 @@ class Frames:
         "pending", "overhead", "close_sent", "close_received",
         "_client", "_mask_bit", "_key_size", "_limits", "_limit", "_turn", "_extensions", "_deflate",
         "_bare", "_fast", "_plain", "_over", "_rest", "_begun", "_missing", "_gathers", "_key",
-        "_assembly", "_fragments", "_size", "_allowed", "_wire", "_frame",
+        "_assembly", "_fragments", "_size", "_allowed", "_whole", "_wire", "_frame",
     )  # fmt: skip
 
     def __init__(
@@ -127,7 +126,9 @@ class Frames:
         self._size = 0  # their payloads together, as the heads declare
         self._allowed = 0  # of at most
         self._wire: Connection | None = None
-        self._frame = ClientFrames(mask_keys).frame if client else server_frame
+        masked = ClientFrames(mask_keys) if client else None
+        self._frame = server_frame if masked is None else masked.frame
+        self._whole = whole_frame if masked is None else masked.whole
         self._bare = not client and self._deflate is None  # what we send is neither masked nor compressed
 
     @property
@@ -212,14 +213,14 @@ class Frames:
             raise LocalProtocolError("the close frame was sent already")
         if not any(code in codes for codes in _CODES_TO_SEND):
             raise LocalProtocolError(f"close code {code!r} must not be sent (RFC 6455 section 7.4)")
-        if code == NO_STATUS:
-            event = CloseConnection(code=CloseReason.NO_STATUS_RCVD)
-        else:
+        payload = b""
+        if code != NO_STATUS:
             short = reason.encode("utf-8", "replace")[:CLOSE_REASON_SIZE].decode("utf-8", "ignore")
-            event = CloseConnection(code=code, reason=short)
-        closing = bytes(self._connection().send(event))
+            payload = code.to_bytes(2, "big") + short.encode()
         self.close_sent = True
-        return closing
+        # Not by wsproto: its parts, made for this frame alone, would wait for the garbage collector, and a peer that is
+        # thrown out again and again would fill memory with them.
+        return self._whole(CLOSE, payload)
 
     def _take(self, data: bytes, position: int, received: list[Incoming]) -> int:
         """Read what is not the fast lane's: one frame, or what has come of it. Return where that ends."""
