@@ -95,6 +95,7 @@ def partition() -> dict[str, Any]:
         outcome = f"lost, started={lost.started}"
     seconds = time.monotonic() - began
     until(lambda: story.seen.named("connection_closed") and story.seen_by_client.named("connection_closed"))
+    story.client.close()  # or it comes back by itself, at a time of its own
     heal()
     answer = WebMeshClient(story.server.url).call("/echo", "healed")
     return {
