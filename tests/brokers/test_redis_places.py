@@ -62,12 +62,20 @@ def test_what_is_no_url_of_a_redis(url: str) -> None:
         read_url(url)
 
 
-@pytest.mark.parametrize("url", ["redis://me:s3cret@h:x", "redis://me:s3cret@a,b", "redis://:s3cret@h/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:s3cret@h:x", "redis://me:s3cret@a,b", "redis://:s3cret@h/x", "redis://:s3cret\u2100t@host",
+        "redis://:s3cret@[::1", "redis://h?s3cret@host:1", "redis://h?timeout=s3cret@host:1",
+    ],
+)  # fmt: skip
 def test_no_password_in_errors(url: str) -> None:
     """Nor in what a place is called."""
     with pytest.raises(ConfigurationError) as caught:
         read_url(url)
     assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert "s3cret" not in str(read_url("redis+sentinel://me:s3cret@a/s?sentinel_password=s3cret")[0])
 
 

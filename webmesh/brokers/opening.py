@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, cast
-from urllib.parse import parse_qsl
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from webmesh.brokers.base import Broker, Opener
 from webmesh.exceptions import ConfigurationError
@@ -57,6 +57,18 @@ def _imported(place: str) -> Opener:
     return cast(Opener, getattr(import_module(module), name))
 
 
+def split_url(url: str) -> SplitResult:
+    """As `urlsplit`, whose errors quote what may be a password.
+
+    Raises:
+        ConfigurationError: It is no URL.
+    """
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise ConfigurationError("the engine's URL is malformed; write %XX for special characters in it") from None
+
+
 def query_options(query: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
     """The options in a URL's query.
 
@@ -68,6 +80,9 @@ def query_options(query: str, known: Mapping[str, Callable[[str], Any]]) -> dict
     """
     found: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
+        if "@" in name or ("@" in text and known.get(name) is not str):
+            # A password with an unescaped `?` ends up here: it is not quoted.
+            raise ConfigurationError("an @ stands in the options of the URL; is a ? of the password not written %3F?")
         if name not in known or name in found:
             fault = "stands twice in the URL" if name in found else f"is not known; there are {', '.join(known)}"
             raise ConfigurationError(f"the option {name!r} {fault}")

@@ -9,9 +9,9 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from webmesh.brokers.opening import query_options
+from webmesh.brokers.opening import query_options, split_url
 from webmesh.exceptions import BrokerUnavailable, ConfigurationError
 from webmesh.websocket.tls import client_context
 
@@ -86,7 +86,7 @@ def read_url(url: str, tls: ssl.SSLContext | None = None) -> tuple[Place, dict[s
     scheme, _, kind = scheme.lower().partition("+")
     if scheme not in ("redis", "rediss", "unix") or kind not in _KINDS or (scheme == "unix" and kind):
         raise ConfigurationError("a Redis' URL begins with redis://, rediss://, unix://, or has +sentinel or +cluster")
-    parts = urlsplit(f"x://{rest}")
+    parts = split_url(f"x://{rest}")
     options = query_options(parts.query, OPTIONS)
     account, _, hosts = parts.netloc.rpartition("@")
     username, _, password = account.partition(":")

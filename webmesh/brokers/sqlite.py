@@ -16,12 +16,12 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
 from webmesh.brokers.one_node import OneNodeBroker
-from webmesh.brokers.opening import query_options
+from webmesh.brokers.opening import query_options, split_url
 from webmesh.deadline import Clock
 from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, Overloaded, SerializationError
 from webmesh.message_serializers import MessagePackSerializer
@@ -58,7 +58,7 @@ CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 
 def open_sqlite(url: str, *, synchronous: str = "normal", clock: Clock = time.time) -> SqliteBroker:
     """The engine of `sqlite:///relative.db` or `sqlite:////absolute.db`; see `open_broker`."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.netloc or len(parts.path) < 2:
         raise ConfigurationError("the URL of an SQLite file is sqlite:///relative.db or sqlite:////absolute.db")
     options = {"synchronous": synchronous} | query_options(parts.query, {"synchronous": str})
