@@ -28,8 +28,10 @@ def run(server: RedisServer, script: str, keys: list[str], *arguments: object):
     return server.ask("EVAL", SCRIPTS[script], len(keys), *keys, *arguments)
 
 
-def publish(server: RedisServer, key: str, *, topic="t", known="-", newest=0, history=5, ttl="", version="0"):
-    keys = [f"{key}{name}" for name in ("topics", "retained", "seen", "answers", "groups", "log")]
+def publish(
+    server: RedisServer, key: str, *, topic="t", known="-", newest=0, history=5, ttl="", version="0", groups=()
+):
+    keys = [f"{key}{name}" for name in ("topics", "retained", "seen", "answers", "groups", "log", *groups)]
     return run(
         server, "publish", keys, version, topic, "body", f"{key}live", history, ttl, "", 0, "", 1000, 10, 10, 10,
         os.urandom(6).hex(), "n.1", known, newest, f"{key}log:",
@@ -98,3 +100,34 @@ def test_a_dead_nodes_passing_group_is_swept(server: RedisServer, key: str) -> N
         run(server, "leave", [f"{key}groups", stream, f"{key}nodes"], group, "")
     assert [b"", b"g1"] == sorted(server.ask("HKEYS", f"{key}groups"))
     assert [0, 1] == [server.ask("EXISTS", f"{key}work{durable}") for durable in (0, 1)]
+
+
+def test_a_bad_entry_among_the_nodes_stops_nobody(server: RedisServer, key: str) -> None:
+    """What is no time counts as long over, and is removed."""
+    server.ask("HSET", key, "x", "garbage", "me", "garbage")
+    assert 0 == run(server, "beat", [key], "me", 60000)
+    assert [b"me"] == server.ask("HKEYS", key)
+
+
+@pytest.mark.parametrize("field", ["t", "$floor"])
+def test_what_is_no_number_begins_another_epoch(server: RedisServer, key: str, field: str) -> None:
+    """Once: nobody knows which numbers were given, so none of them counts any more."""
+    first = publish(server, key)[1].split()
+    server.ask("HSET", f"{key}topics", field, "garbage")
+    assert b"garbage" not in run(server, "history", [f"{key}topics", f"{key}log"], "t", "-", "+", 9, 0, "e")
+    publications = [publish(server, key, topic=topic)[1].split() for topic in ("t", "new")]
+    assert first[1] != publications[0][1] == publications[1][1]
+
+
+def test_a_bad_time_in_a_log_is_over(server: RedisServer, key: str) -> None:
+    """It stops neither who reads nor who publishes."""
+    server.ask("XADD", f"{key}log", "1-0", "a", "1", "u", "garbage", "m", "x")
+    assert [0] == run(server, "kept", [f"{key}log"])
+
+
+def test_a_publication_that_cannot_be_handed_out_takes_no_number(server: RedisServer, key: str) -> None:
+    """A script that fails undoes nothing, so the types of what it writes to are looked at first."""
+    server.ask("SET", f"{key}work", "x")
+    with pytest.raises(Exception, match="WRONGTYPE"):
+        publish(server, key, groups=("work",))
+    assert [0, 0] == [server.ask("EXISTS", f"{key}{name}") for name in ("topics", "log")]

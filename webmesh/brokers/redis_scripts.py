@@ -30,7 +30,7 @@ local function trim(log)
     local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
     if not oldest then return end
     local fields = oldest[2]
-    if fields[3] ~= 'u' or fields[4] == '' or tonumber(fields[4]) > now then return end
+    if fields[3] ~= 'u' or fields[4] == '' or (tonumber(fields[4]) or 0) > now then return end
     redis.call('XDEL', log, oldest[1])
   end
 end
@@ -44,16 +44,17 @@ local function room(topics, logs, most)
   redis.call('HSETNX', topics, '$cursor', '0')
   redis.call('HSETNX', topics, '$epoch', ARGV[14])
   if count() < most then return true end
-  if now - tonumber(redis.call('HGET', topics, '$swept')) < 1000 then return false end
+  if now - (tonumber(redis.call('HGET', topics, '$swept')) or 0) < 1000 then return false end
   redis.call('HSET', topics, '$swept', text(now))
   local cursor = redis.call('HGET', topics, '$cursor')
+  if not string.find(cursor, '^%d+$') then cursor = '0' end
   for _ = 1, 100 do
     local page = redis.call('HSCAN', topics, cursor, 'COUNT', 100)
     cursor = page[1]
     for i = 1, #page[2], 2 do
       local topic, number = page[2][i], tonumber(page[2][i + 1])
       if string.sub(topic, 1, 1) ~= '$' and redis.call('EXISTS', logs .. topic) == 0 then
-        if number and number > tonumber(redis.call('HGET', topics, '$floor')) then
+        if number and number > (tonumber(redis.call('HGET', topics, '$floor')) or 0) then
           redis.call('HSET', topics, '$floor', text(number))
         end
         redis.call('HDEL', topics, topic)
@@ -75,6 +76,16 @@ local window, most_ids, most_topics, backlog, fresh_epoch, name, known_epoch, kn
 local logs = ARGV[18]
 
 if (redis.call('HGET', groups, '') or '0') ~= version then return {'stale'} end
+
+-- A script that fails undoes nothing: what a later step would trip over is looked for before the first.
+local function other(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found ~= kind and found ~= 'none' and redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. found)
+end
+local wrong = retain ~= '' and other(retained, 'hash')
+  or id ~= '' and (other(seen, 'zset') or other(answers, 'hash'))
+for i = 7, #KEYS do wrong = wrong or other(KEYS[i], 'stream') end
+if wrong then return wrong end
 
 local once = id ~= '' and topic .. '\\31' .. id
 if once then
@@ -99,11 +110,13 @@ for i = 7, #KEYS do
   if ack == '1' and full(KEYS[i]) then return {'full'} end
 end
 local numbered = history ~= '0' or ack == '1'
-local last, new = 0, false
+local last, new, spoilt = 0, false, false
 if numbered then
-  last = tonumber(redis.call('HGET', topics, topic))
+  local held, floor = redis.call('HGET', topics, topic), redis.call('HGET', topics, '$floor')
+  spoilt = held and not tonumber(held) or floor and not tonumber(floor)
+  last = tonumber(held)
   new = not last
-  last = last or tonumber(redis.call('HGET', topics, '$floor') or 0)
+  last = last or tonumber(floor) or 0
   if new and not room(topics, logs, tonumber(most_topics)) then return {'room'} end
 end
 if retain == '1' and redis.call('HEXISTS', retained, topic) == 0
@@ -112,8 +125,10 @@ if retain == '1' and redis.call('HEXISTS', retained, topic) == 0
 local offset, epoch = '-', '-'
 if numbered then
   epoch = redis.call('HGET', topics, '$epoch')
-  -- Redis came back without what a node has seen there: numbers would be given twice, so they count anew.
-  if not epoch or (epoch == known_epoch and last < tonumber(known_offset)) then
+  -- Redis came back without what a node has seen there, or somebody has written over it: numbers would be given twice,
+  -- so they count anew.
+  if spoilt and not tonumber(redis.call('HGET', topics, '$floor')) then redis.call('HSET', topics, '$floor', '0') end
+  if not epoch or spoilt or (epoch == known_epoch and last < tonumber(known_offset)) then
     epoch = fresh_epoch
     redis.call('HSET', topics, '$epoch', epoch)
   end
@@ -175,7 +190,8 @@ HISTORY = NOW + TRIM + """
 local topics, log = KEYS[1], KEYS[2]
 local topic, first, last, count, reverse = unpack(ARGV)
 trim(log)
-local newest = redis.call('HGET', topics, topic) or redis.call('HGET', topics, '$floor') or '0'
+local function number(field) return tonumber(redis.call('HGET', topics, field)) end
+local newest = text(number(topic) or number('$floor') or 0)
 local epoch = redis.call('HGET', topics, '$epoch')
 if not epoch then
   epoch = ARGV[6]
@@ -243,7 +259,7 @@ for _, consumer in ipairs(consumers) do
       redis.call('XCLAIM', work, 'g', '-', 0, unpack(ids))
     end
     redis.call('XGROUP', 'DELCONSUMER', work, 'g', node)
-  elseif alive and tonumber(alive) > now then
+  elseif alive and (tonumber(alive) or 0) > now then
     others = true
   end
 end
@@ -287,7 +303,7 @@ if rescue == '1' then
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', work, 'g')) do
     local name, pending = consumer[2], consumer[4]
     local alive = redis.call('HGET', nodes, name)
-    if name ~= node and not (alive and tonumber(alive) > now) then
+    if name ~= node and not (alive and (tonumber(alive) or 0) > now) then
       if pending == 0 then
         redis.call('XGROUP', 'DELCONSUMER', work, 'g', name)
       elseif room <= 0 then
@@ -319,9 +335,9 @@ local until_then = redis.call('HGET', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], text(now + ARGV[2]))
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  if tonumber(all[i + 1]) < now - 3600000 then redis.call('HDEL', KEYS[1], all[i]) end
+  if (tonumber(all[i + 1]) or 0) < now - 3600000 then redis.call('HDEL', KEYS[1], all[i]) end
 end
-return (until_then and tonumber(until_then) > now) and 1 or 0
+return (until_then and (tonumber(until_then) or 0) > now) and 1 or 0
 """
 """This node is alive for another while; 0 when it was taken for dead before."""
 
