@@ -1,7 +1,9 @@
 """The engine in an SQLite file: the contract, and what a restart leaves."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ from tests.brokers.contract import KEPT, RETAINED, WORK, BrokerContract, Recordi
 from tests.processes import ENVIRONMENT
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Keep, Since
-from webmesh.brokers.sqlite import SqliteBroker
+from webmesh.brokers.sqlite import SqliteBroker, SqliteStorage
 from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, Overloaded
+from webmesh.protocol.publication import Publication
 from webmesh.testing import FakeClock
 
 
@@ -93,7 +96,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path):
     program = """
 import sys
 from tests.brokers.contract import KEPT, RecordingSink, message
-from webmesh.brokers.sqlite import SqliteBroker
+from webmesh.brokers.sqlite import SqliteBroker, SqliteStorage
 broker = SqliteBroker(sys.argv[1])
 broker.start(RecordingSink())
 while True:
@@ -201,3 +204,82 @@ def test_what_is_stopped_says_so(restarted):
     broker.stop()
     with pytest.raises(BrokerUnavailable):
         broker.publish(message(), KEPT)
+
+
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by the topic of each message that is read from a file."""
+    found: list[str] = []
+    unpack = SqliteStorage._unpacked
+
+    def counting(storage: SqliteStorage, topic: str, packed: bytes) -> Publication:
+        found.append(topic)
+        return unpack(storage, topic, packed)
+
+    monkeypatch.setattr(SqliteStorage, "_unpacked", counting)
+    return found
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Grows by each row that a statement gives."""
+    found: list[tuple] = []
+    run = SqliteStorage._run
+
+    def counting(storage: SqliteStorage, *statement: object) -> list[tuple]:
+        answer = run(storage, *statement)
+        found.extend(answer)
+        return answer
+
+    monkeypatch.setattr(SqliteStorage, "_run", counting)
+    return found
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_page_of_history_costs_what_it_holds(restarted, unpacked, rows, reverse: bool):
+    """However long the history is: the rest of it is not read."""
+    broker, _ = restarted()
+    keep = Keep(history=1000)
+    for number in range(600):
+        broker.publish(message(payload=number), keep)
+    del rows[:]
+    found = broker.history("a/b", Since(), most=3, reverse=reverse)
+    assert ([599, 598, 597] if reverse else [0, 1, 2]) == [one.payload for one in found.items]
+    assert 3 == len(unpacked)
+    assert len(rows) < 10
+    wanted = list(range(600))
+    assert (wanted[::-1] if reverse else wanted) == [
+        one.payload for one in broker.history("a/b", Since(), reverse=reverse).items
+    ]
+
+
+def test_what_ended_with_its_own_time_is_read_once(restarted, unpacked):
+    """And is no gap: who recovers has missed nothing that still counts."""
+    broker, _ = restarted()
+    keep = Keep(history=1000)
+    first = broker.publish(message(ttl_ms="5000"), keep)
+    for _ in range(300):
+        broker.publish(message(ttl_ms="5000"), keep)
+    broker.publish(message(payload="stays"), keep)
+    broker.clock.advance(10)
+    for _ in range(2):
+        del unpacked[:]
+        found = broker.history("a/b", Since(first.offset - 1, first.epoch), most=1)
+        assert (True, ["stays"]) == (found.complete, [one.payload for one in found.items])
+    assert 1 == len(unpacked)
+
+
+@pytest.mark.parametrize("damaged", [b"\xc1", b"\x80", b"\x90"])
+def test_a_damaged_file_is_told_and_let_go(restarted, tmp_path: Path, damaged: bytes):
+    """As an error of the engine; whoever mends the file can open it."""
+    broker, _ = restarted()
+    broker.join(WORK, 1, durable=True)
+    broker.leave(WORK)
+    broker.publish(message("jobs/1"), KEPT)
+    broker._storage._run("UPDATE work SET message = ?", damaged)
+    broker.stop()
+    again = SqliteBroker(tmp_path / "topics.db")
+    with pytest.raises(BrokerUnavailable, match="damaged"):
+        again.start(RecordingSink())
+    with closing(sqlite3.connect(tmp_path / "topics.db", timeout=0)) as database:
+        database.execute("DELETE FROM work")

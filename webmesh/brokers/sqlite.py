@@ -11,7 +11,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice, takewhile
@@ -23,7 +23,14 @@ from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
 from webmesh.brokers.one_node import OneNodeBroker
 from webmesh.brokers.opening import query_options, split_url
 from webmesh.deadline import Clock
-from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, Overloaded, SerializationError
+from webmesh.exceptions import (
+    BrokerError,
+    BrokerUnavailable,
+    ConfigurationError,
+    InvalidArgument,
+    Overloaded,
+    SerializationError,
+)
 from webmesh.message_serializers import MessagePackSerializer
 from webmesh.options import Limits
 from webmesh.protocol.publication import Publication, read_stored
@@ -34,6 +41,9 @@ SYNCHRONOUS = ("off", "normal", "full", "extra")
 
 SWEEP = 60.0
 """Seconds between two looks, where there is no room for another topic, at what has ended with its time."""
+
+PAGE = 256
+"""Publications of a history that are read from the file at once, at most."""
 
 VERSION = 1
 """Of the tables below; stands in the file as its `user_version`."""
@@ -109,10 +119,10 @@ class SqliteStorage:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute(f"PRAGMA synchronous = {self._synchronous}")
             self._prepare(database)
-        except sqlite3.Error as error:
+            return [(group, self._work(group)) for group in self._groups()]
+        except (sqlite3.Error, BrokerError) as error:
             self.close()
             raise BrokerUnavailable(f"cannot use {self._path} as an engine's file: {error}") from error
-        return [(group, self._work(group)) for group in self._groups()]
 
     def _prepare(self, database: sqlite3.Connection) -> None:
         with closing(database.execute("PRAGMA user_version")) as found:
@@ -164,11 +174,17 @@ class SqliteStorage:
             raise BrokerError(f"a message for {publication.topic} cannot be kept: {error}") from error
 
     def _loaded(self, packed: bytes) -> dict[str, Any]:
-        return cast(dict[str, Any], self._serializer.deserialize(packed))
+        try:
+            return cast(dict[str, Any], self._serializer.deserialize(packed))
+        except SerializationError as error:
+            raise BrokerError(f"{self._path} is damaged: {error}") from error
 
     def _unpacked(self, topic: str, message: bytes) -> Publication:
         stored = self._loaded(message)
-        return read_stored(topic, stored["p"], stored["h"], at=stored["at"])
+        try:
+            return read_stored(topic, stored["p"], stored["h"], at=stored["at"])
+        except (InvalidArgument, LookupError, TypeError, AttributeError) as error:
+            raise BrokerError(f"{self._path} is damaged: it holds no publication for {topic}") from error
 
     # -------------------------------------------------------------- publications
 
@@ -257,7 +273,7 @@ class SqliteStorage:
 
     def history(self, topic: str, since: Since, now: float, *, most: int | None, reverse: bool) -> History:
         """See `Storage.history`."""
-        self._run("DELETE FROM log WHERE topic = ? AND until <= ?", topic, now)
+        self._run("DELETE FROM log WHERE until <= ?", now)  # by its index: of one topic all rows would be looked at
         last = self._row("SELECT last FROM topics WHERE topic = ?", topic)[0]
         last = self._floor if last is None else last
         after = since.offset if since.offset is not None else 0
@@ -265,16 +281,34 @@ class SqliteStorage:
             oldest = self._row("SELECT min(number) FROM log WHERE topic = ?", topic)[0] or last + 1
             if since.epoch != self._epoch or not oldest - 1 <= after <= last:
                 return History([], last, self._epoch, False)
-        found = self._run(
-            "SELECT number, message FROM log WHERE topic = ? AND number > ? AND at > ? "
-            f"ORDER BY number {'DESC' if reverse else 'ASC'}",
-            topic, after, -1e18 if since.seconds is None else now - since.seconds,
-        )  # fmt: skip
-        read = (
-            replace(self._unpacked(topic, message), offset=number, epoch=self._epoch) for number, message in found
-        )
-        items = list(islice((one for one in read if not one.expired(now)), most))
-        return History(items, last, self._epoch)
+        oldest_at = -math.inf if since.seconds is None else now - since.seconds
+        return History(list(islice(self._past(topic, after, oldest_at, now, most, reverse), most)), last, self._epoch)
+
+    def _past(
+        self, topic: str, after: int, oldest_at: float, now: float, most: int | None, reverse: bool
+    ) -> Iterator[Publication]:
+        """Page by page, for as long as somebody wants more: what is not wanted is not read."""
+        size = PAGE if most is None else max(1, min(most, PAGE))
+        before = 1 << 62
+        while True:
+            rows = self._run(
+                "SELECT number, message FROM log WHERE topic = ? AND number > ? AND number < ? AND at > ? "
+                f"AND message IS NOT NULL ORDER BY number {'DESC' if reverse else 'ASC'} LIMIT {size}",
+                topic, after, before, oldest_at,
+            )  # fmt: skip
+            read = [replace(self._unpacked(topic, found), offset=at, epoch=self._epoch) for at, found in rows]
+            self._empty(topic, [one.offset for one in read if one.expired(now)])
+            yield from (one for one in read if not one.expired(now))
+            if len(rows) < size:
+                return
+            after, before = (after, rows[-1][0]) if reverse else (rows[-1][0], before)
+            size = PAGE
+
+    def _empty(self, topic: str, numbers: list[int | None]) -> None:
+        """What ended with a time of its own is read once; its number stays, or it would look as if it were missed."""
+        if numbers:
+            places = ", ".join("?" * len(numbers))
+            self._run(f"UPDATE log SET message = NULL WHERE topic = ? AND number IN ({places})", topic, *numbers)
 
     def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
         """See `Storage.topics`."""
