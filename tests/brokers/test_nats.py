@@ -17,6 +17,7 @@ from tests.brokers.nats_server import InLoop, NatsServer, new_prefix
 from webmesh.brokers import nats, nats_link
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.nats import NatsBroker
+from webmesh.brokers.nats_bodies import Bodies
 from webmesh.brokers.opening import open_broker
 from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, PublishDoubtful
 from webmesh.protocol.publication import Publication
@@ -317,3 +318,26 @@ def test_a_server_that_is_not_there_is_told_at_the_start():
         broker.start(RecordingSink())
     assert not broker.up
     until(lambda: len(list(Path("/proc/self/task").iterdir())) <= before)
+
+
+def test_the_newest_of_a_topic_is_read_alone(node: Any, monkeypatch: pytest.MonkeyPatch):
+    """However long its history is: each new subscriber asks for it."""
+    broker, _ = node()
+    for number in range(9):
+        last = broker.publish(message(payload=number), Keep(history=20))
+    read, taken = Bodies.read, []
+    monkeypatch.setattr(Bodies, "read", lambda self, *args: taken.append(args) or read(self, *args))
+    found = broker.history("a/b", Since(), most=1, reverse=True)
+    assert (8, last.offset, last.epoch) == (found.items[0].payload, found.offset, found.epoch)
+    assert 1 == len(taken)
+
+
+def test_the_newest_that_still_counts_is_found_behind_others(node: Any):
+    """A newest one that has ended hides none that stays."""
+    broker, _ = node()
+    keep = Keep(history=20)
+    broker.publish(message(payload="stays"), keep)
+    last = broker.publish(message(payload="goes", ttl_ms="1"), keep)
+    until(lambda: len(broker.history("a/b", Since()).items) == 1)
+    found = broker.history("a/b", Since(), most=1, reverse=True)
+    assert (["stays"], last.offset) == ([one.payload for one in found.items], found.offset)

@@ -21,7 +21,7 @@ from webmesh.brokers.asyncio_bridge import AsyncioBridge, NoAnswer
 from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
 from webmesh.brokers.memory import read_log
 from webmesh.brokers.nats_address import read_address
-from webmesh.brokers.nats_bodies import Arrived, Bodies
+from webmesh.brokers.nats_bodies import Arrived, Bodies, unbroken_log
 from webmesh.brokers.nats_groups import NatsGroups
 from webmesh.brokers.nats_link import MOST_UNSENT, Message
 from webmesh.brokers.nats_marks import MARK, Mark
@@ -301,24 +301,15 @@ class NatsBroker(Broker):
 
     def history(self, topic: str, since: Since, *, most: int | None = None, reverse: bool = False) -> History:
         """See `Broker.history`."""
+        if reverse and most == 1 and since == Since():  # as each new subscriber asks: one message instead of all
+            for one in self._newest(tuple(topic.split("/"))):
+                if one.mark and one.in_history(self.clock()) and not one.publication.expired(self.clock()):
+                    return History([one.publication], one.mark.last, one.mark.epoch)
         kept, newest, epoch = self._ask_up(self._node.topics.history, topic_subject(topic))
         if newest is None:
             return read_log(TopicLog(epoch, most=0), since, self.clock(), most=most, reverse=reverse)
         read = [self._read(topic_subject(topic), Message("", "", body, {}), mark) for body, mark in kept]
-        found: list[Publication] = []
-        for arrived in reversed(read):  # for as long as one follows the other
-            if arrived is None or (arrived.publication.offset, arrived.publication.epoch) != (
-                newest.last - len(found), epoch
-            ):  # fmt: skip
-                break
-            found.append(arrived.publication)
-        log: TopicLog[Publication] = TopicLog(
-            epoch, most=newest.history, ttl=None if newest.ttl_ms is None else newest.ttl_ms / 1000,
-            first=newest.last - len(found) + 1,
-        )  # fmt: skip
-        for publication in reversed(found):
-            log.append(publication, publication.at)
-        return read_log(log, since, self.clock(), most=most, reverse=reverse)
+        return read_log(unbroken_log(read, newest), since, self.clock(), most=most, reverse=reverse)
 
     def topics(self, pattern: tuple[str, ...]) -> list[str]:
         """See `Broker.topics`."""

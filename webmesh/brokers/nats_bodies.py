@@ -16,6 +16,7 @@ from webmesh.exceptions import BrokerError, InvalidArgument, MessageTooBig, Seri
 from webmesh.message_serializers import MessagePackSerializer
 from webmesh.options import Limits
 from webmesh.protocol.publication import Publication, read_stored
+from webmesh.protocol.topic_log import TopicLog
 
 LARGEST = 64 * 1024 * 1024
 """Bytes of a body, inflated: the largest that a NATS server can be set to take. What it is set to counts."""
@@ -51,6 +52,23 @@ class Arrived(NamedTuple):
         return bool(self.mark and self.mark.retained) and not (
             self.publication.payload is None or self.publication.expired(now)
         )
+
+
+def unbroken_log(read: list[Arrived | None], newest: Mark) -> TopicLog[Publication]:
+    """What was read of a topic, oldest first, up to *newest*: for as long as one follows the other."""
+    found: list[Publication] = []
+    for arrived in reversed(read):
+        wanted = (newest.last - len(found), newest.epoch)
+        if arrived is None or (arrived.publication.offset, arrived.publication.epoch) != wanted:
+            break
+        found.append(arrived.publication)
+    log: TopicLog[Publication] = TopicLog(
+        newest.epoch, most=newest.history, ttl=None if newest.ttl_ms is None else newest.ttl_ms / 1000,
+        first=newest.last - len(found) + 1,
+    )  # fmt: skip
+    for publication in reversed(found):
+        log.append(publication, publication.at)
+    return log
 
 
 class Bodies:
