@@ -149,3 +149,17 @@ def test_topics_are_compared_in_one_form_of_unicode():
     with running(server):
         assert 1 == server.publish("cafe\u0301").receivers
         assert wait_for(lambda: got == ["caf\u00e9"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"a": 5}}, {"headers": {5: "a"}}, {"headers": {"a": "\ud800"}}, {"key": 5}, {"dedupe_id": 7},
+        {"headers": {str(number): "x" for number in range(100)}}, {"ttl": float("nan")}, {"ttl": "5"}, {"ttl": 0},
+        {"headers": {"will": "lost"}}, {"headers": {"dead-letter-topic": "a"}},
+    ],
+)  # fmt: skip
+def test_options_that_no_message_can_carry_are_refused_to_their_publisher(options: dict[str, Any]):
+    """Each subscriber would take such a message for an invalid one, and close the connection in the end."""
+    with running(WebMeshServer()) as server, pytest.raises(InvalidArgument):
+        server.publish("a", 1, **options)

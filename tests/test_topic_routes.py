@@ -274,3 +274,40 @@ def test_a_goodbye_ends_them_too(server: WebMeshServer):
         peer.subscribe("a/*")
         peer.send({"path": "$goodbye"})
         assert wait_for(lambda: not len(topics.subscribers))
+
+
+def test_after_a_goodbye_subscriptions_are_the_connections_own(server: WebMeshServer):
+    """The session is over: nothing may hang on it that nobody would ever free."""
+    topics = server._begun.parts.topics
+    with topic_peer(server) as peer:
+        peer.subscribe("a/*")
+        peer.send({"path": "$goodbye"})
+        peer.subscribe("b/*")
+        server.publish("b/x", 1)
+        assert [1] == peer.payloads(1)
+        assert 1 == len(topics.subscribers)
+    assert wait_for(lambda: not len(topics.subscribers) and not topics._peers)
+
+
+def test_a_page_of_history_fits_into_a_message():
+    """However large the publications are, and one in any case; who wants more asks on from the last one."""
+    server = WebMeshServer(limits=Limits(message_size=64 * 1024))
+    server.topic("kept/*", history=100)
+    with running(server), topic_peer(server) as peer:
+        for number in range(40):
+            epoch = server.publish("kept/a", f"{number:03}" + '"' * 3000).epoch
+        offset, read = 0, []
+        while offset < 40:
+            page = peer.ask("$history", {"topic": "kept/a", "since": {"offset": offset, "epoch": epoch}})
+            assert page["complete"]
+            read += [int(item["data"][:3]) for item in page["items"]]
+            offset = page["items"][-1]["offset"]
+    assert list(range(40)) == read
+
+
+@pytest.mark.parametrize("offset", [2**53, 2**63])
+def test_an_offset_that_cannot_be_is_refused(server: WebMeshServer, offset: int):
+    """Before an engine has to make something of it."""
+    with topic_peer(server) as peer, pytest.raises(Refused) as refused:
+        peer.ask("$history", {"topic": "kept/a", "since": {"offset": offset, "epoch": "e"}, "reverse": True})
+    assert "invalid_argument" == refused.value.code

@@ -15,7 +15,7 @@ from webmesh.brokers.base import Broker, GroupName, History, Since
 from webmesh.catch_up import MOST_WAITING, CatchUp
 from webmesh.dead_letters import DeadLetters
 from webmesh.exceptions import (
-    BadPattern, BrokerError, ConfigurationError, InvalidArgument, Overloaded, RemoteError, Unavailable,
+    BadPattern, BrokerError, Cancelled, ConfigurationError, InvalidArgument, Overloaded, RemoteError, Unavailable,
 )  # fmt: skip
 from webmesh.fan_out import FanOut
 from webmesh.group_work import GroupWorks, PeerMember
@@ -158,14 +158,18 @@ class Topics:
 
     def peer(self, connection: WebSocketConnection) -> PeerSubscriber:
         """Who subscribes by *connection*: its session, or itself where it has none."""
-        owner = connection.session or connection
+        session = connection.session
+        owner: Any = connection if session is None or session.over else session  # after a goodbye: itself, to its end
         if owner.subscriber is None:
-            room = None if connection.session is None else connection.session.room
+            if not connection.open:
+                raise Cancelled("the connection has ended")
+            room = None if owner is connection else owner.room
             peer = owner.subscriber = PeerSubscriber(connection.conversation, owner, room, self.desk)
             self._peers[peer] = None
-            if connection.session is not None:
-                connection.session.on_end.append(lambda reason: self.end(peer))
-        return owner.subscriber
+            if owner is not connection:
+                owner.on_end.append(lambda reason: self.end(peer))
+        subscriber: PeerSubscriber = owner.subscriber
+        return subscriber
 
     def closed(self, connection: WebSocketConnection) -> None:
         """A connection has ended; what its session subscribes to lives on."""
@@ -180,6 +184,9 @@ class Topics:
         """
         self._check_place(peer)
         entry = self._enter(request.pattern)
+        if peer.over:  # it has gone while the engine was told
+            self.subscribers.leave(entry)
+            raise Cancelled("the subscriber has gone")
         subscription = PeerSubscription(entry, self.subscribers.id_for(entry, peer.subscriptions.keys()))
         peer.subscriptions[subscription.id] = subscription
         catch_up = subscription.catching_up = CatchUp(

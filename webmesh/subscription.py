@@ -277,7 +277,7 @@ class Subscription:
         self._error = error or ConnectionClosed(1000, "the subscription has ended")
         self.feed.stop()
         if self._callback is not None or error is None:
-            for message in self._queue.clear():
+            for message in (*self._queue.clear(), *self._untaken()):
                 message.reject(Unavailable("the subscriber has gone"))
         if self._callback is not None and error is not None:
             logger.warning("subscription ended", extra={"pattern": self.pattern, "error": str(error)})
@@ -285,6 +285,12 @@ class Subscription:
             if self._runner is None:
                 self._runner = gevent.spawn(self._run, self._callback)
         self._ring()
+
+    def _untaken(self) -> Iterator[Message]:
+        """What was handed out and nobody has asked for yet; other threads may ask meanwhile."""
+        with suppress(IndexError):
+            while True:
+                yield self._taken.popleft()
 
     def kill(self) -> None:
         """Its client closes: end the callback, as far as that can be done from outside."""

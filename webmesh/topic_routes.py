@@ -11,6 +11,7 @@ from webmesh.exceptions import InvalidArgument, RemoteError
 from webmesh.messages import Published
 from webmesh.node_presence import wire_counts
 from webmesh.protocol import envelope
+from webmesh.protocol.msgpack_body import written_size
 from webmesh.protocol.publication import Publication, read_publication
 from webmesh.protocol.subscribe_request import LAST, SinceOffset, read_since, read_subscribe
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 HISTORY_PAGE = 1000
 """Publications in one answer to `$history`, at most; the peer asks on from the last one's offset."""
+PAGE_PART = 4
+"""The part of a message that they may fill, as msgpack: JSON may take twice as much."""
 
 LISTED = 1000
 """Patterns in the answer to `$subscriptions`, at most."""
@@ -121,7 +124,7 @@ class TopicRoutes:
             since, most, reverse = None, min(most, 1), True
         history = self.topics.history(topic, _since(since), most, reverse)
         return {
-            "items": [_item(publication) for publication in history.items],
+            "items": _page(history.items, self.topics.limits.message_size // PAGE_PART),
             "offset": history.offset, "epoch": history.epoch, "complete": history.complete,
         }  # fmt: skip
 
@@ -204,6 +207,18 @@ def _since(since: SinceOffset | str | float | None) -> Since:
     if isinstance(since, SinceOffset):
         return Since(offset=since.offset, epoch=since.epoch)
     return Since() if since is None else Since(seconds=float(since))
+
+
+def _page(publications: list[Publication], size: int) -> list[dict[str, Any]]:
+    """As many as go into so many bytes, and one in any case."""
+    items: list[dict[str, Any]] = []
+    for publication in publications:
+        item = _item(publication)
+        size -= written_size(item)
+        if size < 0 and items:
+            break
+        items.append(item)
+    return items
 
 
 def _item(publication: Publication) -> dict[str, Any]:

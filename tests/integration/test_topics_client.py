@@ -89,6 +89,18 @@ def test_a_loop_gets_what_is_published() -> None:
         subscription.next(0)
 
 
+def test_nothing_more_comes_after_the_end() -> None:
+    """What waits is dropped, also what was fetched from the hub for the next steps of a loop."""
+    with connected(node()) as client, client.subscribe("a") as subscription:
+        for number in range(20):
+            client.publish("a", number)
+        got = []
+        for message in subscription:
+            got.append(message.payload)
+            subscription.unsubscribe()
+        assert [0] == got
+
+
 def test_next_waits_no_longer_than_it_is_told() -> None:
     """Nothing was published."""
     with connected(node()) as client, client.subscribe("a/b") as subscription:

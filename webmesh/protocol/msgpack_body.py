@@ -117,6 +117,11 @@ def copied(value: object) -> object:
     return copy
 
 
+def written_size(value: object) -> int:
+    """Bytes that a value takes which was read or written before."""
+    return len(Packer(buf_size=_BUFFER_SIZE).pack(value))
+
+
 def compress(body: bytes, level: int) -> bytes:
     """A zlib stream of *body*, or *body* itself where that is no longer."""
     if len(body) >= _SAMPLE_FROM:

@@ -16,11 +16,15 @@ from webmesh.exceptions import InvalidArgument
 TTL, DEDUPE, CONFLATE, EXCLUDE, KEY = "ttl-ms", "dedupe-id", "conflate-key", "exclude-self", "key"
 """The headers in which publish options travel; others are the publisher's own."""
 
+DEAD_LETTER = "dead-letter-"
 WILL = "will"
 """Header of a last will's message: the reason for which it fired. Only a node may set it."""
 
 OPTION_SIZE = 256
 """Characters of a dedupe id, a conflation key or a key: they are kept in tables."""
+
+MOST_HEADERS = 60
+"""Of a program's own: with the options and what nodes add, a message holds 64."""
 
 LONGEST_TTL_MS = 365 * 86400 * 1000
 
@@ -79,6 +83,8 @@ def read_publication(
     """
     if headers and WILL in headers:
         raise InvalidArgument(f"the header {WILL!r} is set by the node that fires a will")
+    if headers and any(isinstance(name, str) and name.startswith(DEAD_LETTER) for name in headers):
+        raise InvalidArgument(f"headers that begin with {DEAD_LETTER!r} are set by the node that gives up")
     return read_stored(topic, payload, headers or {}, at=now, publisher=publisher)
 
 
@@ -115,16 +121,32 @@ def option_headers(
 
     Args:
         ttl: Seconds.
+
+    Raises:
+        InvalidArgument: No message can carry them: each subscriber would refuse it, and its publisher hear nothing.
     """
     made = dict(headers or {})
+    if not all(_is_text(name) and _is_text(value) for name, value in made.items()):
+        raise InvalidArgument("headers are a map of text to text, which UTF-8 can say")
+    if len(made) > MOST_HEADERS:
+        raise InvalidArgument(f"{len(made)} headers are over the limit of {MOST_HEADERS}")
     if ttl is not None:
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl * 1000 <= LONGEST_TTL_MS:
+            raise InvalidArgument(f"ttl is a number of seconds, more than 0 and at most a year, not {ttl!r:.40}")
         made[TTL] = str(math.ceil(ttl * 1000))
     for name, value in ((DEDUPE, dedupe_id), (CONFLATE, conflate_key), (KEY, key)):
         if value is not None:
+            if not _is_text(value):
+                raise InvalidArgument(f"{name} is a text, not {type(value).__name__}")
             made[name] = value
     if exclude_self:
         made[EXCLUDE] = "true"
     return made
+
+
+def _is_text(value: object) -> bool:
+    """Whether UTF-8 can say it."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _seconds(text: str | None) -> float | None:

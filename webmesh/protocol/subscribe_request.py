@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from webmesh.exceptions import BadPattern, ConfigurationError, InvalidArgument
+from webmesh.protocol.envelope import MAX_ID
 from webmesh.protocol.topics import ONE, REST, read_topic_pattern
 from webmesh.protocol.values import escaped
 
@@ -89,7 +90,7 @@ def read_since(since: object) -> SinceOffset | str | float | None:
         return since
     if isinstance(since, dict):
         offset, epoch = since.get("offset"), since.get("epoch")
-        if type(offset) is int and offset >= 0 and isinstance(epoch, str | int):
+        if type(offset) is int and 0 <= offset <= MAX_ID and isinstance(epoch, str | int):
             return SinceOffset(offset, str(epoch))
     elif isinstance(since, int | float) and not isinstance(since, bool) and 0 < since < float("inf"):
         return float(since)
