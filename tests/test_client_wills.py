@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from webmesh.client_wills import ClientWills, will_wire
-from webmesh.exceptions import BadPattern, ConfigurationError
+from webmesh.exceptions import BadPattern, ConfigurationError, EncodeError
 
 
 def will(will_id: str, payload: Any = None) -> dict[str, Any]:
@@ -79,3 +79,16 @@ def test_what_the_server_refuses_is_not_told_again() -> None:
         wills.set(one)
     wills.refused(refused)
     assert ([other], [other]) == (wills.untold(), wills.hello())
+
+
+@pytest.mark.parametrize("options", [{"will_id": "bad\n"}, {"headers": {"ttl-ms": "soon"}}, {"headers": {"a": 5}}])
+def test_what_the_server_would_refuse_is_refused_at_once(options: dict[str, Any]):
+    """In `$hello` it would cost the session."""
+    with pytest.raises(ConfigurationError):
+        will_wire(**({"topic": "a", "payload": 1, "will_id": "w", "on": None, "delay": 0.0, "headers": None} | options))
+
+
+def test_a_payload_that_no_message_can_carry_is_refused_at_once():
+    """Or no `$hello` could be written any more."""
+    with pytest.raises(EncodeError):
+        will_wire("a", object(), "w", None, 0.0, None)

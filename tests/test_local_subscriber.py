@@ -206,3 +206,18 @@ def test_what_must_be_acknowledged_is_not_dropped_for_want_of_room() -> None:
         assert wait_for(lambda: "safe 5" in heard and 5 in heard)
     assert [f"safe {number}" for number in range(1, 6)] == [one for one in heard if str(one).startswith("safe")]
     assert "gap" in heard
+
+
+def test_a_function_that_ends_its_own_greenlet_gets_the_next_all_the_same():
+    """What waits does not wait for another publication."""
+    server, got = WebMeshServer(), []
+
+    @server.subscribe("a", blocking=False)
+    def fails(payload: Any, topic: str, message: Message) -> None:
+        got.append(payload)
+        raise gevent.GreenletExit
+
+    with running(server):
+        for number in (1, 2, 3):
+            server.publish("a", number)
+        assert wait_for(lambda: got == [1, 2, 3])

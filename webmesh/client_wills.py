@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from webmesh.exceptions import ConfigurationError
+from webmesh.exceptions import ConfigurationError, InvalidArgument
+from webmesh.options import Limits
+from webmesh.protocol.msgpack_body import write_msgpack
 from webmesh.protocol.topics import read_topic
+from webmesh.protocol.will_request import read_will
 from webmesh.protocol.wills import UNCLEAN, checked_reasons
 
 WillWire = dict[str, Any]
@@ -77,6 +80,7 @@ def will_wire(
     Raises:
         BadPattern: The topic is none.
         ConfigurationError: Something else makes no sense.
+        EncodeError: No message can carry the payload.
     """
     wire: WillWire = {"id": _checked_id(will_id), "topic": "/".join(read_topic(topic)), "data": payload}
     if isinstance(on, str):
@@ -93,6 +97,11 @@ def will_wire(
         wire["delay_ms"] = round(delay * 1000)
     if headers:
         wire["headers"] = dict(headers)
+    try:
+        read_will(wire)  # as the server will: what it refuses in `$hello` would cost the session
+    except InvalidArgument as error:
+        raise ConfigurationError(str(error)) from error
+    write_msgpack(payload, Limits())
     return wire
 
 

@@ -171,13 +171,15 @@ class LocalSubscriber:
                 else:
                     self._runner.observer.refused("delivery", "expired")
         finally:
-            self._worker = None
+            # A function may end its own greenlet; what waits is not to wait for the next publication.
+            self._worker = gevent.spawn(self._work) if self._waiting and not self._over else None
 
     def _call(self, message: Message) -> None:
         try:
             self._runner.run(self.subscription, message)
             message.ack()
-        except (gevent.GreenletExit, KeyboardInterrupt):
+        except (gevent.GreenletExit, KeyboardInterrupt) as error:
+            message.reject(Aborted(type(error).__name__))
             raise
         except BaseException as error:  # the edge around user code: sys.exit() must not end the subscription
             self._runner.failed(self.subscription, message, error)

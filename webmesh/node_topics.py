@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from webmesh.acknowledged_subscriber import LocalDeliveries
 from webmesh.brokers.base import Broker
+from webmesh.deadline import Deadline
 from webmesh.group_work import LocalMember
 from webmesh.local_subscriber import LocalRunner, LocalSubscriber, LocalSubscription
 from webmesh.node_lease import NodeLease
@@ -70,5 +71,6 @@ class NodeTopics(Topics):
         """End the program's subscriptions; what they handle now gets *seconds* together to end."""
         for deliveries in self._acknowledging:
             deliveries.end()
+        deadline = Deadline(seconds)
         for one in self._local:
-            one.stop(seconds)
+            one.stop(deadline.remaining() or 0.0)
