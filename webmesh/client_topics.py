@@ -20,7 +20,8 @@ from gevent.pool import Pool
 
 from webmesh.client_wills import ClientWills, WillWire
 from webmesh.exceptions import (
-    ConfigurationError, ConnectionClosed, HandlerFailed, NotFound, RemoteError, RequestTimeout, TransportError,
+    ConfigurationError, ConnectionClosed, HandlerFailed, NotFound, RemoteError, ReplyLost, RequestTimeout,
+    TransportError,
     WebMeshError,
 )  # fmt: skip
 from webmesh.messages import Position
@@ -112,7 +113,7 @@ class ClientTopics:
             return
         try:
             if self._connected() is not None:  # otherwise its first delivery in a session that goes on ends it
-                with suppress(TransportError, RequestTimeout, RemoteError):
+                with suppress(TransportError, RequestTimeout, ReplyLost, RemoteError):
                     self._ask(partial(call_path, "$unsubscribe", {"sub": told}), "$unsubscribe", None, True)
         finally:
             self._leaving.discard(told)
@@ -133,7 +134,7 @@ class ClientTopics:
             return  # `$hello` says it, or `opened` does
         try:
             self._ask(partial(call_path, "$will", will), "$will", None, True)
-        except (TransportError, RequestTimeout):
+        except (TransportError, RequestTimeout, ReplyLost):
             return  # likewise
         except RemoteError:
             self.wills.refused(will)
@@ -252,7 +253,7 @@ class ClientTopics:
             asked = None
             try:
                 self._say_subscribe(subscription, connection, self._seconds)
-            except TransportError:
+            except (TransportError, ReplyLost):
                 return  # the next connection is told
             except RequestTimeout:
                 pass

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import gevent
 from gevent.event import Event
 
-from webmesh.exceptions import RemoteError, RequestTimeout, TransportError
+from webmesh.exceptions import RemoteError, ReplyLost, RequestTimeout, TransportError
 from webmesh.message_queue import MessageQueue
 from webmesh.messages import HistoryPage, Message, Position
 from webmesh.protocol.publication import CONFLATE
@@ -36,6 +36,8 @@ PAGE = 1000
 """Messages that are fetched at a time: as many as a node gives."""
 WORKERS = 8
 """Topics of one subscription that are fetched at once: after a reconnect there may be thousands."""
+NEVER = frozenset({"not_found", "unimplemented", "permission_denied", "failed_precondition", "invalid_argument"})
+"""Codes of a node that will not tell a topic's past later either. Whatever else goes wrong may go well next time."""
 ATTEMPTS = 5
 """How often a page is asked for that the node cannot give at the moment."""
 PAUSE = 0.5
@@ -326,7 +328,7 @@ class TopicFeed:
         held, asked = place.held, Position(place.last, place.epoch)
         try:
             page = self._fetched(topic, asked, min(PAGE, max(1, self._queue.room)))
-        except TransportError:
+        except (TransportError, ReplyLost):
             return False  # `resumed`, or a new subscription, follows
         if place.held is not held:
             return False
@@ -358,9 +360,9 @@ class TopicFeed:
             try:
                 return self._fetch(topic, since, most)
             except RequestTimeout:
-                return None
+                continue
             except RemoteError as error:
-                if not error.retryable:
+                if error.code in NEVER:
                     self._unkept.add(topic)
                     return None
                 gevent.sleep(max(PAUSE * attempt, error.retry_after or 0.0))
