@@ -99,7 +99,8 @@ def test_a_watcher_misses_no_rate_when_the_server_is_killed(programs: Programs) 
     assert 0 == feed.wait(LONGEST), programs.said("feed")
 
     told = programs.said("watch")
-    assert "0 missed, 0 twice; the server was lost 2 times" in told, told
+    # Once, where the second server died before the watcher had found it.
+    assert re.search(r"0 missed, 0 twice; the server was lost [12] times", told), told
     days = [line.split()[0] for line in lines(told)]
     assert days == sorted(set(days))
 
