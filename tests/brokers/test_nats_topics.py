@@ -203,3 +203,29 @@ def test_the_wait_for_one_topic_has_an_end(nodes: Nodes, in_loop: InLoop, monkey
     (error,) = in_loop(publish_two())
     assert type(error) is BrokerUnavailable
     assert not topics._turns
+
+
+def test_what_a_node_left_half_is_made_whole_by_its_repetition(
+    nodes: Nodes, in_loop: InLoop, monkeypatch: pytest.MonkeyPatch
+):
+    """A node that ends between the log and the work has answered nobody; who publishes again makes it work, once."""
+    keep = Keep(history=5, ack=True)
+    dying, other = nodes.make(), nodes.make()
+    in_loop(dying.make_work())
+    in_loop(nodes.js.api(f"CONSUMER.DURABLE.CREATE.{dying.work}.g", stream_name=dying.work, config={
+        "durable_name": "g", "ack_policy": "explicit",
+    }))  # fmt: skip
+    publish = dying._js.publish
+
+    async def die(stream: str, *rest: Any) -> tuple[int, bool]:
+        if stream == dying.work:
+            raise BrokerUnavailable("killed")
+        return await publish(stream, *rest)
+
+    monkeypatch.setattr(dying._js, "publish", die)
+    with pytest.raises(PublishDoubtful):
+        nodes.publish(dying, b"x", keep, dedupe_id="i")
+    for _ in range(2):
+        assert nodes.publish(other, b"x again", keep, dedupe_id="i").duplicate
+    assert [(1, b"x")] == nodes.history(other)
+    assert 1 == in_loop(nodes.js.api(f"STREAM.INFO.{dying.work}"))["state"]["messages"]

@@ -121,6 +121,64 @@ while True:
     assert list(range(found.offset - 4, found.offset + 1)) == [one.offset for one in found.items]
 
 
+DIES_AT_EACH_STATEMENT = """
+import os, signal, sys
+from tests.brokers.contract import WORK, RecordingSink, message
+from webmesh.brokers.base import Keep, Since
+from webmesh.brokers.sqlite import SqliteBroker, SqliteStorage
+
+KEEP = Keep(history=100, retain=True, ack=True)
+run, left = SqliteStorage._run, 0
+
+def dying(storage, statement, *values):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(storage, statement, *values)
+
+def use(act):
+    broker, sink = SqliteBroker(sys.argv[1]), RecordingSink()
+    broker.start(sink)
+    act(broker)
+    found = broker.history("jobs/1", Since()).offset, len(sink.given)
+    broker.stop()
+    return found
+
+def publish(broker):
+    global left
+    SqliteStorage._run = dying
+    broker.publish(message("jobs/1", dedupe_id=str(at)), KEEP)
+    left = 0
+
+use(lambda broker: broker.join(WORK, 1000, durable=True))
+for at in range(1, 100):
+    left = at
+    child = os.fork()
+    if not child:
+        use(publish)
+        os._exit(0)
+    ended = os.waitpid(child, 0)[1]
+    print(*use(lambda broker: broker.join(WORK, 1000, durable=True)), flush=True)
+    if not ended:
+        break
+"""
+
+
+@pytest.mark.once
+def test_a_kill_leaves_a_publication_whole_or_not_at_all(tmp_path: Path):
+    """At whichever statement the process ends: what has a number is its groups' work, and the other way round."""
+    ended = subprocess.run(
+        [sys.executable, "-c", DIES_AT_EACH_STATEMENT, str(tmp_path / "topics.db")],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=50, check=True,
+    )  # fmt: skip
+    found = [tuple(map(int, line.split())) for line in ended.stdout.splitlines()]
+    assert (0, 0) == found[0]  # killed before the first statement
+    assert (1, 1) == found[-1]  # not killed
+    assert len(found) > 5
+    assert [number for number, _ in found] == [work for _, work in found]
+
+
 def test_one_process_uses_a_file_at_a_time(restarted, tmp_path: Path):
     """Two that number the same topics would give one number twice."""
     restarted()

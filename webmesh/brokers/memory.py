@@ -6,12 +6,12 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
-from webmesh.brokers.one_node import OneNodeBroker
+from webmesh.brokers.one_node import OneNodeBroker, Work
 from webmesh.deadline import Clock
 from webmesh.exceptions import ConfigurationError, Overloaded
 from webmesh.protocol.publication import Publication
@@ -68,8 +68,9 @@ class MemoryStorage:
         found = seen.get((publication.topic, publication.dedupe_id or ""))
         return None if found is None else found[1]
 
-    def keep(self, publication: Publication, keep: Keep, now: float) -> None:
-        """See `Storage.keep`."""
+    def keep(self, publication: Publication, keep: Keep, now: float, work: Sequence[Work] = (),
+             lost: Sequence[Work] = ()) -> None:  # fmt: skip
+        """See `Storage.keep`; the broker's own tables are all there is of groups."""
         topic = publication.topic
         if keep.numbered:
             self._check_room(self._logs, topic, now)
@@ -150,10 +151,7 @@ class MemoryStorage:
     # ------------------------------------------------------- groups and records
 
     def add_group(self, group: GroupName) -> None:
-        """See `Storage.add_group`; the broker's own tables are all there is."""
-
-    def add_work(self, group: GroupName, token: int, publication: Publication) -> None:
-        """See `Storage.add_work`."""
+        """See `Storage.add_group`."""
 
     def drop_work(self, group: GroupName, token: int) -> None:
         """See `Storage.drop_work`."""

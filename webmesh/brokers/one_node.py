@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ MOST_GROUPS = 10_000
 """Groups: durable ones outlive their members, and a subscriber may name as many as it likes."""
 
 
+Work = tuple[GroupName, int]
+"""What a durable group has to do, by its token."""
+
+
 class Storage(Protocol):
     """What one engine keeps. *now* is the reading of the clock that the engine was given."""
 
@@ -43,8 +47,14 @@ class Storage(Protocol):
     def remembered(self, publication: Publication, now: float) -> Accepted | None:
         """What a publication of the same dedupe id got, if that is still known."""
 
-    def keep(self, publication: Publication, keep: Keep, now: float) -> None:
-        """Give the publication its number, keep it as *keep* says and remember its dedupe id; all of it or nothing.
+    def keep(self, publication: Publication, keep: Keep, now: float, work: Sequence[Work] = (),
+             lost: Sequence[Work] = ()) -> None:  # fmt: skip
+        """Give the publication its number, keep it as *keep* says, remember its dedupe id, and add it to what durable
+        groups have to do; all of it or nothing.
+
+        Args:
+            work: Whose work it is.
+            lost: What these groups lose for it.
 
         Raises:
             Overloaded: Too many topics are kept.
@@ -58,9 +68,6 @@ class Storage(Protocol):
 
     def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
         """See `Broker.retained`."""
-
-    def add_work(self, group: GroupName, token: int, publication: Publication) -> None:
-        """A durable group has more to do."""
 
     def drop_work(self, group: GroupName, token: int) -> None:
         """A durable group has this no longer to do."""
@@ -133,12 +140,21 @@ class OneNodeBroker(Broker):
         if keep.ack and any(queue.full for queue in queues):
             raise Overloaded(f"a group of {publication.topic} has {GROUP_BACKLOG} messages to do")
         publication = replace(publication, at=now)
-        self._storage.keep(publication, keep, now)
+        self._keep(publication, keep, now, queues)
         if self._sink is not None and self._interest.match(segments):
             self._sink.deliver(publication)
         for queue in queues:
-            queue.put(publication)
+            queue.give()
         return Accepted(publication.offset, publication.epoch)
+
+    def _keep(self, publication: Publication, keep: Keep, now: float, queues: list[_Queue]) -> None:
+        """In one step what is kept of it and whose work it is: a process killed between would have it half."""
+        durable = [queue for queue in queues if queue.durable]
+        work = [(queue.group, queue.next) for queue in durable]
+        lost = [(queue.group, queue.oldest) for queue in durable if queue.full]
+        self._storage.keep(publication, keep, now, work, lost)
+        for queue in queues:
+            queue.put(publication)
 
     def want(self, pattern: tuple[str, ...]) -> None:
         """See `Broker.want`."""
@@ -223,11 +239,11 @@ class _Queue:
 
     def __init__(self, group: GroupName, storage: Storage) -> None:
         self.durable = False
-        self._group = group
+        self.group = group
+        self.next = 0
         self._storage = storage
         self._sink: Sink | None = None
         self._window = 0
-        self._next = 0
         self._waiting: deque[tuple[int, Publication]] = deque()
         self._given: dict[int, Publication] = {}
         self._giving = False
@@ -236,15 +252,19 @@ class _Queue:
     def full(self) -> bool:
         return len(self._waiting) >= GROUP_BACKLOG
 
+    @property
+    def oldest(self) -> int:
+        return self._waiting[0][0]
+
     def restore(self, work: list[tuple[int, Publication]]) -> None:
         """It was there before this process."""
         self.durable = True
         self._waiting.extend(work)
-        self._next = max((token for token, _ in work), default=-1) + 1
+        self.next = max((token for token, _ in work), default=-1) + 1
 
     def open(self, sink: Sink, window: int, *, durable: bool) -> None:
         self._sink, self._window, self.durable = sink, window, durable
-        self._give()
+        self.give()
 
     def close(self) -> None:
         self._sink = None
@@ -252,24 +272,19 @@ class _Queue:
         self._given.clear()
 
     def put(self, publication: Publication) -> None:
+        """It is kept already; `give` follows."""
         if self.full:
-            self._drop(self._waiting.popleft()[0])
-        if self.durable:
-            self._storage.add_work(self._group, self._next, publication)
-        self._waiting.append((self._next, publication))
-        self._next += 1
-        self._give()
+            self._waiting.popleft()
+        self._waiting.append((self.next, publication))
+        self.next += 1
 
     def done(self, token: int) -> None:
         if self._given.pop(token, None) is not None:
-            self._drop(token)
-            self._give()
+            if self.durable:
+                self._storage.drop_work(self.group, token)
+            self.give()
 
-    def _drop(self, token: int) -> None:
-        if self.durable:
-            self._storage.drop_work(self._group, token)
-
-    def _give(self) -> None:
+    def give(self) -> None:
         if self._giving:  # the node was done at once: the loop below goes on with the next
             return
         self._giving = True
@@ -277,6 +292,6 @@ class _Queue:
             while self._sink is not None and self._waiting and len(self._given) < self._window:
                 token, publication = self._waiting.popleft()
                 self._given[token] = publication
-                self._sink.work(self._group, publication, token)
+                self._sink.work(self.group, publication, token)
         finally:
             self._giving = False

@@ -11,7 +11,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice, takewhile
@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
-from webmesh.brokers.one_node import OneNodeBroker
+from webmesh.brokers.one_node import OneNodeBroker, Work
 from webmesh.brokers.opening import query_options, split_url
 from webmesh.deadline import Clock
 from webmesh.exceptions import (
@@ -199,13 +199,18 @@ class SqliteStorage:
         number = found[0][0]
         return Accepted() if number is None else Accepted(number, self._epoch)
 
-    def keep(self, publication: Publication, keep: Keep, now: float) -> None:
+    def keep(self, publication: Publication, keep: Keep, now: float, work: Sequence[Work] = (),
+             lost: Sequence[Work] = ()) -> None:  # fmt: skip
         """See `Storage.keep`."""
-        if not keep.numbered and not keep.retain and publication.dedupe_id is None:
+        if not keep.numbered and not keep.retain and publication.dedupe_id is None and not work:
             return
         self._run("BEGIN")
         try:
             self._keep(publication, keep, now)
+            for group, token in lost:
+                self.drop_work(group, token)
+            for group, token in work:
+                self._add_work(group, token, publication)
         except BaseException:
             self._run("ROLLBACK")
             self._count()
@@ -348,8 +353,7 @@ class SqliteStorage:
         """See `Storage.add_group`."""
         self._run("INSERT OR IGNORE INTO groups VALUES (?, ?)", *_key(group))
 
-    def add_work(self, group: GroupName, token: int, publication: Publication) -> None:
-        """See `Storage.add_work`."""
+    def _add_work(self, group: GroupName, token: int, publication: Publication) -> None:
         self._run(
             "INSERT INTO work VALUES (?, ?, ?, ?, ?, ?)", *_key(group), token, publication.topic, publication.offset,
             self._packed(publication),
