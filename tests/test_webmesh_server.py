@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed as PeerClosed
 from websockets.sync.client import connect
 
 from tests.running import NATIVE_SLEEP, NATIVE_THREAD, PATCHED, PATIENCE, Census, connected, running, wait_for
+from tests.topic_peer import TopicPeer, topic_peer
 from webmesh.call import Call, CallNext, current_call
 from webmesh.exceptions import (
     BadPattern, ConfigurationError, ConnectionClosed, DuplicateRoute, HandlerFailed, InvalidArgument,
@@ -642,6 +643,45 @@ def test_a_thread_that_cannot_be_ended_is_left_behind(capfd: pytest.CaptureFixtu
 
     assert {} == census.grown()
     assert "" == capfd.readouterr().err
+
+
+def ended_by_handshake(peer: TopicPeer) -> None:
+    peer.socket.close()
+
+
+def ended_by_a_wrong_message(peer: TopicPeer) -> None:
+    peer.socket.send(b"binary where text is spoken")
+    with pytest.raises(PeerClosed):
+        peer.next()
+
+
+def test_an_ended_connection_is_freed_without_the_garbage_collector():
+    """Under a flood of short connections the collector's oldest generation would keep thousands of them."""
+    server = WebMeshServer(serializer_type=StandardJsonSerializer)
+    made: list[weakref.ref[Any]] = []
+
+    @server.on("/quick")
+    def quick(payload: Any, path: str, client: Any) -> Any:
+        return payload
+
+    @server.on("/slow", blocking=True)
+    def slow(payload: Any, path: str, client: Any) -> Any:
+        made.append(weakref.ref(client))
+        NATIVE_SLEEP(0.01)
+        return payload
+
+    with running(server):
+        gc.collect()
+        gc.disable()
+        try:
+            for greets in (False, True):
+                for end in (ended_by_handshake, ended_by_a_wrong_message, TopicPeer.cut):
+                    with topic_peer(server, hello=greets) as peer:
+                        assert [1, 2] == [peer.ask("/quick", 1), peer.ask("/slow", 2)]
+                        end(peer)
+            assert wait_for(lambda: 6 == len(made) and not any(one() for one in made))
+        finally:
+            gc.enable()
 
 
 def test_a_closed_server_is_freed_with_all_that_belonged_to_it():

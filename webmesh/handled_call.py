@@ -121,6 +121,8 @@ class HandledCall(Call):
             self.timer = None
         if self.answering is not None:
             self.conversation.session.finish(self.answering)
+            if self.request.credit is None:  # nothing that may outlive the connection refers to it
+                self.answering.owner = None  # which would be freed late, by the collector
         if isinstance(self.items, Inbox):
             self.items.end()
 

@@ -410,6 +410,12 @@ class Conversation:
             self._give_up(one)
         return asked, answering
 
+    def release(self) -> None:
+        """Nobody reads or handles any more: let go of the connection, which would be freed late, by the collector."""
+        if not self._apart and not self.session.waiting:
+            self.connection = self.turns = None
+            self._receive, self._serialize = _not_admitted, self.serializer.serialize
+
 
 _NOT_ADMITTED = Dropped("not admitted")
 

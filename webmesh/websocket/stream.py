@@ -309,10 +309,15 @@ class MessageStream(MessageWriter):
         self._let_go()
         self._wire.close(cut=cut)
         self.closed.succeed(why)
-        self._on_closed(why)
+        tell, self._on_closed = self._on_closed, _nobody  # its owner would be freed late, by the collector
+        tell(why)
 
     def _let_go(self) -> None:
         """Nothing is read or written from now on, and nobody waits for room."""
         self.state = CLOSED
         self._frames.stop()
         self._drop_all()
+
+
+def _nobody(_: ConnectionClosed) -> None:
+    return None

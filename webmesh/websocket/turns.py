@@ -40,6 +40,8 @@ class Turns(Generic[T]):
         on_switch: Called in the hub, with the greenlet, when handling the current item has switched for the first time.
         on_failure: Called when a follower died of something else than the end.
         on_done: Called by a greenlet whose handling had switched and is over, before it rests. May switch.
+        on_over: Called once, when nobody reads or handles any more. Whatever was given here is let go before it: its
+            owners are met again from there, and what has ended would have to wait for the garbage collector.
 
     Attributes:
         in_flight: Items whose handling has switched and is not over, the leader's own left out; only read by others.
@@ -54,6 +56,7 @@ class Turns(Generic[T]):
         on_failure: Callable[[], None],
         on_done: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        on_over: Callable[[], None] | None = None,
     ) -> None:
         self._read = read
         self._handle = handle
@@ -61,6 +64,7 @@ class Turns(Generic[T]):
         self._on_switch = on_switch
         self._on_failure = on_failure
         self._on_done = on_done
+        self._on_over = on_over
         self._clock = clock
         self._hub = get_hub()
         self._todo: list[T] = []  # the next one last
@@ -82,6 +86,7 @@ class Turns(Generic[T]):
             self._live(me, self._resting)
         finally:
             self._end()
+            self._release()
 
     def dismiss(self) -> None:
         """Come back to one greenlet where nobody has anything to do; called now and then, not after each message."""
@@ -216,6 +221,8 @@ class Turns(Generic[T]):
             self._on_done()
         finally:
             self.in_flight -= 1
+            if self._ended:
+                self._release()
 
     def _end(self) -> None:
         self._ended = True
@@ -224,3 +231,22 @@ class Turns(Generic[T]):
         for parked in (self._resting, self._parked):
             while parked:
                 self._hub.loop.run_callback(parked.pop()[1].switch, False)
+
+    def _release(self) -> None:
+        """Let go of whoever runs this, once nothing is left to do for them."""
+        if self.in_flight or self._todo:
+            return
+        over, self._on_over = self._on_over, None
+        self._flush = self._on_failure = self._on_done = _nothing
+        self._read, self._handle, self._on_switch = _nothing, _nobody, _nobody
+        self._leader = None
+        if over is not None:
+            over()
+
+
+def _nothing() -> None:
+    return None
+
+
+def _nobody(_: object) -> None:
+    return None

@@ -117,7 +117,7 @@ class WebSocketConnection(TopicConnection):
         self._conversation = conversation
         self._turns = conversation.turns = Turns(
             self._stream.read, conversation.handle, self._stream.end_turn, conversation.switched, self._died,
-            conversation.serve_waiting,
+            conversation.serve_waiting, on_over=self._over,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -146,6 +146,10 @@ class WebSocketConnection(TopicConnection):
 
     def _died(self) -> None:
         self._stream.abort(ConnectionClosed(1011, "internal error"), say=True)
+
+    def _over(self) -> None:
+        self._turns = None
+        self.conversation.release()
 
     def _tell_stalled(self, stalled: bool) -> None:
         if stalled is not self._told_stalled:
