@@ -98,6 +98,20 @@ def test_appointments_are_spread():
     assert [0] * 8 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 == waits
 
 
+@pytest.mark.row(75)
+def test_a_late_comer_of_the_crowd_takes_no_place_of_those_who_were_sent_away():
+    """Whoever is told the first time comes when the rest of the crowd, a second behind, has been in or been told."""
+    clock = FakeClock(0.0)
+    door = Appointments(2000, clock(), head_start=1.0)
+    told = [door.ask(clock()) for _ in range(3_000)]
+    clock.now = 1.0
+    late = [door.ask(clock()) for _ in range(2_000)]
+    clock.now = float(min(filter(None, told)))
+
+    assert [0] * 2_000 == late
+    assert {0} == {door.ask(clock()) for wait in told if wait == clock()}
+
+
 @given(st.integers(1, 5000), st.lists(st.tuples(st.floats(0, 100), st.integers(1, 500)), max_size=20))
 def test_an_appointment_is_never_too_late(rate, visits):
     """However large the crowd, whoever has to wait waits from 1 to 30 seconds."""

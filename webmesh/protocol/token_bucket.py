@@ -54,14 +54,16 @@ class Appointments:
         rate: How many may come in a second.
         now: The clock's reading.
         latest: Seconds beyond which nobody is sent away; a larger crowd comes back denser.
+        head_start: Seconds, before the first of these times, for the rest of the crowd, which comes a little later.
     """
 
-    __slots__ = ("_bucket", "_gap", "_latest", "_next")
+    __slots__ = ("_bucket", "_gap", "_head_start", "_latest", "_next")
 
-    def __init__(self, rate: float, now: float, *, latest: int = 30) -> None:
+    def __init__(self, rate: float, now: float, *, latest: int = 30, head_start: float = 0.0) -> None:
         self._bucket = TokenBucket(rate, now)
         self._gap = 2 / rate
         self._latest = latest
+        self._head_start = head_start
         self._next = now
 
     def ask(self, now: float) -> int:
@@ -69,7 +71,7 @@ class Appointments:
         if self._bucket.take(now):
             return 0
         # Beyond the latest appointment the row starts again at its beginning: everybody stays spread.
-        if not now < self._next <= now + self._latest - 1:
-            self._next = now
+        if not now + self._head_start <= self._next <= now + self._latest - 1:
+            self._next = now + self._head_start
         self._next += self._gap
         return min(self._latest, math.ceil(self._next - now))

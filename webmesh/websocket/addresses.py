@@ -32,6 +32,10 @@ _BROKEN = 1006
 _PARSED = 4096
 
 
+HEAD_START = 1.0
+"""Seconds in which those come who lost their server in the same moment: they try again after 0.1 s, then 0.2."""
+
+
 class Visitor:
     """One address, as far as it is remembered; made and judged by `Addresses`."""
 
@@ -69,7 +73,7 @@ class Addresses:
         self._clock = clock
         self._present: dict[IPAddress, Visitor] = {}
         self._remembered: dict[IPAddress, Visitor] = {}  # those that left longest ago come first
-        self._appointments = Appointments(limits.accept_rate, clock())
+        self._appointments = Appointments(limits.accept_rate, clock(), head_start=HEAD_START)
         self._key = lru_cache(_PARSED)(self._find_key)
 
     def __len__(self) -> int:
