@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from tests.will_nodes import nodes
+from tests.will_nodes import nodes, pass_time
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.exceptions import BrokerUnavailable
-from webmesh.node_lease import BEAT, LEASE, TABLE, NodeLease
+from webmesh.node_lease import BEAT, LEASE, SLOW, TABLE, WAIT, NodeLease
 
 
 def test_nodes_know_each_other_with_their_facts():
@@ -74,3 +74,35 @@ def test_a_look_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture):
         assert {other.lease.node} == one.lease.others.keys()
     assert ["looking at the other nodes failed"] == [record.message for record in caplog.records]
     one.lease.beat()
+
+
+@pytest.mark.row(96)
+@pytest.mark.parametrize("away", ["failed", "slow", "lapsed", "begun"])
+def test_who_was_away_itself_judges_nobody_for_a_while(away: str):
+    """Until the others have had the time to come back too."""
+    clock, _, (one,) = nodes(1)
+    assert one.lease.certain
+    if away == "failed":
+        one.broker.failing["put"] = [BrokerUnavailable("away")]
+        one.lease.beat()
+    elif away == "slow":
+        clock.advance(SLOW + 0.1)
+        assert not one.lease.certain
+        one.lease.beat()
+    elif away == "lapsed":
+        one.broker.claim(TABLE, one.lease.node)
+        one.lease.beat()
+    else:
+        one.lease.start()
+        one.lease.stop()
+    pass_time(clock, WAIT - BEAT, one)
+    assert not one.lease.certain
+    pass_time(clock, BEAT, one)
+    assert one.lease.certain
+
+
+def test_on_an_engine_for_one_node_nobody_is_waited_for():
+    """Whoever else has left something there is a former run of this one."""
+    lease = NodeLease(MemoryBroker())
+    lease.start()
+    assert lease.certain

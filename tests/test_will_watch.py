@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.will_nodes import SESSION, nodes
-from webmesh.node_lease import LEASE
+from tests.will_nodes import SESSION, nodes, pass_time
+from webmesh.exceptions import BrokerUnavailable
+from webmesh.node_lease import BEAT, LEASE, WAIT
 from webmesh.protocol.wills import KICKED, TIMEOUT, Will
 from webmesh.will_records import FIRING, FIRING_KEPT, WILLS, StoredWills
 
@@ -25,9 +26,7 @@ def test_a_dead_nodes_wills_are_fired_by_one_of_the_others():
     dead.leave_will("s1", will("a"))
     one.leave_will("s2", will("b"))
     for _ in range(2):
-        clock.advance(LEASE - 1)
-        for node in (one, other):
-            node.look()
+        pass_time(clock, LEASE - 1, one, other)
     one.look()
     assert [("status/a", "lost")] == one.fired + other.fired
     assert {"s2"} == one.broker.records(WILLS).keys()
@@ -38,12 +37,10 @@ def test_a_delay_counts_from_the_death_that_was_noticed():
     """And what is left of a session's wills waits on the engine, in case this node dies too."""
     clock, _, (one, dead) = nodes(2)
     dead.leave_will("s", will("a", 1), will("b", 2, delay=10.0))
-    clock.advance(LEASE)
-    one.look()
+    pass_time(clock, LEASE, one)
     assert [("status/a", "lost")] == one.fired
     assert [2] == [kept["number"] for kept in one.broker.records(WILLS)["s"]["wills"]]
-    clock.advance(10.0)
-    one.look()
+    pass_time(clock, 10.0, one)
     assert [("status/a", "lost"), ("status/b", "lost")] == one.fired
     assert {} == one.broker.records(WILLS)
 
@@ -52,11 +49,9 @@ def test_the_session_ends_as_it_would_have_ended_there():
     """Then those fire that are for it; what is for another end never does."""
     clock, _, (one, dead) = nodes(2)
     dead.leave_will("s", will("a", 1, on=frozenset({TIMEOUT})), will("b", 2, on=frozenset({KICKED})))
-    clock.advance(LEASE)
-    one.look()
+    pass_time(clock, LEASE, one)
     assert [] == one.fired
-    clock.advance(SESSION)
-    one.look()
+    pass_time(clock, SESSION, one)
     assert [("status/a", "timeout")] == one.fired
     assert {} == one.broker.records(WILLS)
 
@@ -65,14 +60,12 @@ def test_two_that_watch_fire_each_will_once():
     """Also where one has its part of a session's wills claimed already when the other comes."""
     clock, _, (one, other, dead) = nodes(3)
     dead.leave_will("s", will("a", 1), will("b", 2, delay=5.0))
-    clock.advance(LEASE)
+    pass_time(clock, LEASE - BEAT, one, other)
+    clock.advance(BEAT)
     one.lease.beat()
     other.look()
     one.look()
-    for _ in range(2):
-        clock.advance(LEASE - 1)
-        other.look()
-        one.look()
+    pass_time(clock, 5.0, other, one)
     assert [("status/a", "lost"), ("status/b", "lost")] == sorted(one.fired + other.fired)
 
 
@@ -81,13 +74,11 @@ def test_a_peer_that_is_back_elsewhere_has_its_wills_cancelled():
     clock, _, (one, dead) = nodes(2)
     for key in ("s", "t"):
         dead.leave_will(key, will("a", delay=10.0))
-    clock.advance(LEASE)
-    one.look()
+    pass_time(clock, LEASE, one)
     for key in ("s", "t"):
         assert one.broker.claim(WILLS, key)
     one.watch.forget("t")
-    clock.advance(10.0)
-    one.look()
+    pass_time(clock, 10.0, one)
     assert [] == one.fired
     assert {} == one.broker.records(FIRING)
 
@@ -96,14 +87,61 @@ def test_a_node_that_is_back_in_time_keeps_its_wills():
     """It was only slow: its peers may be connected to it."""
     clock, _, (one, slow) = nodes(2)
     slow.leave_will("s", will("a", delay=10.0))
-    clock.advance(LEASE)
-    one.look()
+    pass_time(clock, LEASE, one)
     slow.lease.beat()
     clock.advance(10.0)
     slow.lease.beat()
     one.look()
     assert [] == one.fired
     assert {"s"} == one.broker.records(WILLS).keys()
+
+
+@pytest.mark.row(96)
+@pytest.mark.parametrize("answers", [False, True])
+def test_an_engine_that_was_away_makes_nobody_dead(answers: bool):
+    """Each node comes back at its own time; who has not within the wait was dead indeed, and its wills fire."""
+    clock, _, (one, other, dead) = nodes(3)
+    for name, node in (("one", one), ("other", other), ("dead", dead)):
+        node.leave_will(name, will(name))
+    if answers:  # when it is back, as one that stood still
+        clock.advance(LEASE + 1)
+    else:
+        one.broker.failing["records"] = [BrokerUnavailable("away")] * 7
+        pass_time(clock, LEASE + 1, one)
+    one.look()
+    pass_time(clock, WAIT - LEASE - BEAT, one)
+    pass_time(clock, LEASE, one, other)
+    assert ([], []) == (one.fired, other.fired)
+    pass_time(clock, BEAT, one, other)
+    assert [("status/dead", "lost")] == one.fired
+    pass_time(clock, WAIT, other, one)
+    assert ([("status/dead", "lost")], []) == (one.fired, other.fired)
+
+
+@pytest.mark.row(96)
+def test_what_is_left_by_a_dead_node_waits_too_while_the_engine_is_away():
+    """Its peer may have come back to a node that cannot cancel them yet."""
+    clock, _, (one, dead) = nodes(2)
+    dead.leave_will("s", will("a", delay=3.0))
+    pass_time(clock, LEASE, one)
+    one.broker.failing["records"] = [BrokerUnavailable("away")]
+    pass_time(clock, WAIT, one)
+    assert [] == one.fired
+    pass_time(clock, BEAT, one)
+    assert [("status/a", "lost")] == one.fired
+
+
+@pytest.mark.row(96)
+def test_a_search_that_fails_is_done_again_at_the_next_look():
+    """Nobody else may be there to find what a dead node has left."""
+    clock, _, (one, dead) = nodes(2)
+    dead.leave_will("s", will("a"))
+    pass_time(clock, LEASE - BEAT, one)
+    one.broker.failing["records"] = [None, BrokerUnavailable("away")]
+    pass_time(clock, BEAT, one)
+    assert [] == one.fired
+    pass_time(clock, BEAT, one)
+    assert [("status/a", "lost")] == one.fired
 
 
 def test_what_a_node_left_on_purpose_is_thrown_away():
@@ -113,8 +151,7 @@ def test_what_a_node_left_on_purpose_is_thrown_away():
     leaving.lease.start()
     leaving.lease.stop()
     for _ in range(40):
-        clock.advance(LEASE - 1)
-        one.look()
+        pass_time(clock, LEASE - 1, one)
     assert [] == one.fired
     assert {} == one.broker.records(WILLS)
 
@@ -125,11 +162,9 @@ def test_after_a_restart_peers_get_the_time_of_a_session_to_come_back():
     dead.leave_will("s", will("a", 1), will("b", 2, delay=3600.0), will("c", 3, on=frozenset({TIMEOUT})))
     clock.advance(3600.0)
     again = make()
-    clock.advance(SESSION - 1)
-    again.look()
+    pass_time(clock, SESSION - 1, again)
     assert [] == again.fired
-    clock.advance(1)
-    again.look()
+    pass_time(clock, 1, again)
     assert [("status/a", "lost"), ("status/b", "lost"), ("status/c", "timeout")] == again.fired
 
 
@@ -139,9 +174,7 @@ def test_what_a_node_was_firing_when_it_died_is_finished():
     due = StoredWills(dead.lease.node, [will("a", 1), will("b", 2)], reasons={1: "lost", 2: "lost"})
     dead.broker.put(FIRING, "s.x", due.to_record(), FIRING_KEPT)
     dead.firing.publish("s", due.fired[:1], None)  # and there it ended
-    clock.advance(LEASE)
-    for node in (one, other):
-        node.look()
+    pass_time(clock, LEASE, one, other)
     assert [("status/a", "lost"), ("status/b", "lost")] == dead.fired + one.fired + other.fired
     assert {} == one.broker.records(FIRING)
 
@@ -152,11 +185,9 @@ def test_what_it_had_not_claimed_is_not_finished():
     dead.leave_will("s", will("a", delay=10.0))
     due = StoredWills(dead.lease.node, [will("a")], reasons={1: "lost"})
     dead.broker.put(FIRING, "s.x", due.to_record(), FIRING_KEPT)
-    clock.advance(LEASE)
-    one.look()
+    pass_time(clock, LEASE, one)
     assert ([], {}) == (one.fired, one.broker.records(FIRING))
-    clock.advance(10.0)
-    one.look()
+    pass_time(clock, 10.0, one)
     assert [("status/a", "lost")] == one.fired
 
 
@@ -169,7 +200,6 @@ def test_records_that_nobody_of_us_has_written_are_left_alone(record: Any, caplo
     one.broker.put(WILLS, "a", record, 100.0)
     one.broker.put(FIRING, "a.x", record, 100.0)
     dead.leave_will("s", will("a"))
-    clock.advance(LEASE)
-    one.look()
+    pass_time(clock, LEASE, one)
     assert [("status/a", "lost")] == one.fired
     assert "a record of wills cannot be read" in [line.message for line in caplog.records]

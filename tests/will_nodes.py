@@ -7,7 +7,7 @@ from typing import Any
 
 from webmesh.brokers.memory import MemoryStorage
 from webmesh.brokers.one_node import OneNodeBroker
-from webmesh.node_lease import NodeLease
+from webmesh.node_lease import BEAT, NodeLease
 from webmesh.options import Limits
 from webmesh.protocol.publication import Publication
 from webmesh.pubsub import Topics
@@ -72,7 +72,7 @@ class WillNode:
             self.broker, self.table, limits=Limits(), observer=self.observer, access=TopicAccess(self.table)
         )
         self.topics.start()
-        self.lease = NodeLease(self.broker)
+        self.lease = NodeLease(self.broker, clock)
         self.firing = WillFiring(self.topics, self.lease.node, self.observer)
         self.armed: set[str] = set()
         self.watch = WillWatch(
@@ -101,6 +101,15 @@ class WillNode:
     def fired(self) -> list[tuple[str, str]]:
         """Topics and reasons of the wills that were published here."""
         return [(one.topic, one.headers["will"]) for one in self.broker.published]
+
+
+def pass_time(clock: FakeClock, seconds: float, *living: WillNode) -> None:
+    """So many seconds, in which these nodes look around as often as they do, and no others."""
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.advance(min(BEAT, end - clock.now))
+        for one in living:
+            one.look()
 
 
 def nodes(count: int) -> tuple[FakeClock, Callable[[], WillNode], list[WillNode]]:

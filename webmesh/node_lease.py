@@ -7,13 +7,16 @@ node that leaves on purpose says so. Lives in the node's hub.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gevent
 
 from webmesh.brokers.base import Broker
+from webmesh.deadline import Clock
 from webmesh.exceptions import BrokerError
 
 TABLE = "nodes"
@@ -22,6 +25,12 @@ BEAT = 1.0
 LEASE = 6.0
 """Seconds after which a node that does not renew counts as dead: longer than a hub is held by mistake, and shorter than
 its peers need to give it up."""
+SLOW = 2 * BEAT
+"""Seconds between two renewals that went well from which the engine, or this node, counts as having been away: about
+what it takes until another node waits so long between two attempts that its lease may end meanwhile."""
+WAIT = LEASE + 5.0
+"""Seconds for which a node judges nobody after it was away itself: the others were too, and come back by a back-off
+of at most 5 s, each at its own time."""
 LEFT_FOR = 600.0
 """Seconds for which the others can know that a node left on purpose."""
 
@@ -33,6 +42,9 @@ class NodeLease:
 
     An engine that no other node can use gets no lease, and there are no others.
 
+    Args:
+        clock: Monotonic; says how long this node was away.
+
     Attributes:
         node: This node's name among them, new with each run.
         facts: What the others are told with the next renewal.
@@ -42,7 +54,7 @@ class NodeLease:
         lapsed: Whether the engine had no lease of this node when it was last renewed: the others may take it for dead.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, clock: Clock = time.monotonic) -> None:
         self.node = os.urandom(8).hex()
         self.facts: dict[str, Any] = {}
         self.others: dict[str, Mapping[str, Any]] = {}
@@ -50,11 +62,22 @@ class NodeLease:
         self.on_look: list[Callable[[], object]] = []
         self.lapsed = False
         self._broker = broker
+        self._clock = clock
         self._begun = False
+        self._renewed_at = math.inf
+        self._away_at = -math.inf
         self._beating: gevent.Greenlet[[], None] | None = None
+
+    @property
+    def certain(self) -> bool:
+        """Whether who is not among the others is dead: not soon after this node was away from the engine, or began."""
+        now = self._clock()
+        return now - self._away_at >= WAIT and now - self._renewed_at <= SLOW
 
     def start(self) -> None:
         """Take the lease and look at the others, once before this returns."""
+        if self._broker.shared:
+            self._away_at = self._clock()
         self.beat()
         if self._broker.shared:
             self._beating = gevent.spawn(self._go_on)
@@ -96,10 +119,17 @@ class NodeLease:
             logger.error("looking at the other nodes failed", exc_info=error)
 
     def _look(self) -> None:
-        found = self._broker.records(TABLE)
-        self.lapsed = self._begun and self.node not in found
-        self.renew()
-        self._begun = True
+        try:
+            found = self._broker.records(TABLE)
+            self.lapsed = self._begun and self.node not in found
+            self.renew()
+        except BrokerError:
+            self._away_at = self._clock()
+            raise
+        now = self._clock()
+        if self.lapsed or now - self._renewed_at > SLOW:
+            self._away_at = now
+        self._begun, self._renewed_at = True, now
         read = {name: facts for name, facts in found.items() if isinstance(facts, Mapping) and name != self.node}
         self.left = {name for name, facts in read.items() if facts.get("left") is True}
         self.others = {name: facts for name, facts in read.items() if name not in self.left}

@@ -79,6 +79,7 @@ class WillWatch:
         self._orphans: dict[str, Orphans] = {}
         self._known: set[str] = set()
         self._looks = 0
+        self._suspicious = False
 
     def start(self) -> None:
         """Look through what there is. Whose node has just been started again gets the time of a session to come back:
@@ -94,7 +95,9 @@ class WillWatch:
         self._orphans.pop(key, None)
 
     def tick(self, now: float) -> None:
-        """Fire those whose time has come."""
+        """Fire those whose time has come, when it is certain whose they are."""
+        if not self._lease.certain:
+            return
         for key, orphans in tuple(self._orphans.items()):
             if orphans.stored.node in self._lease.others:
                 del self._orphans[key]  # it was not dead
@@ -120,13 +123,20 @@ class WillWatch:
     # ---------------------------------------------------------------------- looking
 
     def _look(self) -> None:
-        """After each look at the other nodes: has one of them gone?"""
+        """After each look at the other nodes: has one of them gone?
+
+        An engine that was away has kept all nodes from renewing their leases. Who was there before stays known until
+        each has had the time to come back.
+        """
+        if not self._lease.certain:
+            return
         living = {*self._lease.others, *self._lease.left}
-        gone = bool(self._known - living)
-        self._known = living
         self._looks += 1
-        if gone or self._looks % LOOKS == 0:
+        self._suspicious |= bool(self._known - living) or self._looks % LOOKS == 0
+        self._known = living
+        if self._suspicious:
             self._sweep(patient=False)
+            self._suspicious = False
 
     def _sweep(self, *, patient: bool) -> None:
         records = self._broker.records(WILLS)

@@ -28,7 +28,7 @@ from webmesh import node_lease
 from webmesh.brokers.one_node import OneNodeBroker
 
 url, session, die = sys.argv[1:]
-node_lease.LEASE, node_lease.BEAT = 1.0, 0.1
+node_lease.LEASE, node_lease.BEAT, node_lease.SLOW, node_lease.WAIT = 1.0, 0.1, 1.0, 1.5
 
 
 def dying(name, inner):
