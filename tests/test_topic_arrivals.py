@@ -33,8 +33,8 @@ def test_a_page_has_messages_with_their_positions() -> None:
     [
         ((4, 5), 5, "e", True, True),
         ((), 3, "e", True, True),
-        ((5,), 5, "e", True, False),  # a node that does not notice that 4 is missing
-        ((), 5, "e", True, False),
+        ((5,), 5, "e", True, True),  # the time of 4 was over
+        ((), 5, "e", True, True),  # of all of them
         ((4,), 4, "f", True, False),
         ((4,), 4, "e", False, False),
         ((), 2, "e", True, False),  # a numbering that has gone back
@@ -43,7 +43,7 @@ def test_a_page_has_messages_with_their_positions() -> None:
 def test_a_page_is_complete_if_nothing_is_missing_after_a_position(
     offsets: tuple[int, ...], newest: int, epoch: str, complete: bool, expected: bool
 ) -> None:
-    """Whatever the node says of it."""
+    """The node is believed, if it numbers as before."""
     page = HistoryPage([Message(0, "a", offset=offset, epoch=epoch) for offset in offsets], newest, epoch, complete)
     assert expected is is_complete(page, Position(3, "e"))
 

@@ -44,6 +44,7 @@ class Feeding:
 
     def __init__(self, past: Past | None = None, pattern: str = "a", queue: int = 100, **options: Any) -> None:
         self.past = past or Past()
+        self.ended: list[tuple[int, bool]] = []
         self.own = OwnOffsets()
         self.queue = MessageQueue(queue, options.pop("overflow", "drop_oldest"), pattern)
         self.feed = TopicFeed(pattern, self.queue, self.past, own=self.own, wake=lambda: None, **options)
@@ -52,6 +53,13 @@ class Feeding:
         for offset in offsets:
             self.past.last = max(self.past.last, offset)
             self.feed.take(TopicMessage(topic, offset, None, offset=offset, epoch=epoch, **more))
+
+    def deliver(self, *offsets: int, topic: str = "a", epoch: str = "e", attempt: int = 1) -> None:
+        """Deliver what is to be acknowledged; the end of it is noted in `ended`."""
+        for offset in offsets:
+            self.past.last = max(self.past.last, offset)
+            message = TopicMessage(topic, offset, offset, offset=offset, epoch=epoch, attempt=attempt)
+            self.feed.take(message, lambda error, offset=offset: self.ended.append((offset, error is None)))
 
     def begin(self, offset: int = 0) -> None:
         self.feed.began({"sub": 1, "offset": offset, "epoch": "e"}, None)
@@ -371,6 +379,123 @@ def test_what_is_delivered_while_older_ones_are_fetched_waits_for_them() -> None
     for message in messages:
         message.ack()
     assert [4, 5] == told
+
+
+def test_what_waits_for_the_past_is_kept_where_the_node_waits_for_it() -> None:
+    """Falling behind once more must not let it go: it would be fetched, and delivered again."""
+    feeding = Feeding(pattern="*")
+    feeding.live(1)
+    feeding.past.go.clear()
+    outage = TopicMessage("*", {"reason": "outage", "pattern": True}, event="gap")
+    feeding.feed.take(outage)
+    feeding.deliver(4)
+    feeding.feed.take(outage)
+    feeding.past.go.set()
+    with gevent.Timeout(10):
+        while len(feeding.queue) < 6:
+            gevent.sleep(0)
+    messages = feeding.take()
+    assert [1, 2, 3, 4] == [message.payload for message in messages if message.event is None]
+    for message in messages:
+        message.ack()
+    assert [(4, True)] == feeding.ended
+
+
+def test_what_was_fetched_and_is_delivered_too_is_handled_once() -> None:
+    """The node learns the end of it, be that before or after."""
+    feeding = Feeding(pattern="*")
+    feeding.deliver(1)
+    feeding.take()[0].ack()
+    feeding.past.last = 5
+    feeding.feed.take(TopicMessage("*", {"reason": "outage", "pattern": True}, event="gap"))
+    with gevent.Timeout(10):
+        while len(feeding.queue) < 5:
+            gevent.sleep(0)
+    two, three, four, _ = feeding.take()[1:]
+    two.ack()
+    feeding.deliver(2, 3)
+    three.ack()
+    four.reject(ValueError("not now"))
+    assert ([(1, True), (2, True), (3, True)], 0) == (feeding.ended, len(feeding.queue))
+    feeding.deliver(4)
+    assert [4] == feeding.shown()
+
+
+def test_numbers_that_begin_anew_are_told_where_they_are_acknowledged() -> None:
+    """And what the node still delivers again of the former ones moves nothing."""
+    feeding = Feeding(Past(epoch="f"))
+    feeding.begin(7)
+    feeding.deliver(8)
+    feeding.deliver(2, epoch="f")
+    assert [8, ("not kept", 1), 2] == feeding.shown(lambda: len(feeding.queue) == 3)
+    feeding.deliver(8, attempt=2)
+    feeding.deliver(3, epoch="f")
+    assert [8, 3] == feeding.shown()
+
+
+def test_numbers_that_begin_anew_behind_a_past_that_is_complete() -> None:
+    """A page may have been read before: nobody asks for ever."""
+    feeding = Feeding()
+    feeding.begin()
+    feeding.live(1)
+    feeding.past.last = 2
+    feeding.live(1, epoch="f")
+    assert [1, 2, ("not kept", 0), 1] == feeding.shown(lambda: len(feeding.queue) == 4)
+
+
+def test_what_was_acknowledged_does_not_come_again_with_what_was_not() -> None:
+    """After a loss, when everything behind that one comes."""
+    feeding = Feeding()
+    feeding.begin()
+    feeding.deliver(1, 2, 3)
+    one, two, three = feeding.take()
+    one.ack()
+    three.ack()
+    two.reject(ValueError("not now"))
+    since = feeding.feed.position
+    assert Position(1, "e") == since
+    feeding.feed.began_anew({"offset": 3, "epoch": "e", "recovered": True}, since)
+    feeding.live(2, 3, 4)
+    assert [2, 4] == feeding.shown()
+
+
+class Expiring(Past):
+    """Some of it had a time of their own, which is over."""
+
+    gone: frozenset[int] = frozenset()
+
+    def __call__(self, topic: str, since: Position, most: int) -> HistoryPage:
+        page = super().__call__(topic, since, 1000)
+        return page._replace(items=[item for item in page.items if item.offset not in self.gone][:most])
+
+
+@pytest.mark.parametrize("gone", [{2}, {2, 3}, {2, 3, 4, 5}, {3, 5}])
+def test_what_had_its_time_is_no_gap(gone: set[int]) -> None:
+    """The page is complete all the same; what came live in time is delivered."""
+    feeding = Feeding(Expiring(), queue=4)
+    feeding.past.gone = frozenset(gone)  # type: ignore[attr-defined]
+    feeding.begin()
+    feeding.live(1, 5)
+    expected = [offset for offset in (1, 2, 3, 4, 5, 6) if offset not in gone - {5}]
+    seen: list[Any] = []
+    with gevent.Timeout(10):
+        while len(seen) < len(expected) - 1:
+            seen += feeding.shown()
+            gevent.sleep(0)
+    feeding.live(6)
+    assert expected == seen + feeding.shown()
+
+
+def test_a_gap_that_the_node_tells_waits_for_the_past_too() -> None:
+    """It is told in its place, unless what it tells of was fetched."""
+    for told, expected in ((3, [1, 2, 3, 4, 5]), (6, [1, 2, 3, 4, 5, ("slow", 6), 7])):
+        feeding = Feeding()
+        feeding.begin()
+        feeding.live(1, 5)
+        feeding.feed.take(TopicMessage("a", {"reason": "slow"}, event="gap", offset=told, epoch="e"))
+        if told == 6:
+            feeding.live(7, loose=True)
+        assert expected == feeding.shown(lambda most=len(expected): len(feeding.queue) == most)
 
 
 def test_a_pattern_knows_what_is_being_handled_too() -> None:

@@ -3,6 +3,23 @@
 Decides what is delivered, dropped or told as a gap, and when the past is fetched: after a reconnect, before a live
 message that others are missing before, and for a slow subscriber of a topic with history, instead of dropping what its
 queue has no room for. Lives in the client's hub.
+
+A topic whose messages are numbered has a `Place`, in one of these states:
+
+- none: no number has come. The first message makes a place that is level.
+- replaying (`until`): a subscription began with some of the past, which comes like live messages. Holes are none.
+  The first number beyond makes it level.
+- level: the next number is delivered, one that was had is dropped, a hole or another epoch makes it fall behind. What
+  is to be acknowledged may leave a hole: the node sees to it that nothing is missing.
+- behind (`held`, and in `_behind`): live messages newer than `last` wait, with their acknowledgements. What the node
+  delivers again of older ones goes on. A worker, and room in the queue, make it fetching.
+- fetching (`held` is the one it began with): a page moves `last`, never beyond the first that is held. One more page,
+  or no connection: behind. All has come: level, and what was held is taken again, one after another.
+- gap: a page that is not complete, or a node that tells none. Told, then level before the first that is held.
+
+A reconnect in the same session leaves the state. A new session lets go what was held, goes back to before what was not
+acknowledged, and what comes again of the handled (`handled`) or being handled (`_flights`) is known by that. What was
+fetched of a topic with acknowledgements counts as delivered: if the node delivers it too, that is answered by its end.
 """
 
 from __future__ import annotations
@@ -22,7 +39,8 @@ from webmesh.messages import HistoryPage, Message, Position
 from webmesh.protocol.publication import CONFLATE
 from webmesh.protocol.topic_positions import OwnOffsets, Place, TopicPositions, Verdict
 from webmesh.topic_arrivals import (
-    Acknowledge, Arrival, Flight, flight_of, is_complete, read_message, read_position,
+    Acknowledge, Arrival, Flight, flight_of, is_complete, nobody, read_message, read_position,
+    to_acknowledge,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -120,7 +138,6 @@ class TopicFeed:
         place = self._positions.get(self._pattern)
         if since is not None and answer.get("recovered") is True and place is not None:
             self.recovered = True
-            place.release()
             self._go_back(self._pattern)
             place.move(since.offset, since.epoch)
             return
@@ -132,8 +149,11 @@ class TopicFeed:
         """To before what was not acknowledged: the node that waited for that is gone. What is being handled comes again
         and is known by that; only what was rejected is handled again."""
         place = self._positions.get(topic)
-        if place is not None and place.unacknowledged:
-            place.move(*place.position)
+        if place is None:
+            return
+        place.release()  # it comes again, and the node that waited for the answers is gone
+        if place.unacknowledged:
+            place.go_back()
             epoch, offsets = place.epoch, tuple(place.unacknowledged)  # others acknowledge meanwhile
             place.unacknowledged = {offset for offset in offsets if (topic, epoch, offset) in self._flights}
 
@@ -164,7 +184,7 @@ class TopicFeed:
         topic = message.topic
         place = self._positions.get(topic)
         if place is not None and place.behind:
-            place.hold((message, None))
+            place.hold(message, None)
             return
         self._loose |= message.loose
         loose = message.loose or bool(message.headers and CONFLATE in message.headers)
@@ -178,6 +198,8 @@ class TopicFeed:
                 return
         verdict = self._positions.judge(topic, offset, epoch)
         if verdict is Verdict.HAD or (topic, epoch, offset) in self._flights:
+            return
+        if place is not None and place.handled is not None and place.epoch == epoch and offset in place.handled:
             return
         if verdict is Verdict.JUMP and place is not None and not self._jump(message, place, offset, epoch):
             return
@@ -211,31 +233,41 @@ class TopicFeed:
         if known is not None:  # it is still being handled, and the later delivery is the one that is answered
             known.acknowledge = acknowledge
             return
-        if message.offset is not None and self._ordered:
-            place = self._positions.get(message.topic)
-            if place is not None and place.behind and message.offset > place.last:
-                place.hold((message, acknowledge))
-                return
-            self._depart(*flight)
+        if message.offset is not None and self._ordered and self._is_held(message, acknowledge):
+            return
         arrival = self._flights[flight] = Arrival(acknowledge, partial(self._arrived, flight))
         self._put(read_message(message, arrival))
 
-    def _depart(self, topic: str, epoch: str, offset: int) -> None:
+    def _is_held(self, message: TopicMessage, acknowledge: Acknowledge) -> bool:
+        """Whether one that is to be acknowledged is not delivered, or not now; otherwise it counts as delivered."""
+        topic, epoch, offset = message.topic, str(message.epoch), message.offset or 0
         place = self._positions.get(topic)
-        if place is None or place.epoch != epoch:
+        if place is None:
             place = self._positions.put(topic, Place(offset, epoch))
-        if place.unacknowledged is None:
-            place.unacknowledged = set()
-        place.unacknowledged.add(offset)
+        elif place.epoch != epoch:
+            if (message.attempt or 1) > 1:  # of the numbers before these
+                return False
+            if not place.behind:
+                self._fall_behind(topic, place)
+            place.hold(message, acknowledge)
+            return True
+        elif place.behind and offset > place.last:
+            place.hold(message, acknowledge)
+            return True
+        elif place.done(offset):
+            acknowledge(None)
+            return True
+        place.depart(offset)
         if offset > place.last:
             place.move(offset, epoch)
+        return False
 
     def _arrived(self, flight: Flight, error: Exception | None) -> None:
         """From whichever thread has handled it."""
         topic, epoch, offset = flight
         place = self._positions.get(topic)
-        if error is None and place is not None and place.epoch == epoch and place.unacknowledged:
-            place.unacknowledged.discard(offset)
+        if error is None and place is not None and place.epoch == epoch:
+            place.arrive(offset)
         self._flights.pop(flight, None)
 
     def _take_gap(self, message: TopicMessage) -> None:
@@ -254,6 +286,9 @@ class TopicFeed:
             self._put(Message({**data, "reason": reason}, message.topic, event="gap"))
             return
         place, told = self._positions.get(message.topic), Position(message.offset, str(message.epoch))
+        if place is not None and place.behind:
+            place.hold(message, None)
+            return
         if place is None or place.epoch != told.epoch:
             self._positions.put(message.topic, Place(told.offset, told.epoch))
         elif told.offset <= place.told:
@@ -282,8 +317,9 @@ class TopicFeed:
     def _fall_behind(self, topic: str, place: Place, message: TopicMessage | None = None) -> None:
         place.fall_behind()
         if message is not None:
-            place.hold((message, None))
-        self._behind.append(topic)
+            place.hold(message, None)
+        if topic not in self._behind:
+            self._behind.append(topic)
         self._work()
 
     def _work(self) -> None:
@@ -335,24 +371,37 @@ class TopicFeed:
         if page is None or not is_complete(page, asked):
             self._give_up(topic, place, page)
             return False
-        live = _first_of(place)
+        live = place.first_held()
+        stop = live.offset if live is not None and live.epoch == place.epoch else page.offset + 1
         for message in page.items:
             if message.offset is None or message.offset <= place.last:
                 continue
-            if message.offset == live:
-                self._release(place)
-                return False
+            if message.offset >= stop:
+                break
             if self._queue.full:
                 return True
-            place.move(message.offset, page.epoch)
-            taken = (topic, page.epoch, message.offset)
-            if not self._own.has(*taken) and taken not in self._flights:
-                self._put(message)
-        if page.items and place.last < page.offset:
-            return True
-        place.move(max(place.last, page.offset), page.epoch)
-        self._release(place)
+            place.fetch(message.offset, page.epoch)
+            self._put_fetched(place, message)
+        else:
+            if asked.offset < place.last < min(page.offset, stop - 1):
+                return True
+        place.move(max(place.last, min(page.offset, stop - 1)), page.epoch)  # the time of others was over
+        if live is not None and live.epoch != place.epoch:  # and of the numbers before it no more will come
+            self._give_up(topic, place, page)
+        else:
+            self._release(place)
         return False
+
+    def _put_fetched(self, place: Place, message: Message) -> None:
+        """Deliver one of the past, unless it was; the subscriber acknowledges it where it does so with live ones."""
+        flight = (message.topic, place.epoch, message.offset or 0)
+        if self._own.has(*flight) or flight in self._flights or (place.handled and flight[2] in place.handled):
+            return
+        if place.unacknowledged is not None:
+            place.depart(flight[2])
+            arrival = self._flights[flight] = Arrival(nobody, partial(self._arrived, flight))
+            message = to_acknowledge(message, arrival)
+        self._put(message)
 
     def _fetched(self, topic: str, since: Position, most: int) -> HistoryPage | None:
         """The next page; `None` where there will be none."""
@@ -371,32 +420,26 @@ class TopicFeed:
     def _give_up(self, topic: str, place: Place, page: HistoryPage | None) -> None:
         """What is missing cannot be had."""
         self.recovered = False
-        first = place.held[0][0] if place.held else None
-        if first is not None and first.offset is not None:
-            told = Position(first.offset - 1, str(first.epoch))
-        elif page is not None:
-            told = Position(page.offset, page.epoch)
+        first = place.first_held()
+        if first is not None:
+            told: Position | None = Position(first.offset - 1, first.epoch)
         else:
-            told = None
+            told = None if page is None else Position(page.offset, page.epoch)
         self._tell_gap(topic, "not kept", told)
         if told is None:
             place.release()
             self._positions.drop(topic)
         else:
             place.move(*told)
+            place.told = told.offset
             self._release(place)
 
     def _release(self, place: Place) -> None:
         for message, acknowledge in place.release():
-            self.take(message, acknowledge)
+            if message.event is None or str(message.epoch) != place.epoch or message.offset > place.last:
+                self.take(message, acknowledge)  # unless what it tells as lost was fetched
 
     def stop(self) -> None:
         """It is over."""
         gevent.killall(self._workers, block=False)
         self._behind.clear()
-
-
-def _first_of(place: Place) -> int | None:
-    """The number of the first live message that waits; `None` where none does."""
-    waiting = (message for message, _ in place.held or () if str(message.epoch) == place.epoch)
-    return min((message.offset for message in waiting if message.offset > place.last), default=None)

@@ -65,13 +65,50 @@ def test_a_position_lies_before_what_is_not_acknowledged() -> None:
 
 
 def test_what_is_held_is_let_go_once() -> None:
-    """The newest, where there is too much of it."""
+    """The newest, where there is too much of it, and whatever somebody waits for."""
     place = Place(3, "e")
     place.fall_behind()
+    place.hold(-1, print)
     for number in range(1000):
-        place.hold(number)
+        place.hold(number, None)
     held = place.release()
-    assert (256, 999, [], False) == (len(held), held[-1], place.release(), place.behind)
+    assert ([-1, 745, 999], 256) == ([held[index][0] for index in (0, 1, -1)], len(held))
+    assert ([], False) == (place.release(), place.behind)
+    place.fall_behind()
+    for number in range(300):
+        place.hold(number, print)
+    assert 300 == len(place.release())
+
+
+def test_what_was_handled_is_known_while_an_older_one_is_not() -> None:
+    """Going back for that one brings the others again; so many of them are remembered."""
+    place = Place(2, "e")
+    for offset in (3, 4):
+        place.depart(offset)
+        place.move(offset, "e")
+    place.arrive(4)
+    place.go_back()
+    assert (2, False, True) == (place.last, place.done(3), place.done(4))
+    place.arrive(3)
+    assert not place.done(4)
+    place.depart(5)
+    for offset in range(6, 3000):
+        place.arrive(offset)
+    assert (1024, True) == (len(place.handled or ()), place.done(6))
+    place.move(1, "f")
+    assert (False, Position(1, "f")) == (place.done(6), place.position)
+
+
+def test_what_was_fetched_is_done_unless_it_waits_for_its_end() -> None:
+    """The part that was fetched last; an older one was live since."""
+    place = Place(2, "e")
+    place.fetch(3, "e")
+    place.fetch(5, "e")
+    place.depart(4)
+    assert [False, True, False, True, False] == [place.done(offset) for offset in (2, 3, 4, 5, 6)]
+    place.move(8, "e")
+    place.fetch(9, "e")
+    assert [False, True] == [place.done(offset) for offset in (5, 9)]
 
 
 def test_topics_beyond_the_bound_are_forgotten() -> None:

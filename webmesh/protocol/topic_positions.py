@@ -16,10 +16,17 @@ MOST_TOPICS = 10_000
 its next message is taken for its first. After the loss of a session every pattern is told of a gap in any case."""
 
 MOST_HELD = 256
-"""Live messages that wait for the past of their topic. Beyond it the oldest go; they are in the history, too."""
+"""Live messages that wait for the past of their topic. Beyond it the oldest go that nobody acknowledges; they are in
+the history, too."""
+
+MOST_HANDLED = 1024
+"""Numbers of a topic that are known to be handled while an older one is not. Others may come twice after a loss."""
 
 OWN_OFFSETS = 1024
 """Own publications that are remembered because they are not delivered to their publisher."""
+
+
+NOTHING = range(0)
 
 
 class Verdict(Enum):
@@ -41,9 +48,11 @@ class Place:
         held: What came live while older ones are fetched; `None` while nothing is.
         told: The subscriber has been told of a gap up to here.
         unacknowledged: Offsets that were delivered and are not acknowledged yet; `None` where nobody asked for that.
+        handled: Offsets that were acknowledged while an older one is not; `None` for none.
+        fetched: Offsets that were delivered when the past was fetched last: the node may deliver them, too.
     """
 
-    __slots__ = ("epoch", "held", "offset", "told", "unacknowledged", "until")
+    __slots__ = ("epoch", "fetched", "handled", "held", "offset", "told", "unacknowledged", "until")
 
     def __init__(self, offset: int | None, epoch: str, until: int | None = None) -> None:
         self.offset = offset
@@ -52,6 +61,8 @@ class Place:
         self.told = 0
         self.held: deque[Any] | None = None
         self.unacknowledged: set[int] | None = None
+        self.handled: set[int] | None = None
+        self.fetched = NOTHING
 
     @property
     def behind(self) -> bool:
@@ -97,20 +108,76 @@ class Place:
     def move(self, offset: int, epoch: str) -> None:
         """Everything up to *offset* counts as had."""
         if epoch != self.epoch:
-            self.told = 0
+            self.told, self.fetched, self.handled = 0, NOTHING, None
+            self.unacknowledged = None if self.unacknowledged is None else set()
         self.offset, self.epoch, self.until = offset, epoch, None
 
-    def fall_behind(self) -> None:
-        """From now on what comes live is held. What was held for an earlier reason is let go: it is fetched."""
-        self.held = deque(maxlen=MOST_HELD)
+    def depart(self, offset: int) -> None:
+        """One is delivered that is to be acknowledged."""
+        if self.unacknowledged is None:
+            self.unacknowledged = set()
+        self.unacknowledged.add(offset)
 
-    def hold(self, message: Any) -> None:
-        """Keep a live message until older ones have come."""
+    def arrive(self, offset: int) -> None:
+        """It was acknowledged; from any thread."""
+        waiting = self.unacknowledged
+        if waiting is None:
+            return
+        waiting.discard(offset)
+        if not waiting:
+            self.handled = None
+        elif self.handled is None:
+            self.handled = {offset}
+        elif len(self.handled) < MOST_HANDLED:
+            self.handled.add(offset)
+
+    def go_back(self) -> None:
+        """To before what was not acknowledged; what was comes again with it, and is known by `done`."""
+        self.move(*self.position)
+        self.fetched = NOTHING
+
+    def done(self, offset: int) -> bool:
+        """Whether it has been handled, or was delivered without the node's knowing: nothing is left to do with it."""
+        if self.handled is not None and offset in self.handled:
+            return True
+        return offset in self.fetched and not (self.unacknowledged and offset in self.unacknowledged)
+
+    def fetch(self, offset: int, epoch: str) -> None:
+        """The next one of its past is delivered."""
+        if self.last + 1 != self.fetched.stop:
+            self.fetched = range(self.last + 1, self.last + 1)
+        self.fetched = range(self.fetched.start, offset + 1)
+        self.move(offset, epoch)
+
+    def fall_behind(self) -> None:
+        """From now on what comes live is held. What was held for an earlier reason is let go where it can be fetched,
+        and kept where the node waits for its acknowledgement."""
+        kept = [one for one in self.held or () if one[1] is not None]
+        self.held = deque(kept)
+
+    def hold(self, message: Any, acknowledge: Any) -> None:
+        """Keep a live message until older ones have come. What is to be acknowledged never has to go: the node sends no
+        more than its window of that, and would wait."""
         assert self.held is not None, "it has fallen behind"
-        self.held.append(message)
+        if len(self.held) >= MOST_HELD:
+            plain = next((number for number, one in enumerate(self.held) if one[1] is None), None)
+            if plain is not None:
+                del self.held[plain]
+        self.held.append((message, acknowledge))
+
+    def first_held(self) -> Position | None:
+        """Of what is held and not older than what has come, the first; an event comes right behind what it tells."""
+        first: Position | None = None
+        for message, _ in self.held or ():
+            epoch, offset = str(message.epoch), message.offset + (message.event is not None)
+            if epoch == self.epoch and offset <= self.last:
+                continue
+            if first is None or (epoch == first.epoch and offset < first.offset):
+                first = Position(offset, epoch)
+        return first
 
     def release(self) -> list[Any]:
-        """The older ones have come, or never will: what was held."""
+        """The older ones have come, or never will: what was held, with its acknowledgements."""
         held, self.held = self.held or (), None
         return list(held)
 
