@@ -94,6 +94,7 @@ LAYERS = {
     "webmesh.node_presence": 3,
     "webmesh.will_records": 3,
     "webmesh.will_firing": 3,
+    "webmesh.will_cancels": 3,
     "webmesh.will_watch": 3,
     "webmesh.node_wills": 3,
     "webmesh.server_session": 3,

@@ -75,9 +75,8 @@ def test_a_peer_that_is_back_elsewhere_has_its_wills_cancelled():
     for key in ("s", "t"):
         dead.leave_will(key, will("a", delay=10.0))
     pass_time(clock, LEASE, one)
-    for key in ("s", "t"):
-        assert one.broker.claim(WILLS, key)
-    one.watch.forget("t")
+    assert one.broker.claim(WILLS, "s")
+    one.watch.cancels.cancel("t", None)
     pass_time(clock, 10.0, one)
     assert [] == one.fired
     assert {} == one.broker.records(FIRING)

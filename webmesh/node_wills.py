@@ -23,7 +23,7 @@ from webmesh.options import Limits, Timeouts
 from webmesh.protocol.will_request import read_will_change, read_wills, will_to_wire
 from webmesh.protocol.wills import GOODBYE, KICKED, LOST, TIMEOUT, FiredWill, Will, Wills
 from webmesh.will_firing import WillFiring
-from webmesh.will_records import KEPT, WILLS, StoredWills, read_record, session_key
+from webmesh.will_records import KEPT, WILLS, StoredWills, session_key
 from webmesh.will_watch import WillWatch
 
 if TYPE_CHECKING:
@@ -154,19 +154,7 @@ class NodeWills:
     def cancel(self, resume: Resume, identity: Identity | None) -> None:
         """A peer names its former session, which is not here: its wills are for nobody any more."""
         key = session_key(resume.session, resume.epoch)
-        if key in self._armed:
-            return
-        try:
-            found = self._broker.claim(WILLS, key)
-            stored = None if found is None else read_record(found)
-            if stored is None:
-                return
-            if stored.subject == (None if identity is None else identity.subject):
-                self._watch.forget(key)
-                return
-            self._broker.put(WILLS, key, found, KEPT)
-        except BrokerError as error:
-            logger.warning("former wills could not be cancelled", extra={"reason": str(error)})
+        self._watch.cancels.cancel(key, None if identity is None else identity.subject)
 
     def _save(self, own: SessionWills | None) -> None:
         if own is None:
@@ -224,7 +212,7 @@ class NodeWills:
         """Fire those whose delay is over; called about once a second."""
         for own in tuple(self._waiting):
             own.look(now)
-        self._watch.tick(now)
+        self._watch.tick(now, up=self._topics.up)
         if now >= self._renew_at:
             self._renew_at = now + KEPT / 3
             self._unsaved.update(dict.fromkeys(self._armed.values()))

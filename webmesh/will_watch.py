@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from webmesh.brokers.base import Broker
 from webmesh.exceptions import BrokerError
 from webmesh.protocol.wills import LOST, TIMEOUT, FiredWill, Wills
+from webmesh.will_cancels import WillCancels
 from webmesh.will_records import FIRING, WILLS, StoredWills, read_record
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ class WillWatch:
     Args:
         session: Seconds for which a session waits for its peer.
         armed: Sessions that live here.
+
+    Attributes:
+        cancels: What peers that came here have left elsewhere.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class WillWatch:
         self._session = session
         self._clock = clock
         self._armed = armed
+        self.cancels = WillCancels(broker, armed, self._forget)
         self._orphans: dict[str, Orphans] = {}
         self._known: set[str] = set()
         self._looks = 0
@@ -90,12 +96,17 @@ class WillWatch:
             logger.warning("wills of a former run cannot be looked for", extra={"reason": str(error)})
         self._lease.on_look.append(self._look)
 
-    def forget(self, key: str) -> None:
-        """A session's peer is back somewhere."""
+    def _forget(self, key: str) -> None:
         self._orphans.pop(key, None)
 
-    def tick(self, now: float) -> None:
-        """Fire those whose time has come, when it is certain whose they are."""
+    def tick(self, now: float, *, up: bool = True) -> None:
+        """Fire those whose time has come, when it is certain whose they are.
+
+        Args:
+            up: Whether the engine can be reached, as far as is known.
+        """
+        if up and len(self.cancels) and not self.cancels.busy:
+            self._firing.spawn(self._cancel)
         if not self._lease.certain:
             return
         for key, orphans in tuple(self._orphans.items()):
@@ -108,6 +119,10 @@ class WillWatch:
                 del self._orphans[key]
             if fired or over:
                 self._firing.spawn(self._fire, key, orphans, fired)
+
+    def _cancel(self) -> None:
+        with suppress(BrokerError):  # the next tick tries again
+            self.cancels.settle()
 
     def _fire(self, key: str, orphans: Orphans, fired: list[FiredWill]) -> None:
         stored = orphans.stored
@@ -139,6 +154,7 @@ class WillWatch:
             self._suspicious = False
 
     def _sweep(self, *, patient: bool) -> None:
+        self.cancels.settle()
         records = self._broker.records(WILLS)
         for key, record in records.items():
             stored = read_record(record)
