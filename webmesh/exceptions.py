@@ -106,12 +106,14 @@ class ConnectFailed(TransportError, ConnectionError):
     Attributes:
         address: What was dialled.
         attempts: One text per address tried, in order: the address and why it failed.
+        refused: Whether the system of each one has answered that nobody listens there.
     """
 
-    def __init__(self, address: str, attempts: list[str]) -> None:
+    def __init__(self, address: str, attempts: list[str], *, refused: bool = False) -> None:
         super().__init__(f"cannot connect to {address}: {'; '.join(attempts) or 'no address found'}")
         self.address = address
         self.attempts = attempts
+        self.refused = refused
 
 
 class ListenFailed(TransportError, OSError):

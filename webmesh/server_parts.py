@@ -15,6 +15,7 @@ from webmesh.dispatch import Dispatcher
 from webmesh.endpoints import Endpoints
 from webmesh.exceptions import ConnectionClosed
 from webmesh.execution import Executor
+from webmesh.extension import Extension
 from webmesh.idempotency_store import MEMORY, open_store
 from webmesh.keyed_calls import KeyedCalls
 from webmesh.local_subscriber import LocalRunner, LocalSubscription
@@ -48,6 +49,7 @@ class Registered:
     closed: list[Callable[[WebSocketConnection, ConnectionClosed], object]] = field(default_factory=list)
     topics: TopicTable = field(default_factory=TopicTable)
     subscriptions: list[LocalSubscription] = field(default_factory=list)
+    extensions: list[Extension] = field(default_factory=list)
 
 
 class ServerParts:

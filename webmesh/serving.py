@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ from webmesh.websocket.upgraded import TcpAddress, UnixAddress, Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 if TYPE_CHECKING:
+    from webmesh.auth import Identity
+    from webmesh.extension import Extension
     from webmesh.server_parts import ServerParts
     from webmesh.oversight import Oversight
 
@@ -147,6 +149,8 @@ class Serving:
             self.parts.pulse.start()
             if self.watch is not None:
                 self.watch.start()
+            for extension in self.parts.registered.extensions:
+                extension.start(self)
         except Exception as error:  # the supervisor's edge: who awaits the start must learn of it
             self._not_started(error)
             return
@@ -187,8 +191,10 @@ class Serving:
             # The address is still listened on: new peers, and whoever probes, are told in so many words.
             self.parts.endpoints.closing = True
             self.parts.sessions.end_away()
+            self._tell_extensions(lambda extension: extension.drain())
             draining.say_goodbye()
             draining.finish_calls()
+            self._tell_extensions(lambda extension: extension.stop())
             self.listener.stop_accepting()
             draining.close_connections()
             self._end_parts(Deadline(self.parts.timeouts.close))
@@ -198,6 +204,13 @@ class Serving:
             self._home_stops = stop_home(self.home, *self._executors)
             self._stopped()
         logger.info("closed", extra={"connections": count, "cut_off": draining.cut_off})
+
+    def _tell_extensions(self, tell: Callable[[Extension], None]) -> None:
+        for extension in self.parts.registered.extensions:
+            try:
+                tell(extension)
+            except Exception as error:  # a supervisor's edge: the others, and the end, must not suffer for it
+                logger.error("an extension failed", exc_info=error, extra={"extension": repr(extension)})
 
     def _end_start(self) -> None:
         if self._starter is not None:
@@ -221,18 +234,13 @@ class Serving:
     def _serve(self, upgraded: Upgraded) -> int | None:
         """One connection's life, in the greenlet that holds its place; the code that it closed with."""
         parts = self.parts
-        connection = WebSocketConnection(
-            upgraded, parts.home, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer,
-            dialled=False, service=parts.service, slow_peer=parts.slow_peer,
-        )  # fmt: skip
+        connection = self._made(upgraded, dialled=False)
         if isinstance(upgraded.decision, AbstractMessageSerializer):
-            connection.converse(upgraded.decision, parts.dispatcher)
-            connection.topics = parts.topics.on_behalf
+            self._be_mesh(connection, upgraded.decision)
         else:
             connection.be_plain()
-        parts.connections[connection.id] = connection
         try:
-            parts.observer.connection_opened(connection)
+            self._begin(connection)
             if parts.login is not None:
                 parts.login.begin(connection)
             if parts.is_welcome(connection):
@@ -241,16 +249,59 @@ class Serving:
                 self._draining.admit(connection)
             self._converse(connection, upgraded.decision)
         finally:
-            with suppress(ConnectionClosed, LocalProtocolError):  # the hub's end, at that of the process; a fork
-                connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
-            del parts.connections[connection.id]
-            parts.topics.closed(connection)
-            if parts.login is not None:
-                parts.login.forget(connection)
+            self._end(connection)
             if not self.home.inherited and parts.is_welcome(connection):
                 why = connection.close_reason or ConnectionClosed()
                 parts.callbacks.tell(parts.registered.closed, connection, why)
         return None if connection.close_reason is None else connection.close_reason.code
+
+    def adopt(
+        self, upgraded: Upgraded, serializer: AbstractMessageSerializer, identity: Identity | None
+    ) -> WebSocketConnection:
+        """A connection that was dialled from here, served like those that came: its peer may call the same routes. It
+        is read in a greenlet of its own; `on_connect` and `on_disconnect` do not hear of it.
+
+        Args:
+            identity: Who the peer counts as, where peers must log in: it need not.
+        """
+        connection = self._made(upgraded, dialled=True)
+        connection.identity = identity
+        self._be_mesh(connection, serializer)
+        gevent.spawn(self._live, connection)
+        return connection
+
+    def _live(self, connection: WebSocketConnection) -> None:
+        try:
+            self._begin(connection)
+            connection.run()
+        finally:
+            self._end(connection)
+
+    def _made(self, upgraded: Upgraded, *, dialled: bool) -> WebSocketConnection:
+        parts = self.parts
+        return WebSocketConnection(
+            upgraded, parts.home, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer,
+            dialled=dialled, service=parts.service, slow_peer=parts.slow_peer,
+        )  # fmt: skip
+
+    def _be_mesh(self, connection: WebSocketConnection, serializer: AbstractMessageSerializer) -> None:
+        connection.converse(serializer, self.parts.dispatcher)
+        connection.topics = self.parts.topics.on_behalf
+
+    def _begin(self, connection: WebSocketConnection) -> None:
+        self.parts.connections[connection.id] = connection
+        self.parts.observer.connection_opened(connection)
+
+    def _end(self, connection: WebSocketConnection) -> None:
+        parts = self.parts
+        with suppress(ConnectionClosed, LocalProtocolError):  # the hub's end, at that of the process; a fork
+            connection.abort(1011, "internal error")  # nothing, unless its greenlet was ended from outside
+        parts.connections.pop(connection.id, None)
+        parts.topics.closed(connection)
+        if parts.login is not None:
+            parts.login.forget(connection)
+        for extension in parts.registered.extensions:
+            extension.ended(connection)
 
     def _leave(self, alive: bool) -> None:
         """In a forked child: all of it is the parent's, which goes on with it."""

@@ -9,27 +9,24 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
 
 from webmesh.auth import Authenticator, checked_authenticators
 from webmesh.authorisation import requirement
 from webmesh.brokers.base import Broker
-from webmesh.call import Call, Middleware, check_callable, serving_context
+from webmesh.call import Call, serving_context
 from webmesh.endpoints import checked_mount, checked_names
-from webmesh.exceptions import ConfigurationError, ConnectionClosed, LocalProtocolError, WebMeshError
+from webmesh.exceptions import ConfigurationError, LocalProtocolError, WebMeshError
 from webmesh.execution import ends_itself
 from webmesh.idempotency_store import MEMORY
 from webmesh.login import Access
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
-from webmesh.mounting import as_handler, exposed
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.observability.metrics import Metrics
 from webmesh.options import DEFAULT_PORT, Limits, Timeouts
 from webmesh.oversight import Oversight
-from webmesh.plain_routes import PlainRegistration
 from webmesh.protocol.origins import checked_hosts, checked_origins
-from webmesh.route_options import read_options
-from webmesh.routing import Route, Router
+from webmesh.route_host import RouteHost
+from webmesh.routing import Router
 from webmesh.server_parts import Registered, ServerParts
 from webmesh.serving import Serving
 from webmesh.system_routes import SystemRoutes
@@ -42,10 +39,8 @@ from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.upgraded import listening_address
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-class WebMeshServer(TopicHost):
+class WebMeshServer(RouteHost, TopicHost):
     """Serves routes to peers over WebSockets.
 
     Register everything first; `listen` ends registration. Use it as a context manager to close it.
@@ -116,9 +111,9 @@ class WebMeshServer(TopicHost):
         self.observer, self.name = observer, name
         self.tls = None if tls is None else ServerTLS.coerce(tls)
         self.router = Router()
-        super().__init__(self.router, broker)
+        TopicHost.__init__(self, self.router, broker)
         subprotocol(serializer_type)  # refuses what is no serializer
-        self._serializer_type, self._mount = serializer_type, checked_mount(mount)
+        self._serializer_type, self.mount_path = serializer_type, checked_mount(mount)
         self._compression, self._slow_peer = compression, checked_policy(slow_peer)
         self._allowed_hosts = checked_hosts(checked_names("allowed_hosts", allowed_hosts))
         self._allowed_origins = checked_origins(checked_names("allowed_origins", allowed_origins))
@@ -129,114 +124,12 @@ class WebMeshServer(TopicHost):
         self._oversight = Oversight(metrics, allow=metrics_allow, token=metrics_token, watchdog=watchdog)
         self._idempotency = idempotency
         self._access = Access(checked_authenticators(authenticate), token_in_url, requirement(requires))
-        self._registered = Registered(topics=self.topic_table, subscriptions=self.local_subscriptions)
+        self.registered = Registered(topics=self.topic_table, subscriptions=self.local_subscriptions)
         self._serving: Serving | None = None
         self._system = SystemRoutes(self.router, name, VERSION, limits=self.limits, timeouts=self.timeouts)
         self._system.register()
 
     # ------------------------------------------------------------- registration
-
-    def on(self, path: str, **options: Any) -> Callable[[F], F]:
-        """Register a handler `(payload, path, client, **path_arguments)` for paths such as `/users/<int:id>`.
-
-        What it returns is the reply; a `RemoteError` that it raises is the answer; a generator is a stream.
-
-        Args:
-            options: Those of `RouteOptions`: blocking, timeout, max_in_flight, order, cancel, idempotent, isolate,
-                requires.
-
-        Raises:
-            BadPattern: The path is malformed.
-            DuplicateRoute: Another route matches the same paths.
-            ConfigurationError: The handler or an option does not fit, or serving has begun.
-        """
-        read_options(options)
-        return self.router.on(path, **options)
-
-    def websocket(
-        self,
-        path: str,
-        *,
-        blocking: bool | None = None,
-        subprotocols: Collection[str] = (),
-        requires: str | Sequence[str] | Callable[[Call], bool] | None = None,
-    ) -> Callable[[F], F]:
-        """Register a handler `(connection, **path_arguments)` for a plain WebSocket at an HTTP path.
-
-        It iterates over the connection's messages and sends its own; when it returns the connection closes.
-
-        Args:
-            blocking: As in `RouteOptions`; in a thread, one is taken for as long as the connection lasts.
-            subprotocols: Those that may be agreed, if the client offers one.
-            requires: As in `RouteOptions`; decided at the upgrade, whose request is all that a function gets to see.
-
-        Raises:
-            ConfigurationError: The path is the mesh endpoint's, or serving has begun.
-        """
-        if path == self._mount:
-            raise ConfigurationError(f"{path!r} is the mesh endpoint: choose another path, or another mount")
-        self._check_registering(f"the plain route {path!r}")
-        spoken = checked_names("subprotocols", subprotocols) or ()
-
-        def register(handler: F) -> F:
-            self._registered.plain.append(PlainRegistration(path, handler, blocking, spoken, requires))
-            return handler
-
-        return register
-
-    def mount(self, prefix: str, target: object, *, inherited: bool = False, **options: Any) -> None:
-        """Expose an unmodified object's public methods, or a module's functions, below *prefix*.
-
-        A map payload becomes keyword arguments, a list positional ones, null none, anything else one; they
-        are checked against the signature before the call.
-
-        Args:
-            inherited: Also methods of the base classes that the same people wrote; see `mounting.exposed`.
-
-        Raises:
-            ConfigurationError: Nothing there is public, or serving has begun.
-        """
-        read_options(options)
-        mounted = Router()
-        for name, function in exposed(target, inherited=inherited).items():
-            mounted.add(f"/{name}", as_handler(function), **options)
-        self.router.include(prefix.rstrip("/") or "/", mounted)
-
-    def include(self, prefix: str, router: Router) -> None:
-        """Put all routes of *router* below *prefix*; see `Router.include`."""
-        self.router.include(prefix, router)
-
-    def middleware(self, function: Middleware) -> Middleware:
-        """Wrap all handlers: `def middleware(call, call_next): return call_next(call)`. The first is outermost.
-
-        It runs where the handler runs, so what it opens in a thread the handler finds there.
-        """
-        self._check_registering("middleware")
-        check_callable("middleware", function)
-        self._registered.middleware.append(function)
-        return function
-
-    def on_connect(
-        self, function: Callable[[WebSocketConnection], object]
-    ) -> Callable[[WebSocketConnection], object]:
-        """Call *function* with each new connection, before its first message is read.
-
-        So it may send and notify, but what it waits for from the peer never comes. Whatever it raises, or when
-        it takes longer than `Timeouts.request`, the connection goes on: close it to turn the peer away.
-        """
-        self._check_registering("on_connect")
-        check_callable("on_connect", function)
-        self._registered.opened.append(function)
-        return function
-
-    def on_disconnect(
-        self, function: Callable[[WebSocketConnection, ConnectionClosed], object]
-    ) -> Callable[[WebSocketConnection, ConnectionClosed], object]:
-        """Call *function* with each connection that has ended, and why."""
-        self._check_registering("on_disconnect")
-        check_callable("on_disconnect", function)
-        self._registered.closed.append(function)
-        return function
 
     def configure(
         self,
@@ -268,10 +161,6 @@ class WebMeshServer(TopicHost):
     def _check_registering(self, what: str) -> None:
         if self._serving is not None:
             raise ConfigurationError(f"{what} comes too late: it belongs before listen()")
-
-    def routes(self) -> list[Route]:
-        """The routes of the program, sorted by pattern; without the protocol's own."""
-        return [route for route in self.router.routes() if not route.pattern.startswith("$")]
 
     # ----------------------------------------------------------------- listening
 
@@ -308,8 +197,8 @@ class WebMeshServer(TopicHost):
     def _parts(self) -> ServerParts:
         self._oversight.register(self.router)
         return ServerParts(
-            self.router, self._registered, self._serializer_type,
-            service=self.name, mount=self._mount, tls=self.tls, compression=self._compression,
+            self.router, self.registered, self._serializer_type,
+            service=self.name, mount=self.mount_path, tls=self.tls, compression=self._compression,
             slow_peer=self._slow_peer,
             allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins, doors=self._doors,
             limits=self.limits, timeouts=self.timeouts, observer=self._oversight.observing(self.observer),
@@ -364,7 +253,7 @@ class WebMeshServer(TopicHost):
     @property
     def url(self) -> str:
         """What a client on this machine dials. Only once started."""
-        return local_url(self.address, self._mount, secure=self.tls is not None)
+        return local_url(self.address, self.mount_path, secure=self.tls is not None)
 
     @property
     def _begun(self) -> Serving:

@@ -633,3 +633,15 @@ def test_echo_after_a_dial_through_every_family():
             with upgraded.sock:
                 upgraded.sock.sendall(upgrade())
                 assert b"GET" == upgraded.sock.recv(3)
+
+
+def test_a_failure_tells_whether_nobody_listens_there(tmp_path) -> None:
+    """A refusal proves that there is no process; silence proves nothing."""
+    with raw_server(silent) as quiet:
+        urls = f"ws://127.0.0.1:{closed_port()}", f"ws+unix://{tmp_path}/none.sock", quiet
+        failed = []
+        for url in urls:
+            with pytest.raises(ConnectFailed) as caught:
+                dial(url, timeout=0.2, limits=Limits())
+            failed.append(caught.value.refused)
+    assert [True, True, False] == failed

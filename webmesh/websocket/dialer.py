@@ -91,16 +91,19 @@ def dial(
     deadline = Deadline(timeout)
     addresses = _in_order(_resolve(target, deadline), first, last)
     failures = []
+    refused = bool(addresses)
     rejected: HandshakeRejected | None = None
     for index, where in enumerate(addresses):
         if deadline.expired:
             failures.append(f"no time left for {len(addresses) - index} more")
+            refused = False
             break
         attempt = _Attempt(target, where, context, new_handshake())
         try:
             accepted = attempt.run(_share(deadline, len(addresses) - index))
         except _Failed as failed:
             failures.append(f"{attempt.address}: {failed}")
+            refused = refused and isinstance(failed.__cause__, ConnectionRefusedError | FileNotFoundError)
             continue
         except HandshakeRejected as error:
             if not may_answer_elsewhere(error):
@@ -108,7 +111,7 @@ def dial(
             rejected = rejected or error
             continue
         return attempt.upgraded(accepted, [one for one in extensions if one in accepted.extensions])
-    raise rejected or ConnectFailed(target.address, failures)
+    raise rejected or ConnectFailed(target.address, failures, refused=refused)
 
 
 def _in_order(addresses: list[_Where], first: str, last: str) -> list[_Where]:
