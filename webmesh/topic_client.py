@@ -11,6 +11,7 @@ from webmesh.exceptions import ConfigurationError
 from webmesh.message_queue import MessageQueue, Overflow
 from webmesh.messages import HistoryPage, Position, Published
 from webmesh.protocol.publication import option_headers
+from webmesh.protocol.subscribe_request import check_group
 from webmesh.protocol.topics import is_topic, read_topic, read_topic_pattern
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class TopicClient:
             raise ConfigurationError(f"presence, announce and a position need a topic: {pattern!r} is a pattern")
         request: dict[str, Any] = {"pattern": pattern}
         if group is not None:
-            request["group"] = group
+            request["group"] = check_group(group)
         if presence:
             request["presence"] = True
         if announce is not None:

@@ -8,9 +8,12 @@ back-off, and until it is over the message counts as that member's, so that othe
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from webmesh.exceptions import ConfigurationError
 
 M = TypeVar("M")
 T = TypeVar("T", bound=Hashable)
@@ -29,6 +32,14 @@ class Redelivery:
     factor: float = 2.0
     most: float = 60.0
     attempts: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("first", "factor", "most"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ConfigurationError(f"Redelivery.{name} must be a finite number above 0, not {value!r}")
+        if type(self.attempts) is not int or self.attempts < 1:
+            raise ConfigurationError(f"Redelivery.attempts must be at least 1 delivery, not {self.attempts!r}")
 
     def wait(self, attempt: int) -> float:
         """Seconds to wait for the acknowledgement of delivery number *attempt*, from 1."""

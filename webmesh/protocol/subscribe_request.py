@@ -98,9 +98,19 @@ def read_since(since: object) -> SinceOffset | str | float | None:
 
 
 def _group(group: object) -> str | None:
-    if group is None:
-        return None
-    return _name("group", group)
+    return None if group is None else _name("group", group)
+
+
+def check_group(group: object) -> str:
+    """A group's name, as a program gives it.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    try:
+        return _name("group", group)
+    except InvalidArgument as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _announced(announce: object) -> Announced | None:
