@@ -81,6 +81,7 @@ LAYERS = {
     "webmesh.acknowledged": 3,
     "webmesh.acknowledged_subscriber": 3,
     "webmesh.dead_letters": 3,
+    "webmesh.group_members": 3,
     "webmesh.group_work": 3,
     "webmesh.local_subscriber": 3,
     "webmesh.fan_out": 3,

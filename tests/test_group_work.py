@@ -11,8 +11,9 @@ from tests.topic_fakes import CountingSerializer, fake_peer
 from webmesh.acknowledged import Answer, Desk, Letter
 from webmesh.brokers.base import GroupName, Keep
 from webmesh.brokers.memory import MemoryBroker
-from webmesh.exceptions import Aborted, BrokerUnavailable
-from webmesh.group_work import MOST_LEFT, GroupWork, GroupWorks, PeerMember
+from webmesh.exceptions import Aborted, BrokerUnavailable, FailedPrecondition, NotFound, Overloaded
+from webmesh.group_members import PeerMember
+from webmesh.group_work import MOST_LEFT, GroupWork, GroupWorks
 from webmesh.protocol.publication import Publication
 from webmesh.testing import FakeClock, RecordingObserver
 from webmesh.topic_options import TopicOptions, TopicTable
@@ -24,10 +25,11 @@ class FakeMember:
     """Keeps what it is given."""
 
     patient = True
+    bounded = True
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
-        self.here = True
+        self.here = self.begun = True
         self.free = True
         self.got: list[tuple[Any, int]] = []
         self.answers: list[Answer | None] = []
@@ -43,8 +45,8 @@ class FakeMember:
         self.got.append((letter.publication.payload, attempt))
         self.answers.append(answer)
 
-    def gap(self, reason: str) -> None:
-        self.gaps.append(reason)
+    def gap(self, reason: str, lost: int | None = None) -> None:
+        self.gaps.append(reason if lost is None else f"{reason}: {lost}")
 
     def done(self, number: int = 0) -> None:
         answer = self.answers[number]
@@ -60,11 +62,11 @@ class Engine(MemoryBroker):
         self.told: list[Any] = []
         self.down = False
 
-    def join(self, group: GroupName, window: int, *, durable: bool) -> None:
+    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
         if self.down:
             raise BrokerUnavailable("nobody answers")
         self.told.append((window, durable))
-        super().join(group, window, durable=durable)
+        super().join(group, window, durable=durable, ttl=ttl)
 
     def leave(self, group: GroupName) -> None:
         self.told.append("leave")
@@ -79,7 +81,7 @@ class Node:
         self.engine = Engine(self.clock)
         self.observer = RecordingObserver()
         self.table = TopicTable()
-        self.table.add("safe/**", TopicOptions(ack=True, window=2))
+        self.table.add("safe/**", TopicOptions(ack=True, window=2, groups=MOST_LEFT + 5))
         desk = Desk(self.clock, self.observer, lambda letter, attempts, then: then(), clock=self.clock)
         self.groups = GroupWorks(self.engine, self.table, desk)
         self.engine.start(self)
@@ -89,6 +91,9 @@ class Node:
 
     def work(self, group: GroupName, publication: Publication, token: Any) -> None:
         self.groups.work(group, publication, token)
+
+    def lost(self, group: GroupName, count: int) -> None:
+        self.groups.lost(group, count)
 
     def gap(self, reason: str) -> None:
         self.groups.gap(reason)
@@ -395,3 +400,63 @@ def test_whoever_comes_goes_and_fails(node: Node, seed: int):
         answered += 1
     assert set(range(published)) == done
     assert 0 == len(node.groups.of(PATTERN, "g").deliveries)
+
+
+def test_a_peer_makes_no_more_groups_than_there_may_be(node: Node):
+    """Durable ones stay when their members have gone; those that are there go on, and the program's own begin."""
+    node.table.add("few/*", TopicOptions(ack=True, groups=2))
+
+    def join(name: str, member: FakeMember, pattern: tuple[str, ...] = ("few", "*")) -> GroupWork:
+        work = node.groups.of(pattern, name)
+        work.join(member)
+        try:
+            node.groups.settle(work)
+        finally:
+            work.leave(member)
+        return work
+
+    join("a", FakeMember())
+    join("b", FakeMember())
+    for pattern in [("few", "*"), ("few", "x"), ("**",)]:
+        with pytest.raises(Overloaded, match="2 groups on few"):
+            join("c", FakeMember(), pattern)
+    join("a", FakeMember())
+    own = FakeMember()
+    own.bounded = False
+    join("own", own)
+    assert 1 == node.groups.drop(GroupName(("few", "*"), "a")) + 1
+    assert ["b", "own"] == [one.name for one in node.engine.groups()]
+
+
+def test_a_loss_waits_for_a_member_that_can_be_told(node: Node):
+    """One that is away, or has no answer to its request yet, is told later; each that is there, once."""
+    member, away = FakeMember(), FakeMember()
+    member.begun = away.here = False
+    work = node.join(member, away)
+    node.groups.lost(work.name, 2)
+    node.groups.lost(work.name, 3)
+    assert [] == member.gaps + away.gaps
+    member.begun = True
+    work.tell_lost()
+    work.tell_lost()
+    assert (["not taken: 5"], []) == (member.gaps, away.gaps)
+
+
+def test_a_loss_that_nobody_was_told_of_is_told_to_who_comes_next(node: Node):
+    """The member for which it was meant has gone before."""
+    member, later = FakeMember(), FakeMember()
+    member.begun = False
+    work = node.join(member)
+    node.groups.lost(work.name, 2)
+    work.leave(member)
+    node.join(later).tell_lost()
+    assert ["not taken: 2"] == later.gaps
+
+
+def test_a_group_that_is_not_there_cannot_be_dropped(node: Node):
+    """Nor one that has members."""
+    with pytest.raises(NotFound):
+        node.groups.drop(GroupName(PATTERN, "g"))
+    node.join(FakeMember())
+    with pytest.raises(FailedPrecondition):
+        node.groups.drop(GroupName(PATTERN, "g"))

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 
-from webmesh.acknowledged import Acknowledged, Answer, Desk, Letter, Member
+from webmesh.acknowledged import Acknowledged, Desk, Letter
 from webmesh.brokers.base import Broker, GroupName
-from webmesh.exceptions import BrokerError
+from webmesh.exceptions import BrokerError, NotFound, Overloaded
 from webmesh.lanes import Lanes
 from webmesh.protocol.groups import Group
-from webmesh.protocol.messages import pattern_gap
 from webmesh.protocol.topic_trie import TopicTrie
 from webmesh.protocol.topics import overlap
 
 if TYPE_CHECKING:
-    from webmesh.local_subscriber import LocalSubscriber
-    from webmesh.peer_subscriber import PeerSubscriber
+    from webmesh.group_members import GroupMember
     from webmesh.protocol.publication import Publication
-    from webmesh.topic_options import Segments, TopicTable
+    from webmesh.topic_options import Segments, TopicOptions, TopicTable
 
 logger = logging.getLogger("webmesh.topics")
 
@@ -33,120 +31,10 @@ MOST_LEFT = 1000
 """Groups without members of which it is remembered what was delivered already."""
 
 
-class GroupMember(Member, Protocol):
-    """A subscription in a group."""
+NOT_TAKEN = "not taken"
+"""Reason of the gap that tells members what their group has lost for want of room, or of members."""
 
-    @property
-    def name(self) -> str | None:
-        """Whose publications are its own, for `exclude_self`."""
-
-    @property
-    def here(self) -> bool:
-        """Whether it counts: a peer that is away does not."""
-
-    def ready(self, in_hand: int, window: int) -> bool:
-        """Whether it takes more work now."""
-
-    def load(self, in_hand: int) -> int:
-        """What it has to do: *in_hand*, which it has not acknowledged, and what else is known."""
-
-    def gap(self, reason: str) -> None:
-        """Publications may have been missed."""
-
-
-class PeerMember:
-    """A peer's subscription in a group; begins to get work once the answer to its `$subscribe` is on its way.
-
-    Attributes:
-        id: What deliveries name it by.
-    """
-
-    patient = False
-
-    def __init__(self, peer: PeerSubscriber, work: GroupWork, sub: int) -> None:
-        self.peer = peer
-        self.work = work
-        self.id = sub
-        self._begun = False
-
-    @property
-    def name(self) -> str | None:
-        """`GroupMember.name`."""
-        return self.peer.name
-
-    @property
-    def pattern(self) -> tuple[str, ...]:
-        """What it subscribes to."""
-        return self.work.name.pattern
-
-    @property
-    def here(self) -> bool:
-        """`GroupMember.here`."""
-        return self.peer.conversation is not None
-
-    def begin(self) -> None:
-        """It may have work from now on."""
-        self._begun = True
-        self.work.pump()
-
-    def ready(self, in_hand: int, window: int) -> bool:
-        """`GroupMember.ready`."""
-        return self._begun and in_hand < window and self.peer.takes_work
-
-    def load(self, in_hand: int) -> int:
-        """`GroupMember.load`."""
-        return in_hand
-
-    def hand(self, letter: Letter, attempt: int, answer: Answer | None, *, now: float) -> None:
-        """`Member.hand`."""
-        self.peer.hand(letter, [self.id], attempt, answer, now=now)
-
-    def gap(self, reason: str) -> None:
-        """`GroupMember.gap`."""
-        self.peer.send(pattern_gap(self.pattern, reason, [self.id]))
-
-    def left(self) -> None:
-        """`peer_subscriber.Follower.left`: what the peer has is for others now."""
-        self.work.away(self)
-
-    def back(self) -> None:
-        """`peer_subscriber.Follower.back`."""
-        self._begun = True
-        self.work.changed()
-
-    def tick(self) -> None:
-        """`peer_subscriber.Follower.tick`."""
-        if self.peer.stalled:
-            self.work.hand_on(self)
-        self.work.pump()
-
-
-class LocalMember:
-    """A function of this program in a group."""
-
-    patient = True
-    name = None
-    here = True
-
-    def __init__(self, subscriber: LocalSubscriber, work: GroupWork) -> None:
-        self._subscriber = subscriber
-        subscriber.on_handled = work.pump
-
-    def ready(self, in_hand: int, window: int) -> bool:
-        """`GroupMember.ready`: what would wait for it another one may have."""
-        return in_hand < window and self._subscriber.takes_work
-
-    def load(self, in_hand: int) -> int:
-        """`GroupMember.load`."""
-        return self._subscriber.pending
-
-    def hand(self, letter: Letter, attempt: int, answer: Answer | None, *, now: float) -> None:
-        """`Member.hand`."""
-        self._subscriber.hand(letter.publication, attempt, answer)
-
-    def gap(self, reason: str) -> None:
-        """`GroupMember.gap`."""
-        self._subscriber.gap(reason)
+T = TypeVar("T")
 
 
 class GroupWork(Acknowledged):
@@ -156,16 +44,23 @@ class GroupWork(Acknowledged):
         groups: Told when the engine has to know of a change.
         window: Deliveries that one member may have and not have acknowledged.
         durable: Whether what comes while nobody is there waits.
+        ttl: Seconds that it lasts then; `None` for ever.
 
     Attributes:
         joined: The window that the engine knows; 0 for none.
+        admitted: Whether there was room for another group.
+        lost: Publications that are lost to the group and that no member was told of yet.
     """
 
-    def __init__(self, name: GroupName, groups: GroupWorks, desk: Desk, *, window: int, durable: bool) -> None:
+    def __init__(
+        self, name: GroupName, groups: GroupWorks, desk: Desk, *, window: int, durable: bool, ttl: float | None = None
+    ) -> None:
         super().__init__(desk)
         self.name = name
-        self.durable = durable
+        self.durable, self.ttl = durable, ttl
+        self.admitted = not durable
         self.joined = 0
+        self.lost = 0
         self._groups = groups
         self._window = window
         self._tokens: set[Any] = set()
@@ -209,6 +104,14 @@ class GroupWork(Acknowledged):
         self._tokens.add(token)
         letter = Letter(publication, self._groups.table.of(tuple(publication.topic.split("/"))), token)
         self.add(letter, attempts=self.before.pop(token, 0))
+
+    def tell_lost(self) -> None:
+        """Tell those who are there what is lost: until somebody is, it waits."""
+        present = [member for member in self.members if member.here and member.begun] if self.lost else []
+        if present:
+            lost, self.lost = self.lost, 0
+            for member in present:
+                member.gap(NOT_TAKEN, lost)
 
     def choose(self, letter: Letter) -> GroupMember | None:
         """`Acknowledged.choose`: the one with the fewest in hand."""
@@ -254,6 +157,7 @@ class GroupWorks:
         self._trie: TopicTrie[GroupWork] = TopicTrie()
         self._lanes = Lanes()
         self._left: dict[GroupName, dict[Any, int]] = {}
+        self._left_lost: dict[GroupName, int] = {}
 
     def __len__(self) -> int:
         return len(self._works)
@@ -270,18 +174,34 @@ class GroupWorks:
         key = GroupName(pattern, name)
         work = self._works.get(key)
         if work is None:
-            meant = [options for other, options in self.table.all() if options.ack and overlap(pattern, other)]
+            meant = [options for _, options in self._meant(pattern)]
             window = max((options.window for options in meant), default=self.table.of(pattern).window)
-            work = self._works[key] = GroupWork(key, self, self._desk, window=window, durable=bool(meant))
+            lives = [options.group_ttl for options in meant]
+            ttl = None if None in lives else max((one for one in lives if one is not None), default=None)
+            work = self._works[key] = GroupWork(key, self, self._desk, window=window, durable=bool(meant), ttl=ttl)
             work.before = self._left.pop(key, {})
+            work.lost = self._left_lost.pop(key, 0)
             self._trie.add(pattern, work)
         return work
+
+    def _meant(self, pattern: Segments) -> list[tuple[Segments, TopicOptions]]:
+        """What was said of topics whose publications a group of this pattern must acknowledge."""
+        return [(other, options) for other, options in self.table.all() if options.ack and overlap(pattern, other)]
 
     def work(self, name: GroupName, publication: Publication, token: Any) -> None:
         """`Sink.work`."""
         work = self._works.get(name)
         if work is not None:  # else its last member has gone, of which the engine is being told
             work.work(publication, token)
+
+    def lost(self, name: GroupName, count: int) -> None:
+        """`Sink.lost`."""
+        work = self._works.get(name)
+        if work is None:
+            self._keep(self._left_lost, name, self._left_lost.get(name, 0) + count)
+        else:
+            work.lost += count
+            work.tell_lost()
 
     def gap(self, reason: str) -> None:
         """`Sink.gap`: members of groups whose work the engine does not keep are told."""
@@ -303,7 +223,7 @@ class GroupWorks:
     def _try(self, act: Callable[..., None], *args: Any) -> None:
         try:
             act(*args)
-        except BrokerError as error:  # it is down: what is not joined is tried again, what is not done comes again
+        except (BrokerError, Overloaded) as error:  # what is not joined is tried again, what is not done comes again
             logger.warning("the engine could not be told", extra={"reason": str(error)})
 
     def tick(self) -> None:
@@ -317,10 +237,12 @@ class GroupWorks:
 
         Raises:
             BrokerError: It cannot be told.
+            Overloaded: There are too many groups.
         """
         with self._lanes.turn(work.name):
             wanted = work.wanted
             if wanted and wanted != work.joined:
+                self._admit(work)
                 self._join(work, wanted)
             elif work.joined and not wanted:
                 work.joined = 0
@@ -332,11 +254,37 @@ class GroupWorks:
             work.end()
             self._remember(work)
 
+    def _admit(self, work: GroupWork) -> None:
+        """Durable groups stay when their members have gone: a new one needs a place among those of its topics."""
+        if work.admitted or not all(member.bounded for member in work.members):
+            return
+        known = self._broker.groups()
+        for pattern, options in () if work.name in known else self._meant(work.name.pattern):
+            if sum(overlap(one.pattern, pattern) for one in known) >= options.groups:
+                raise Overloaded(f"there are {options.groups} groups on {'/'.join(pattern)}, the limit")
+        work.admitted = True
+
+    def drop(self, name: GroupName) -> int:
+        """End a durable group; returns how much it had to do.
+
+        Raises:
+            NotFound: There is none.
+            FailedPrecondition: It has members.
+            BrokerError: The engine cannot.
+        """
+        with self._lanes.turn(name):
+            dropped = self._broker.drop_group(name)
+            self._left.pop(name, None)
+            self._left_lost.pop(name, None)
+        if dropped is None:
+            raise NotFound(f"there is no durable group {name.name!r} of {'/'.join(name.pattern)}")
+        return dropped
+
     def _join(self, work: GroupWork, window: int) -> None:
         before, work.joined = work.joined, window  # now: it may give work at once
         told = False
         try:
-            self._broker.join(work.name, window, durable=work.durable)
+            self._broker.join(work.name, window, durable=work.durable, ttl=work.ttl)
             told = True
         finally:
             if not told:
@@ -345,9 +293,15 @@ class GroupWorks:
     def _remember(self, work: GroupWork) -> None:
         """What was delivered to members that have all gone: who comes next is told that it is not the first."""
         if work.durable and work.before:
-            self._left[work.name] = work.before
-            if len(self._left) > MOST_LEFT:
-                del self._left[next(iter(self._left))]
+            self._keep(self._left, work.name, work.before)
+        if work.durable and work.lost:
+            self._keep(self._left_lost, work.name, work.lost)
+
+    @staticmethod
+    def _keep(table: dict[GroupName, T], name: GroupName, value: T) -> None:
+        table[name] = value
+        if len(table) > MOST_LEFT:
+            del table[next(iter(table))]
 
     def done(self, name: GroupName, token: Any) -> None:
         """A publication needs no further delivery."""

@@ -137,9 +137,10 @@ class LocalSubscriber:
         """`Taker.take`."""
         self.put(message_of(publication), None if publication.ttl is None else publication.at + publication.ttl)
 
-    def gap(self, reason: str) -> None:
-        """`Taker.gap`."""
-        self.put(Message({"reason": reason, "pattern": True}, self.subscription.pattern, event="gap"))
+    def gap(self, reason: str, lost: int | None = None) -> None:
+        """`Taker.gap`; *lost* tells how many, where that is known."""
+        told = {"reason": reason, "pattern": True} | ({} if lost is None else {"lost": lost})
+        self.put(Message(told, self.subscription.pattern, event="gap"))
 
     def put(self, message: Message, until: float | None = None) -> None:
         """Let it have a message, after those that wait; not once its time is over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from webmesh.acknowledged_subscriber import LocalDeliveries
 from webmesh.brokers.base import Broker
 from webmesh.deadline import Deadline
-from webmesh.group_work import LocalMember
+from webmesh.group_members import LocalMember
 from webmesh.local_subscriber import LocalRunner, LocalSubscriber, LocalSubscription
 from webmesh.node_lease import NodeLease
 from webmesh.node_presence import NodePresence

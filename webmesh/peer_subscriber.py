@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from webmesh.acknowledged import Answer, Desk, Letter
     from webmesh.acknowledged_subscriber import PeerDeliveries
     from webmesh.catch_up import CatchUp
-    from webmesh.group_work import PeerMember
+    from webmesh.group_members import PeerMember
     from webmesh.protocol.publication import Publication
     from webmesh.protocol.retained import Room
     from webmesh.subscribers import PatternEntry

@@ -18,7 +18,8 @@ from webmesh.exceptions import (
     BadPattern, BrokerError, Cancelled, ConfigurationError, InvalidArgument, Overloaded, RemoteError, Unavailable,
 )  # fmt: skip
 from webmesh.fan_out import FanOut
-from webmesh.group_work import GroupWorks, PeerMember
+from webmesh.group_members import PeerMember
+from webmesh.group_work import GroupWorks
 from webmesh.lanes import Lanes
 from webmesh.messages import Published
 from webmesh.observer import Observer
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
 logger = logging.getLogger("webmesh.topics")
+
+MOST_COUNTED = 10_000
+"""Of publications that a group has lost at a time: more are in the log."""
 
 
 class Topics:
@@ -133,6 +137,13 @@ class Topics:
     def work(self, group: GroupName, publication: Publication, token: Any) -> None:
         """`Sink.work`."""
         self.groups.work(group, publication, token)
+
+    def lost(self, group: GroupName, count: int) -> None:
+        """`Sink.lost`: its members here are told."""
+        logger.warning("a group has lost publications", extra={"group": group.label, "lost": count})
+        for _ in range(min(count, MOST_COUNTED)):
+            self.observer.refused("group", "not taken")
+        self.groups.lost(group, count)
 
     def gap(self, reason: str) -> None:
         """`Sink.gap`: every subscriber is told."""
@@ -239,6 +250,30 @@ class Topics:
             if not joined:
                 self.unsubscribe(peer, member.id)
         return member
+
+    def group_names(self) -> list[GroupName]:
+        """The durable groups of all nodes.
+
+        Raises:
+            Unavailable: The engine cannot be reached.
+        """
+        try:
+            return self.broker.groups()
+        except BrokerError as error:
+            raise unavailable(error) from error
+
+    def drop_group(self, name: GroupName) -> int:
+        """End a durable group; returns how much it had to do.
+
+        Raises:
+            NotFound: There is none.
+            FailedPrecondition: It has members.
+            Unavailable: The engine cannot be reached.
+        """
+        try:
+            return self.groups.drop(name)
+        except BrokerError as error:
+            raise unavailable(error) from error
 
     def attach(self, pattern: Segments, taker: Taker) -> PatternEntry:
         """Let a function of this program have what is published; `detach` ends it."""

@@ -6,14 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from webmesh.brokers.base import Broker
+from webmesh.brokers.base import Broker, GroupName
 from webmesh.brokers.opening import open_broker
 from webmesh.call import check_callable
-from webmesh.exceptions import BadPattern, ConfigurationError
+from webmesh.exceptions import BadPattern, ConfigurationError, InvalidArgument
 from webmesh.local_subscriber import LocalSubscription
 from webmesh.messages import Published
 from webmesh.protocol.deliveries import Redelivery
 from webmesh.protocol.publication import option_headers, read_publication
+from webmesh.protocol.subscribe_request import check_group
 from webmesh.protocol.topics import read_topic_pattern
 from webmesh.pubsub import own_payload, topic_segments
 from webmesh.topic_options import TopicOptions, TopicTable
@@ -71,6 +72,8 @@ class TopicHost(ABC):
         redelivery: Redelivery = Redelivery(),
         dead_letter: str | None = None,
         window: int = 64,
+        groups: int = 100,
+        group_ttl: float | None = 86400.0,
         publish: Any = None,
         subscribe: Any = None,
     ) -> None:
@@ -89,7 +92,8 @@ class TopicHost(ABC):
         self._check_registering(f"topic({pattern!r})")
         options = TopicOptions(
             history=history, ttl=ttl, retain=retain, ack=ack, presence=presence, slow_peer=slow_peer,
-            redelivery=redelivery, dead_letter=dead_letter, window=window, publish=publish, subscribe=subscribe,
+            redelivery=redelivery, dead_letter=dead_letter, window=window, groups=groups, group_ttl=group_ttl,
+            publish=publish, subscribe=subscribe,
         )  # fmt: skip
         self.topic_table.add(pattern, options)
 
@@ -107,13 +111,15 @@ class TopicHost(ABC):
                 with the event "gap". What it must acknowledge, and what its group has to do, waits elsewhere.
 
         Raises:
-            ConfigurationError: It is no pattern or no function, or serving has begun.
+            ConfigurationError: It is no pattern, no name of a group or no function, or serving has begun.
         """
         self._check_registering(f"subscribe({pattern!r})")
         try:
             read_topic_pattern(pattern)
         except BadPattern as error:
             raise ConfigurationError(str(error)) from error
+        if group is not None:
+            check_group(group)
         if type(queue) is not int or queue < 1:
             raise ConfigurationError(f"queue must be at least 1 publication, not {queue!r}")
 
@@ -139,6 +145,36 @@ class TopicHost(ABC):
         """How many keys are on *topic*, and how many subscribers with them; cheap. Raises as `presence`."""
         parts = self._begun.parts
         return parts.home.run(parts.topics.presence.counts, topic_segments(topic))
+
+    def groups(self) -> list[tuple[str, str]]:
+        """Pattern and name of each durable group: those of topics with `ack`. From any greenlet and thread.
+
+        Raises:
+            Unavailable: The engine cannot be reached.
+            LocalProtocolError: The server has not started.
+        """
+        parts = self._begun.parts
+        return [("/".join(name.pattern), name.name) for name in parts.home.run(parts.topics.group_names)]
+
+    def drop_group(self, pattern: str, group: str) -> int:
+        """End a durable group without members, with what it has to do; returns how many publications that were.
+
+        From any greenlet and thread.
+
+        Raises:
+            InvalidArgument: *pattern* is none.
+            NotFound: There is no such group.
+            FailedPrecondition: It has members.
+            Unavailable: The engine cannot be reached.
+            LocalProtocolError: The server has not started.
+        """
+        try:
+            segments = read_topic_pattern(pattern)
+        except (BadPattern, ConfigurationError) as error:
+            raise InvalidArgument(str(error)) from error
+        parts = self._begun.parts
+        dropped: int = parts.home.run(parts.topics.drop_group, GroupName(segments, group))
+        return dropped
 
     def publish(
         self,

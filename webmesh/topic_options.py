@@ -5,6 +5,7 @@ Decides which options hold for a topic: those of the most specific pattern that 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ class TopicOptions:
         redelivery: When what nobody acknowledges comes again, and how often.
         dead_letter: The topic that gets what was tried often enough; `None` only counts and logs it.
         window: Deliveries that one subscriber may have without having acknowledged them.
+        groups: Durable groups that may get publications of these topics; subscribers may name as many as they like.
+        group_ttl: Seconds that such a group lasts without members; `None` for ever.
         publish, subscribe: Who may; as `RouteOptions.requires`. `None` takes the server's default.
     """
 
@@ -46,6 +49,8 @@ class TopicOptions:
     redelivery: Redelivery = Redelivery()
     dead_letter: str | None = None
     window: int = 64
+    groups: int = 100
+    group_ttl: float | None = 86400.0
     publish: Any = None
     subscribe: Any = None
     keep: Keep = field(init=False, repr=False, compare=False)
@@ -57,6 +62,14 @@ class TopicOptions:
             raise ConfigurationError(f"ttl must be more than 0 seconds, not {self.ttl!r}")
         if type(self.window) is not int or self.window < 1:
             raise ConfigurationError(f"window must be at least 1 delivery, not {self.window!r}")
+        if type(self.groups) is not int or self.groups < 0:
+            raise ConfigurationError(f"groups must be a number of groups, not {self.groups!r}")
+        if self.group_ttl is not None and not (type(self.group_ttl) in (int, float) and 0 < self.group_ttl < math.inf):
+            raise ConfigurationError(f"group_ttl must be a finite time of more than 0 seconds, not {self.group_ttl!r}")
+        if type(self.ack) is not bool:
+            raise ConfigurationError(f"ack must be True or False, not {self.ack!r}")
+        if not isinstance(self.redelivery, Redelivery):
+            raise ConfigurationError(f"redelivery must be a Redelivery, not {self.redelivery!r}")
         if checked_policy(self.slow_peer) == "wait":
             raise ConfigurationError("publications wait for nobody: slow_peer is close, drop_oldest or drop_newest")
         check_rule("publish", self.publish)

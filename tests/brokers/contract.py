@@ -18,12 +18,15 @@ import gevent
 import pytest
 
 from tests.processes import ENVIRONMENT
+from webmesh.brokers import one_node
 from webmesh.brokers.base import Broker, GroupName, Keep, Since
+from webmesh.exceptions import FailedPrecondition, Overloaded
 from webmesh.protocol.publication import Publication, read_publication
 
 PLAIN = Keep()
 KEPT = Keep(history=5)
 RETAINED = Keep(retain=True)
+WORKED = Keep(history=20, ack=True)
 WORK = GroupName(("jobs", "*"), "workers")
 
 
@@ -34,6 +37,7 @@ class RecordingSink:
         self.delivered: list[Publication] = []
         self.given: list[tuple[GroupName, Publication, Any]] = []
         self.gaps: list[str] = []
+        self.losses: list[tuple[GroupName, int, int]] = []  # and how much work was given before
         self.healths: list[bool] = []
 
     def deliver(self, publication: Publication) -> None:
@@ -41,6 +45,9 @@ class RecordingSink:
 
     def work(self, group: GroupName, publication: Publication, token: Any) -> None:
         self.given.append((group, publication, token))
+
+    def lost(self, group: GroupName, count: int) -> None:
+        self.losses.append((group, count, len(self.given)))
 
     def gap(self, reason: str) -> None:
         self.gaps.append(reason)
@@ -304,6 +311,126 @@ class BrokerContract(Nodes):
         broker.publish(message("jobs/2", 2), PLAIN)
         until(lambda: sink.given)
         assert [2] == [publication.payload for _, publication, _ in sink.given]
+
+    def test_a_group_with_another_window_has_as_much_at_a_time(self, node):
+        """Members came or went: the node says so by joining again."""
+        broker, sink = node()
+        broker.join(WORK, 1, durable=True)
+        for number in range(4):
+            broker.publish(message("jobs/1", number), WORKED)
+        until(lambda: sink.given)
+        broker.join(WORK, 3, durable=True)
+        until(lambda: len(sink.given) == 3)
+        assert [0, 1, 2] == [publication.payload for _, publication, _ in sink.given]
+
+    def test_a_full_group_with_members_refuses_what_must_be_acknowledged(self, node, monkeypatch):
+        """Nothing that was accepted is lost while somebody works, so more is not accepted; nor is it numbered."""
+        monkeypatch.setattr(one_node, "GROUP_BACKLOG", 3)
+        broker, sink = node()
+        broker.join(WORK, 1, durable=True)
+        broker.publish(message("jobs/1", 0), WORKED)
+        until(lambda: sink.given)
+        for number in range(1, 4):
+            broker.publish(message("jobs/1", number), WORKED)
+        with pytest.raises(Overloaded):
+            broker.publish(message("jobs/1", 4), WORKED)
+        assert 4 == broker.history("jobs/1", Since()).offset
+        broker.done(WORK, sink.given[0][2])
+        until(lambda: len(sink.given) == 2)
+        assert 5 == broker.publish(message("jobs/1", 4), WORKED).offset
+        assert [] == sink.losses
+
+    def test_a_full_group_without_members_loses_its_oldest_and_is_told(self, node, monkeypatch):
+        """Who is not there does not stop the others; whoever takes the group next learns how much is missing."""
+        monkeypatch.setattr(one_node, "GROUP_BACKLOG", 3)
+        broker, sink = node()
+        broker.join(WORK, 10, durable=True)
+        broker.leave(WORK)
+        for number in range(5):
+            assert number + 1 == broker.publish(message("jobs/1", number), WORKED).offset
+        broker.join(WORK, 10, durable=True)
+        until(lambda: len(sink.given) == 3)
+        assert [2, 3, 4] == [publication.payload for _, publication, _ in sink.given]
+        assert [(WORK, 2, 0)] == sink.losses
+        broker.leave(WORK)
+        broker.join(WORK, 10, durable=True)
+        until(lambda: len(sink.given) == 6)
+        assert 1 == len(sink.losses)
+
+    def test_what_need_not_be_acknowledged_displaces_nothing_that_must(self, node, monkeypatch):
+        """In a group that has both; what it loses is told, and nothing else."""
+        monkeypatch.setattr(one_node, "GROUP_BACKLOG", 3)
+        broker, sink = node()
+        broker.join(WORK, 1, durable=True)
+        broker.publish(message("jobs/1", 0), WORKED)
+        until(lambda: sink.given)
+        for number in range(10, 15):
+            broker.publish(message("jobs/2", number), PLAIN)
+        for number in range(1, 4):
+            broker.publish(message("jobs/1", number), WORKED)
+        for number in range(15, 20):
+            broker.publish(message("jobs/2", number), PLAIN)
+        for position in itertools.count():
+            until(lambda: len(sink.given) > position)  # noqa: B023
+            broker.done(WORK, sink.given[position][2])
+            got = [publication.payload for _, publication, _ in sink.given]
+            if {0, 1, 2, 3} <= {*got} and len(got) + sum(count for _, count, _ in sink.losses) == 14:
+                break
+        assert [0, 1, 2, 3] == [payload for payload in got if payload < 10]
+        assert sink.losses
+
+    def test_a_group_that_is_not_durable_is_told_what_it_loses(self, node, monkeypatch):
+        """Before what comes after it."""
+        monkeypatch.setattr(one_node, "GROUP_BACKLOG", 3)
+        broker, sink = node()
+        broker.join(WORK, 1, durable=False)
+        broker.publish(message("jobs/1", 0), PLAIN)
+        until(lambda: sink.given)
+        for number in range(1, 6):
+            broker.publish(message("jobs/1", number), PLAIN)
+        broker.want(("end",))
+        broker.publish(message("end"), PLAIN)
+        until(lambda: sink.delivered)  # all have arrived
+        broker.done(WORK, sink.given[0][2])
+        until(lambda: len(sink.given) == 2)
+        assert (3, [(WORK, 2, 1)]) == (sink.given[1][1].payload, sink.losses)
+
+    def test_a_durable_group_that_nobody_takes_ends_with_its_time(self, node):
+        """With its work, which whoever takes it later is told."""
+        broker, sink = node()
+        broker.join(WORK, 10, durable=True, ttl=1.0)
+        self.pass_time(1.5)
+        assert [WORK] == broker.groups()
+        broker.leave(WORK)
+        for number in range(2):
+            broker.publish(message("jobs/1", number), WORKED)
+        assert [WORK] == broker.groups()
+        self.pass_time(1.5)
+        until(lambda: broker.groups() == [])
+        broker.publish(message("jobs/1", 2), WORKED)
+        broker.join(WORK, 10, durable=True, ttl=1.0)
+        broker.publish(message("jobs/1", 3), WORKED)
+        until(lambda: sink.given)
+        assert ([3], [(WORK, 2, 0)]) == ([publication.payload for _, publication, _ in sink.given], sink.losses)
+
+    def test_a_group_is_dropped_with_its_work(self, node):
+        """Once it has no members; that is wanted, and no loss."""
+        broker, sink = node()
+        assert broker.drop_group(WORK) is None
+        broker.join(WORK, 10, durable=True)
+        for number in range(2):
+            broker.publish(message("jobs/1", number), WORKED)
+        until(lambda: len(sink.given) == 2)
+        with pytest.raises(FailedPrecondition):
+            broker.drop_group(WORK)
+        broker.leave(WORK)
+        assert 2 == broker.drop_group(WORK)
+        assert [] == broker.groups()
+        broker.publish(message("jobs/1", 2), WORKED)
+        broker.join(WORK, 10, durable=True)
+        broker.publish(message("jobs/1", 3), WORKED)
+        until(lambda: len(sink.given) == 3)
+        assert (3, []) == (sink.given[2][1].payload, sink.losses)
 
     # ------------------------------------------------------------------- records
 

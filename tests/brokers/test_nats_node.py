@@ -1,5 +1,6 @@
 """The thread's side of a node on NATS: what nodes hand to each other."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ def nodes(nats_server: NatsServer) -> Iterator[Any]:
         hub = Hub()
         node = NatsNode(
             read_address(nats_server.url), hub, hub, lambda told, size=0, must=False: told(), prefix=prefix, lease=5.0,
-            replicas=1, patience=2.0, timeout=0.2, tls=None, name="test", is_over=lambda *_: False,
+            replicas=1, patience=2.0, timeout=0.2, tls=None, name="test", is_over=lambda *_: False, clock=time.time,
         )  # fmt: skip
         bridge.call(node.open, timeout=10)
         made.append(node)

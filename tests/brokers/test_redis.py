@@ -195,24 +195,6 @@ def test_a_dedupe_id_is_forgotten_with_time(opened, sink, monkeypatch: pytest.Mo
     assert not broker.publish(message(dedupe_id="a"), KEPT).duplicate
 
 
-def test_a_group_without_room(opened, sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drops its oldest that waits, or refuses what must be acknowledged; what is with a node is left alone."""
-    monkeypatch.setattr(one_node, "GROUP_BACKLOG", 2)
-    broker = opened(sink)
-    broker.join(WORK, 1, durable=False)
-    broker.publish(message("jobs/1", 0), PLAIN)
-    until(lambda: sink.given)
-    for number in range(1, 5):
-        broker.publish(message("jobs/1", number), PLAIN)
-    with pytest.raises(Overloaded):
-        broker.publish(message("jobs/1", 5), Keep(ack=True))
-    for position in range(3):
-        until(lambda: len(sink.given) > position)  # noqa: B023
-        broker.done(WORK, sink.given[position][2])
-    assert [0, 3, 4] == [publication.payload for _, publication, _ in sink.given]
-    assert 1 == broker.publish(message("jobs/1", 5), Keep(ack=True)).offset
-
-
 def test_memory_that_is_full_refuses(own_server: RedisServer, opened, sink) -> None:
     """As an overload, and nothing of the publication is there."""
     broker = opened(sink, at=own_server)

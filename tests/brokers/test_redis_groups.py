@@ -10,7 +10,7 @@ import pytest
 from tests.brokers.contract import WORK, message, until
 from webmesh.brokers.base import GroupName
 from webmesh.brokers.redis_groups import GroupTable, NodeGroup, group_text, read_group
-from webmesh.brokers.redis_messages import BadMessage, body_limits, write_body
+from webmesh.brokers.redis_messages import BadMessage, Keys, body_limits, write_body
 from webmesh.exceptions import BrokerUnavailable
 from webmesh.options import Limits
 
@@ -27,19 +27,22 @@ class Work:
         self.told: list[bytes] = []
         self.asked = 0
         self.broken = False
+        self.lost = 0
 
     def add(self, *numbers: int, data: bytes = BODY) -> None:
         self.entries += [[b"%d-0" % number, [b"t", b"jobs/1", b"m", data]] for number in numbers]
 
-    def run(self, script: str, keys: list[str], node: str, room: int, rescue: int, own: int, *done: bytes) -> Any:
+    def run(self, script: str, keys: list[str], node: str, room: int, rescue: int, own: int, group: str,
+            *done: bytes) -> Any:  # fmt: skip
         self.asked += 1
         if self.broken:
             raise BrokerUnavailable("gone")
         self.told += done
         if own:
-            return [0, self.own]
+            return [0, self.own, 0]
         taken, self.entries = self.entries[:room], self.entries[room:]
-        return [0, taken]
+        lost, self.lost = self.lost, 0
+        return [0, taken, lost]
 
 
 @pytest.fixture
@@ -60,8 +63,10 @@ def bad() -> list[Exception]:
 @pytest.fixture
 def group(work: Work, given: list[bytes], bad: list[Exception]):
     made = NodeGroup(
-        WORK, "n", work="w", nodes="n", window=2, durable=True, limits=LIMITS, run=work.run,
-        give=lambda group, publication, token: given.append(token), refused=lambda where, error: bad.append(error),
+        WORK, "n", keys=Keys("w"), window=2, durable=True, ttl=None, limits=LIMITS, run=work.run,
+        give=lambda group, publication, token: given.append(token),
+        lost=lambda group, count: given.append(b"%d lost" % count),
+        refused=lambda where, error: bad.append(error),
     )  # fmt: skip
     made.start()
     yield made

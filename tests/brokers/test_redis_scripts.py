@@ -31,10 +31,11 @@ def run(server: RedisServer, script: str, keys: list[str], *arguments: object):
 def publish(
     server: RedisServer, key: str, *, topic="t", known="-", newest=0, history=5, ttl="", version="0", groups=()
 ):
-    keys = [f"{key}{name}" for name in ("topics", "retained", "seen", "answers", "groups", "log", *groups)]
+    names = ["topics", "retained", "seen", "answers", "groups", "log", "nodes", "lost", *groups]
+    keys = [f"{key}{name}" for name in names]
     return run(
         server, "publish", keys, version, topic, "body", f"{key}live", history, ttl, "", 0, "", 1000, 10, 10, 10,
-        os.urandom(6).hex(), "n.1", known, newest, f"{key}log:",
+        os.urandom(6).hex(), "n.1", known, newest, f"{key}log:", key, f"{key}plain:",
     )  # fmt: skip
 
 
@@ -96,8 +97,9 @@ def test_a_dead_nodes_passing_group_is_swept(server: RedisServer, key: str) -> N
     """One that is durable stays."""
     for durable in (0, 1):
         group, stream = f"g{durable}", f"{key}work{durable}"
-        run(server, "join", [f"{key}groups", stream, f"{key}nodes"], group, durable, "dead", 0)
-        run(server, "leave", [f"{key}groups", stream, f"{key}nodes"], group, "")
+        keys = [f"{key}groups", stream, f"{key}nodes"]
+        run(server, "join", [*keys, f"{key}lasts"], group, durable, "dead", 0, "")
+        run(server, "leave", [*keys, f"{key}lost", f"{key}plain"], group, "")
     assert [b"", b"g1"] == sorted(server.ask("HKEYS", f"{key}groups"))
     assert [0, 1] == [server.ask("EXISTS", f"{key}work{durable}") for durable in (0, 1)]
 

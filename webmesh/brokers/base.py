@@ -59,6 +59,11 @@ class GroupName(NamedTuple):
     pattern: tuple[str, ...]
     name: str
 
+    @property
+    def label(self) -> str:
+        """For logs; cut, as peers choose both."""
+        return f"{'/'.join(self.pattern)} {self.name}"[:200]
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -94,6 +99,9 @@ class Sink(Protocol):
 
     def work(self, group: GroupName, publication: Publication, token: Any) -> None:
         """A publication that this node alone has for one member of a group; it answers with `Broker.done`."""
+
+    def lost(self, group: GroupName, count: int) -> None:
+        """A group has lost so many publications for want of room or members, all before the work that comes next."""
 
     def gap(self, reason: str) -> None:
         """Publications may have been missed since the last one that was delivered."""
@@ -140,6 +148,7 @@ class Broker(ABC):
 
         Raises:
             BrokerUnavailable: It cannot be reached; nothing was published.
+            Overloaded: There is no room; nothing was published.
             PublishDoubtful: It was lost before it answered; of this subclass alone that cannot be said.
         """
 
@@ -166,11 +175,14 @@ class Broker(ABC):
     # -------------------------------------------------------------------- groups
 
     @abstractmethod
-    def join(self, group: GroupName, window: int, *, durable: bool) -> None:
+    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
         """This node has members of *group*: give it its share, at most *window* publications that are not done.
+
+        Another call says what has changed.
 
         Args:
             durable: Whether what comes while no node has members waits for the next one.
+            ttl: Seconds that a durable group lasts without members; `None` for ever.
         """
 
     @abstractmethod
@@ -180,6 +192,18 @@ class Broker(ABC):
     @abstractmethod
     def done(self, group: GroupName, token: Any) -> None:
         """A publication that was given as work needs no further delivery."""
+
+    @abstractmethod
+    def groups(self) -> list[GroupName]:
+        """The durable groups that there are."""
+
+    @abstractmethod
+    def drop_group(self, group: GroupName) -> int | None:
+        """End a durable group, with what it has to do; returns how much that was, `None` where there is no such group.
+
+        Raises:
+            FailedPrecondition: It has members.
+        """
 
     # ------------------------------------------------------------------- records
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
-from webmesh.brokers.one_node import OneNodeBroker, Work
+from webmesh.brokers.one_node import KeptGroup, OneNodeBroker, Work
 from webmesh.deadline import Clock
 from webmesh.exceptions import ConfigurationError, Overloaded
 from webmesh.protocol.publication import Publication
@@ -51,7 +51,7 @@ class MemoryStorage:
         self._seen: OrderedDict[tuple[str, str], tuple[float, Accepted]] = OrderedDict()
         self._records: dict[str, dict[str, tuple[float, Any]]] = {}
 
-    def open(self) -> Iterable[tuple[GroupName, list[tuple[int, Publication]]]]:
+    def open(self) -> Iterable[KeptGroup]:
         """See `Storage.open`."""
         return ()
 
@@ -150,8 +150,14 @@ class MemoryStorage:
 
     # ------------------------------------------------------- groups and records
 
-    def add_group(self, group: GroupName) -> None:
-        """See `Storage.add_group`."""
+    def keep_group(self, group: GroupName, ttl: float | None, left: float | None) -> None:
+        """See `Storage.keep_group`."""
+
+    def told_lost(self, group: GroupName) -> None:
+        """See `Storage.told_lost`."""
+
+    def drop_group(self, group: GroupName) -> None:
+        """See `Storage.drop_group`."""
 
     def drop_work(self, group: GroupName, token: int) -> None:
         """See `Storage.drop_work`."""

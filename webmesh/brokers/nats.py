@@ -129,7 +129,7 @@ class NatsBroker(Broker):
         node = groups.node = NatsNode(
             self._address, self, groups, bridge.tell, prefix=self._prefix, lease=self._lease, replicas=self._replicas,
             patience=self._patience, timeout=self._timeout, tls=self._tls, name=f"webmesh {self._name}",
-            is_over=self._is_over,
+            is_over=self._is_over, clock=self.clock,
         )  # fmt: skip
         self._sink, self._was_up, self._posted_bytes = sink, False, 0
         self._bridge, self._node, self._groups = bridge, node, groups
@@ -338,14 +338,14 @@ class NatsBroker(Broker):
 
     # -------------------------------------------------------------------- groups
 
-    def join(self, group: GroupName, window: int, *, durable: bool) -> None:
+    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
         """See `Broker.join`. A durable group keeps what must be acknowledged; the rest is for members that are there.
 
         Without a connection it begins with the next one.
         """
         if self._sink is None:
             raise BrokerUnavailable("the engine is not started")
-        self._groups.join(group, self._sink, window, durable=durable)
+        self._groups.join(group, self._sink, window, durable=durable, ttl=ttl)
 
     def leave(self, group: GroupName) -> None:
         """See `Broker.leave`."""
@@ -354,6 +354,14 @@ class NatsBroker(Broker):
     def done(self, group: GroupName, token: Any) -> None:
         """See `Broker.done`."""
         self._groups.done(group, token)
+
+    def groups(self) -> list[GroupName]:
+        """See `Broker.groups`."""
+        return self._ask_up(self._node.upkeep.names)
+
+    def drop_group(self, group: GroupName) -> int | None:
+        """See `Broker.drop_group`."""
+        return self._ask_up(self._node.upkeep.drop, group)
 
     # ------------------------------------------------------------------- records
 

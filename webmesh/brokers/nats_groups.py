@@ -72,7 +72,7 @@ class NodeGroup:
         self, name: GroupName, sink: Sink, wire: Wire, *, window: int, durable: bool, next_token: Callable[[], int]
     ) -> None:
         self.name, self.durable = name, durable
-        self.dropped = 0
+        self._lost = 0
         self._sink, self._wire, self._window, self._next_token = sink, wire, window, next_token
         self._waiting: deque[Item] = deque()
         self._given: dict[int, Item] = {}
@@ -105,6 +105,16 @@ class NodeGroup:
                 self._wire.acknowledge(self.name, item.delivery)
             self._give()
 
+    def set_window(self, window: int) -> None:
+        """Members came or went."""
+        self._window = window
+        self._give()
+
+    def lost(self, count: int) -> None:
+        """What it has lost while it had no members."""
+        self._lost += count
+        self._give()
+
     def pause(self) -> None:
         """Give no more to members: the last one is leaving."""
         self._window = 0
@@ -123,7 +133,7 @@ class NodeGroup:
         for position, item in enumerate(self._waiting):
             if item.message is not None and not item.offered:
                 del self._waiting[position]
-                self.dropped += 1
+                self._lost += 1
                 return
 
     def _give(self) -> None:
@@ -131,13 +141,21 @@ class NodeGroup:
             return
         self._giving = True
         try:
-            while self._waiting and len(self._given) < self._window and not self._waiting[0].offered:
+            while len(self._given) < self._window:
+                self._tell_lost()
+                if not self._waiting or self._waiting[0].offered:
+                    break
                 item = self._waiting.popleft()
                 self._given[item.token] = item
                 self._sink.work(self.name, item.publication, item.token)
         finally:
             self._giving = False
         self._tell_room()
+
+    def _tell_lost(self) -> None:
+        if self._lost and not self._closed:
+            lost, self._lost = self._lost, 0
+            self._sink.lost(self.name, lost)
 
     def _tell_room(self) -> None:
         if self._closed:
@@ -198,16 +216,21 @@ class NatsGroups:
         self._changing = Semaphore()
         self._groups: dict[GroupName, NodeGroup] = {}
 
-    def join(self, name: GroupName, sink: Sink, window: int, *, durable: bool) -> None:
+    def join(self, name: GroupName, sink: Sink, window: int, *, durable: bool, ttl: float | None) -> None:
         """See `Broker.join`."""
         with self._changing:
-            if name in self._groups:
+            known = self._groups.get(name)
+            if known is not None and known.durable == durable:
+                known.set_window(window)
+                self._bridge.post(self.node.set_window, name, window)
                 return
+            if known is not None:
+                self._leave(name)
             self._groups[name] = NodeGroup(
                 name, sink, self, window=window, durable=durable, next_token=self._tokens.__next__
             )
             try:
-                self._bridge.call(self.node.join, name, window, durable, timeout=self._timeout)
+                self._bridge.call(self.node.join, name, window, durable, ttl, timeout=self._timeout)
             except BaseException:
                 self._leave(name)
                 raise
@@ -261,6 +284,12 @@ class NatsGroups:
             self._bridge.post(self.node.refuse, name, delivery)
         else:
             group.put(arrived.publication, delivery=delivery)
+
+    def on_lost(self, name: GroupName, count: int) -> None:
+        """What a group has lost while it had no members."""
+        group = self._groups.get(name)
+        if group is not None:
+            group.lost(count)
 
     def on_offer(self, name: GroupName, subject: str, message: Message) -> None:
         """Another node has no room for this; whoever takes it says so."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,7 +22,10 @@ from webmesh.brokers.nats_marks import MARK
 from webmesh.brokers.nats_records import Records
 from webmesh.brokers.nats_subjects import pattern_subject
 from webmesh.brokers.nats_topics import IsOver, Topics
+from webmesh.brokers.nats_upkeep import GroupUpkeep
 from webmesh.brokers.nats_work import WorkFeed, group_key
+from webmesh.deadline import Clock
+from webmesh.exceptions import BrokerError
 
 TOPIC = "Webmesh-Topic"
 """Header of a message that one node hands to another: its topic's subject."""
@@ -48,6 +52,9 @@ class Groups(Protocol):
     def on_work(self, group: GroupName, subject: str, message: Message, delivery: Delivery) -> None:
         """This node's share of what must be acknowledged."""
 
+    def on_lost(self, group: GroupName, count: int) -> None:
+        """What a group has lost before this node had members of it."""
+
     def on_offer(self, group: GroupName, subject: str, message: Message) -> None:
         """What another node has no room for."""
 
@@ -63,6 +70,7 @@ class NatsNode:
     def __init__(
         self, address: Address, hub: Hub, groups: Groups, tell: Callable[..., bool], *, prefix: str, lease: float,
         replicas: int, patience: float, timeout: float, tls: Any, name: str, is_over: IsOver,
+        clock: Clock,
     ) -> None:  # fmt: skip
         self._hub, self._groups, self._tell = hub, groups, tell
         self._prefix, self._lease, self._timeout = prefix, lease, timeout
@@ -70,7 +78,14 @@ class NatsNode:
         self._js = JetStream(self.link, replicas)
         self.topics = Topics(self._js, prefix, is_over)
         self.records = Records(self._js, f"{prefix}_records", prefix, self.topics.make_records)
+        self.upkeep = GroupUpkeep(
+            self._js, self.records, prefix, self.topics.work, make_stream=self.topics.make_work, ended=self._ended,
+            patience=timeout, clock=clock,
+        )  # fmt: skip
+        self.topics.before_work = self.upkeep.check
         self._feeds: dict[GroupName, WorkFeed] = {}
+        self._keeping: asyncio.Task[None] | None = None
+        self._lives: dict[GroupName, float | None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.unsent = 0
         self.taken_bytes = 0
@@ -78,9 +93,12 @@ class NatsNode:
     async def open(self) -> None:
         """See `Link.open`."""
         await self.link.open()
+        self._keeping = asyncio.create_task(self.upkeep.run(lambda: self._lives))
 
     async def close(self) -> None:
         """See `Link.close`."""
+        if self._keeping is not None:
+            self._keeping.cancel()
         await self.link.close()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -93,8 +111,10 @@ class NatsNode:
     def on_up(self) -> None:
         """See `Listener`."""
         self.topics.forget()
-        for feed in self._feeds.values():
+        self.upkeep.forget()
+        for group, feed in self._feeds.items():
             self._spawn(feed.restore())
+            self._spawn(self._enter(group, self._lives[group]))
         self._tell(self._hub.on_up, must=True)
 
     def on_down(self, reason: str) -> None:
@@ -129,7 +149,7 @@ class NatsNode:
 
     # -------------------------------------------------------------------- groups
 
-    async def join(self, group: GroupName, window: int, durable: bool) -> None:
+    async def join(self, group: GroupName, window: int, durable: bool, ttl: float | None = None) -> None:
         """Have this node's share of a group's messages."""
         key = group_key(group)
         live = f"{self._prefix}.t.{pattern_subject(group.pattern)}"
@@ -137,17 +157,45 @@ class NatsNode:
         await self.link.subscribe(f"{self._prefix}.over.{key}", partial(self._take_over, group), key)
         await self._listen(group, True)
         if durable:
+            await self._enter(group, ttl)
+            self._lives[group] = ttl
             feed = self._feeds[group] = WorkFeed(
                 self._js, self.topics.work, self._prefix, group, window=window, lease=self._lease,
                 make_stream=self.topics.make_work, give=partial(self._take_work, group),
             )  # fmt: skip
             await feed.open()
 
+    async def _enter(self, group: GroupName, ttl: float | None) -> None:
+        """Without a connection, `on_up` does so with the next one."""
+        await self.upkeep.join(group)
+        if not self.link.up:
+            return
+        with suppress(BrokerError):
+            await self.upkeep.enter(group, ttl)
+            lost = await self.upkeep.take_lost(group)
+            if lost:
+                self._tell(partial(self._groups.on_lost, group, lost), must=True)
+
+    def _ended(self, group: GroupName, lost: int) -> None:
+        text = f"the group {group.label!r} had no members and has ended with {lost} messages"
+        self._tell(partial(self._hub.on_trouble, text))
+
+    def set_window(self, group: GroupName, window: int) -> None:
+        """See `WorkFeed.set_window`."""
+        feed = self._feeds.get(group)
+        if feed is not None:
+            feed.set_window(window)
+
     async def leave(self, group: GroupName) -> None:
         """Have it no longer."""
         feed = self._feeds.pop(group, None)
         if feed is not None:
             await feed.close()
+            await self.upkeep.leave(group)
+            ttl = self._lives.pop(group, None)
+            with suppress(BrokerError):
+                if self.link.up:
+                    await self.upkeep.enter(group, ttl)
         key = group_key(group)
         await self._listen(group, False)
         await self.link.unsubscribe(f"{self._prefix}.t.{pattern_subject(group.pattern)}", key)

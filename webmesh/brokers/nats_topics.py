@@ -55,6 +55,9 @@ class Topics:
     Args:
         is_over: Whether a topic's newest message, by its subject, body and mark, has ended with its time, and so have
             all before it.
+
+    Attributes:
+        before_work: Called with the subject of what groups must do; raises `Overloaded` where they have too much.
     """
 
     def __init__(self, js: JetStream, prefix: str, is_over: IsOver = lambda *_: False) -> None:
@@ -62,6 +65,7 @@ class Topics:
         self._swept_at = -math.inf
         self._log, self._once, self._records = f"{prefix}_log", f"{prefix}_once", f"{prefix}_records"
         self.work = f"{prefix}_work"
+        self.before_work: Callable[[str], Awaitable[None]] | None = None
         self._prefix = prefix
         self._heads: OrderedDict[str, tuple[Head, int]] = OrderedDict()
         self._turns: Turns[str] = {}
@@ -141,6 +145,8 @@ class Topics:
         return Accepted(duplicate=known)
 
     async def _publish_kept(self, attempt: _Attempt) -> Accepted:
+        if attempt.keep.ack and self.before_work is not None:
+            await self.before_work(attempt.subject)
         subject = f"{self._prefix}.log.{attempt.subject}"
         known_head = self._heads.get(attempt.subject)
         head, untrimmed = known_head or (await self._find_head(subject), 1 << 30)

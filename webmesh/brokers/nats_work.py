@@ -120,6 +120,11 @@ class WorkFeed:
         self._held.clear()
         await self._js.link.settle()
 
+    def set_window(self, window: int) -> None:
+        """Have as many at a time from now on."""
+        self._window = window
+        self._changed.set()
+
     def done(self, delivery: Delivery) -> None:
         """This one needs no further delivery."""
         self._end(delivery, b"+ACK")

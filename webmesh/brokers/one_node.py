@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
 from webmesh.deadline import Clock
-from webmesh.exceptions import Overloaded
+from webmesh.brokers.group_queue import NOTHING, GroupQueue
+from webmesh.exceptions import FailedPrecondition, Overloaded
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_trie import TopicTrie
+
+logger = logging.getLogger("webmesh.broker")
 
 DEDUPE_WINDOW = 120.0
 """Seconds for which a dedupe id is remembered (JetStream's default)."""
@@ -24,8 +28,12 @@ MOST_TOPICS = 100_000
 """Topics that are kept at a time: a publisher may name as many as it likes."""
 
 GROUP_BACKLOG = 10_000
-"""Publications that wait for a group without room for them. Beyond it the oldest is dropped, or publishing is refused
-where each must be acknowledged."""
+"""Publications that wait for a group without room for them. Beyond it the oldest that need not be acknowledged goes.
+Where there is none, publishing is refused, or what waits longest goes if the group has no member: who is not there
+must not stop the others."""
+
+MOST_DROPPED = 1000
+"""Groups that ended with their time of which it is remembered what they lost."""
 
 MOST_GROUPS = 10_000
 """Groups: durable ones outlive their members, and a subscriber may name as many as it likes."""
@@ -35,11 +43,28 @@ Work = tuple[GroupName, int]
 """What a durable group has to do, by its token."""
 
 
+class KeptGroup(NamedTuple):
+    """A durable group that was there before this process.
+
+    Attributes:
+        work: What it has to do, oldest first: token, publication, and whether that must be acknowledged.
+        ttl: Seconds that it lasts without members.
+        left: The clock's reading since when it has none, where that is known.
+        lost: Publications that it has lost and that nobody was told of.
+    """
+
+    name: GroupName
+    work: list[tuple[int, Publication, bool]]
+    ttl: float | None
+    left: float | None
+    lost: int
+
+
 class Storage(Protocol):
     """What one engine keeps. *now* is the reading of the clock that the engine was given."""
 
-    def open(self) -> Iterable[tuple[GroupName, list[tuple[int, Publication]]]]:
-        """Begin; returns the durable groups that were there, each with what it has to do, oldest first."""
+    def open(self) -> Iterable[KeptGroup]:
+        """Begin; returns the durable groups that were there."""
 
     def close(self) -> None:
         """End."""
@@ -54,7 +79,7 @@ class Storage(Protocol):
 
         Args:
             work: Whose work it is.
-            lost: What these groups lose for it.
+            lost: What these groups lose for it, which is counted; it may be the publication itself.
 
         Raises:
             Overloaded: Too many topics are kept.
@@ -72,8 +97,14 @@ class Storage(Protocol):
     def drop_work(self, group: GroupName, token: int) -> None:
         """A durable group has this no longer to do."""
 
-    def add_group(self, group: GroupName) -> None:
-        """A durable group begins."""
+    def keep_group(self, group: GroupName, ttl: float | None, left: float | None) -> None:
+        """A durable group begins or goes on, or has no members since *left*."""
+
+    def told_lost(self, group: GroupName) -> None:
+        """What a durable group has lost was told."""
+
+    def drop_group(self, group: GroupName) -> None:
+        """A durable group ends, with its work."""
 
     def put(self, table: str, key: str, value: Any, until: float) -> None:
         """See `Broker.put`."""
@@ -102,20 +133,30 @@ class OneNodeBroker(Broker):
         self._wanted: dict[tuple[str, ...], int] = {}
         self._interest: TopicTrie[tuple[str, ...]] = TopicTrie()
         self._groups: TopicTrie[GroupName] = TopicTrie()
-        self._queues: dict[GroupName, _Queue] = {}
+        self._queues: dict[GroupName, GroupQueue] = {}
+        self._next_end = math.inf
+        self._first = 0
+        self._dropped: dict[GroupName, int] = {}
 
     def start(self, sink: Sink) -> None:
         """See `Broker.start`."""
-        for group, work in self._storage.open():
-            self._queue(group).restore(work)
+        now = self.clock()
+        for kept in self._storage.open():
+            left = now if kept.left is None else kept.left
+            queue = self._queue(kept.name)
+            queue.restore(kept.work, ttl=kept.ttl, left=left, lost=kept.lost)
+            self._lasts(queue)
         self._sink = sink
+        self._end_groups(now)
 
     def stop(self) -> None:
         """See `Broker.stop`."""
         if self._sink is not None:
             self._sink = None
+            now = self.clock()
             for queue in self._queues.values():
-                queue.close()
+                if queue.left is None:
+                    self._close(queue, now)
             self._storage.close()
 
     @property
@@ -136,9 +177,9 @@ class OneNodeBroker(Broker):
         if before is not None:
             return before._replace(duplicate=True)
         segments = tuple(publication.topic.split("/"))
+        if now >= self._next_end:
+            self._end_groups(now)
         queues = [self._queues[name] for name in self._groups.match(segments)]
-        if keep.ack and any(queue.full for queue in queues):
-            raise Overloaded(f"a group of {publication.topic} has {GROUP_BACKLOG} messages to do")
         publication = replace(publication, at=now)
         self._keep(publication, keep, now, queues)
         if self._sink is not None and self._interest.match(segments):
@@ -147,14 +188,17 @@ class OneNodeBroker(Broker):
             queue.give()
         return Accepted(publication.offset, publication.epoch)
 
-    def _keep(self, publication: Publication, keep: Keep, now: float, queues: list[_Queue]) -> None:
+    def _keep(self, publication: Publication, keep: Keep, now: float, queues: list[GroupQueue]) -> None:
         """In one step what is kept of it and whose work it is: a process killed between would have it half."""
-        durable = [queue for queue in queues if queue.durable]
-        work = [(queue.group, queue.next) for queue in durable]
-        lost = [(queue.group, queue.oldest) for queue in durable if queue.full]
+        outs = [(queue, queue.makes_room(GROUP_BACKLOG, ack=keep.ack)) for queue in queues]
+        known = [(queue, out) for queue, out in outs if out is not None]
+        if len(known) < len(outs):
+            raise Overloaded(f"a group of {publication.topic} has {GROUP_BACKLOG} messages to do")
+        work = [(queue.name, queue.next) for queue, out in known if queue.durable and out != queue.next]
+        lost = [(queue.name, out) for queue, out in known if queue.durable and out != NOTHING]
         self._storage.keep(publication, keep, now, work, lost)
-        for queue in queues:
-            queue.put(publication)
+        for queue, out in known:
+            queue.put(publication, out, ack=keep.ack)
 
     def want(self, pattern: tuple[str, ...]) -> None:
         """See `Broker.want`."""
@@ -183,35 +227,91 @@ class OneNodeBroker(Broker):
 
     # -------------------------------------------------------------------- groups
 
-    def join(self, group: GroupName, window: int, *, durable: bool) -> None:
+    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
         """See `Broker.join`.
 
         Raises:
             Overloaded: There are too many groups.
         """
         assert self._sink is not None
+        self._end_groups(self.clock())
         if group not in self._queues and len(self._queues) >= MOST_GROUPS:
             raise Overloaded(f"there are {len(self._queues)} groups, the limit")
         queue = self._queue(group)
-        if durable and not queue.durable:
-            self._storage.add_group(group)
-        queue.open(self._sink, window, durable=durable)
+        if durable:
+            self._storage.keep_group(group, ttl, None)
+        queue.lost += self._dropped.pop(group, 0)
+        queue.open(self._sink, window, durable=durable, ttl=ttl)
 
-    def _queue(self, group: GroupName) -> _Queue:
+    def _queue(self, group: GroupName) -> GroupQueue:
         queue = self._queues.get(group)
         if queue is None:
-            queue = self._queues[group] = _Queue(group, self._storage)
+            queue = self._queues[group] = GroupQueue(group, self._done, self._told, self._first)
             self._groups.add(group.pattern, group)
         return queue
 
     def leave(self, group: GroupName) -> None:
         """See `Broker.leave`."""
         queue = self._queues.get(group)
-        if queue is not None:
-            queue.close()
-            if not queue.durable:
-                del self._queues[group]
-                self._groups.remove(group.pattern, group)
+        if queue is None:
+            return
+        self._close(queue, self.clock())
+        if not queue.durable:
+            self._forget(queue)
+
+    def _close(self, queue: GroupQueue, now: float) -> None:
+        queue.close(now)
+        self._lasts(queue)
+
+    def groups(self) -> list[GroupName]:
+        """See `Broker.groups`."""
+        self._end_groups(self.clock())
+        return [queue.name for queue in self._queues.values() if queue.durable]
+
+    def drop_group(self, group: GroupName) -> int | None:
+        """See `Broker.drop_group`."""
+        queue = self._queues.get(group)
+        if queue is None or not queue.durable:
+            return None
+        if queue.left is None:
+            raise FailedPrecondition(f"the group {group.name!r} has members")
+        self._forget(queue)
+        return len(queue)
+
+    def _forget(self, queue: GroupQueue) -> None:
+        self._first = max(self._first, queue.next)  # a token is never another publication's
+        if queue.durable:
+            self._storage.drop_group(queue.name)
+        del self._queues[queue.name]
+        self._groups.remove(queue.name.pattern, queue.name)
+
+    def _lasts(self, queue: GroupQueue) -> None:
+        """It has no members since some time."""
+        if queue.durable:
+            self._storage.keep_group(queue.name, queue.ttl, queue.left)
+        self._next_end = min(self._next_end, queue.end)
+
+    def _end_groups(self, now: float) -> None:
+        """Those that nobody has taken for too long."""
+        if now < self._next_end:
+            return
+        for queue in [queue for queue in self._queues.values() if queue.end <= now]:
+            self._forget(queue)
+            lost = len(queue) + queue.lost
+            logger.warning("a group without members has ended", extra={"group": queue.name.label, "lost": lost})
+            if lost:
+                self._dropped[queue.name] = lost
+                if len(self._dropped) > MOST_DROPPED:
+                    del self._dropped[next(iter(self._dropped))]
+        self._next_end = min((queue.end for queue in self._queues.values()), default=math.inf)
+
+    def _done(self, queue: GroupQueue, token: int) -> None:
+        if queue.durable:
+            self._storage.drop_work(queue.name, token)
+
+    def _told(self, queue: GroupQueue) -> None:
+        if queue.durable:
+            self._storage.told_lost(queue.name)
 
     def done(self, group: GroupName, token: Any) -> None:
         """See `Broker.done`."""
@@ -232,66 +332,3 @@ class OneNodeBroker(Broker):
     def records(self, table: str) -> Mapping[str, Any]:
         """See `Broker.records`."""
         return self._storage.records(table, self.clock())
-
-
-class _Queue:
-    """What one group has to do: publications that wait, and those that were given to the node."""
-
-    def __init__(self, group: GroupName, storage: Storage) -> None:
-        self.durable = False
-        self.group = group
-        self.next = 0
-        self._storage = storage
-        self._sink: Sink | None = None
-        self._window = 0
-        self._waiting: deque[tuple[int, Publication]] = deque()
-        self._given: dict[int, Publication] = {}
-        self._giving = False
-
-    @property
-    def full(self) -> bool:
-        return len(self._waiting) >= GROUP_BACKLOG
-
-    @property
-    def oldest(self) -> int:
-        return self._waiting[0][0]
-
-    def restore(self, work: list[tuple[int, Publication]]) -> None:
-        """It was there before this process."""
-        self.durable = True
-        self._waiting.extend(work)
-        self.next = max((token for token, _ in work), default=-1) + 1
-
-    def open(self, sink: Sink, window: int, *, durable: bool) -> None:
-        self._sink, self._window, self.durable = sink, window, durable
-        self.give()
-
-    def close(self) -> None:
-        self._sink = None
-        self._waiting.extendleft(reversed(self._given.items()))
-        self._given.clear()
-
-    def put(self, publication: Publication) -> None:
-        """It is kept already; `give` follows."""
-        if self.full:
-            self._waiting.popleft()
-        self._waiting.append((self.next, publication))
-        self.next += 1
-
-    def done(self, token: int) -> None:
-        if self._given.pop(token, None) is not None:
-            if self.durable:
-                self._storage.drop_work(self.group, token)
-            self.give()
-
-    def give(self) -> None:
-        if self._giving:  # the node was done at once: the loop below goes on with the next
-            return
-        self._giving = True
-        try:
-            while self._sink is not None and self._waiting and len(self._given) < self._window:
-                token, publication = self._waiting.popleft()
-                self._given[token] = publication
-                self._sink.work(self.group, publication, token)
-        finally:
-            self._giving = False

@@ -27,7 +27,14 @@ from webmesh.brokers.redis_past import RedisPast
 from webmesh.brokers.redis_places import read_url
 from webmesh.brokers.redis_records import RedisRecords
 from webmesh.deadline import Deadline
-from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, Overloaded, PublishDoubtful
+from webmesh.exceptions import (
+    BrokerError,
+    BrokerUnavailable,
+    ConfigurationError,
+    FailedPrecondition,
+    Overloaded,
+    PublishDoubtful,
+)
 from webmesh.options import Backoff, Limits
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_trie import TopicTrie
@@ -163,12 +170,13 @@ class RedisBroker(Broker):
         seconds, micros = self._link.ask("TIME")  # again and again: two clocks never go at quite the same speed
         self._offset_of_clock = int(seconds) + int(micros) / 1e6 - (before + time.monotonic()) / 2
         self._link.run("beat", [keys.nodes], self._node, self._lease_ms)
+        self._end_groups()
         for group in list(self._groups.values()):
             self._enter(group)
             group.wake(rescue=True)
         others = [name for name in self._table.passing if read_group(name) not in self._groups]
         for name in random.sample(others, min(len(others), SWEPT)):
-            self._link.run("leave", [keys.groups, keys.work(name), keys.nodes], name, "")
+            self._link.run("leave", self._leaving(name), name, "")
 
     def told(self, name: bytes, data: Any) -> None:
         """See `LinkOwner`."""
@@ -224,14 +232,14 @@ class RedisBroker(Broker):
             groups = self._table.match(tuple(topic.split("/")))
             outcome, *rest = self._link.run(
                 "publish",
-                [keys.topics, keys.retained, keys.seen, keys.answers, keys.groups, keys.log(topic),
-                 *map(keys.work, groups)],
+                [keys.topics, keys.retained, keys.seen, keys.answers, keys.groups, keys.log(topic), keys.nodes,
+                 keys.lost, *map(keys.work, groups)],
                 self._table.version, topic, body, keys.live + topic, keep.history,
                 "" if keep.ttl is None else max(1, round(keep.ttl * 1000)), retain, int(keep.ack),
                 publication.dedupe_id or "", round(one_node.DEDUPE_WINDOW * 1000), one_node.DEDUPE_MOST,
                 one_node.MOST_TOPICS, one_node.GROUP_BACKLOG, os.urandom(6).hex(),
                 f"{self._node}.{next(self._counter):x}", self._epoch or "-", self._newest.get(topic, 0),
-                keys.log(""),
+                keys.log(""), keys.work(""), keys.plain(""),
             )  # fmt: skip
             if outcome != b"stale":
                 return self._outcome(topic, outcome, rest)
@@ -304,18 +312,17 @@ class RedisBroker(Broker):
 
     # -------------------------------------------------------------------- groups
 
-    def join(self, group: GroupName, window: int, *, durable: bool) -> None:
+    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
         """See `Broker.join`."""
         known = self._groups.get(group)
         if known is not None:
-            known.window, known.durable = window, durable
+            known.window, known.durable, known.ttl = window, durable, ttl
             self._enter(known)
             known.wake()
             return
-        keys = self._keys
         made = NodeGroup(
-            group, self._node, work=keys.work(group_text(group)), nodes=keys.nodes, window=window, durable=durable,
-            limits=self._limits, run=self._link.run, give=self._give, refused=self._refuse,
+            group, self._node, keys=self._keys, window=window, durable=durable, ttl=ttl, limits=self._limits,
+            run=self._link.run, give=self._give, lost=self._lost, refused=self._refuse,
         )  # fmt: skip
         self._groups[group] = self._by_work[made.work.encode()] = made
         try:
@@ -332,9 +339,40 @@ class RedisBroker(Broker):
     def _enter(self, group: NodeGroup) -> None:
         keys = self._keys
         self._link.run(
-            "join", [keys.groups, group.work, keys.nodes], group_text(group.name), int(group.durable), self._node,
-            self._lease_ms,
+            "join", [keys.groups, group.work, keys.nodes, keys.lasts], group.text, int(group.durable), self._node,
+            self._lease_ms, "" if group.ttl is None else round(group.ttl * 1000),
         )  # fmt: skip
+
+    def _leaving(self, group: str) -> list[str]:
+        keys = self._keys
+        return [keys.groups, keys.work(group), keys.nodes, keys.lost, keys.plain(group)]
+
+    def _end_groups(self) -> None:
+        keys = self._keys
+        ended = self._link.run(
+            "end", [keys.groups, keys.lasts, keys.lost], keys.work(""), keys.plain(""), one_node.MOST_DROPPED
+        )
+        for name, lost in zip(ended[::2], ended[1::2], strict=True):
+            logger.warning("a group without members has ended", extra={"group": repr(name[:200]), "lost": lost})
+
+    def groups(self) -> list[GroupName]:
+        """See `Broker.groups`."""
+        self._table.read()
+        return list(self._table.durable)
+
+    def drop_group(self, group: GroupName) -> int | None:
+        """See `Broker.drop_group`."""
+        keys, text = self._keys, group_text(group)
+        had: int = self._link.run(
+            "drop", [keys.groups, keys.work(text), keys.nodes, keys.lasts, keys.lost, keys.plain(text)], text
+        )
+        if had == -2:
+            raise FailedPrecondition(f"the group {group.name!r} has members")
+        return had if had >= 0 else None
+
+    def _lost(self, group: GroupName, count: int) -> None:
+        if self._sink is not None:
+            _contained(self._sink.lost, group, count)
 
     def _give(self, group: GroupName, publication: Publication, token: Any) -> None:
         if self._sink is not None:
@@ -353,10 +391,7 @@ class RedisBroker(Broker):
         if self._link.feed is not None:
             self._link.feed.remove(left.work, pattern=False)
         try:
-            keys = self._keys
-            self._link.run(
-                "leave", [keys.groups, left.work, keys.nodes], group_text(group), self._node, *done[:1000]
-            )
+            self._link.run("leave", self._leaving(left.text), left.text, self._node, *done[:1000])
         except BrokerError as error:
             logger.warning("a group was left without telling Redis", extra={"group": group.name, "reason": str(error)})
 

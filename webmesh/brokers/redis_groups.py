@@ -14,7 +14,7 @@ import gevent
 from gevent.event import Event
 
 from webmesh.brokers.base import GroupName
-from webmesh.brokers.redis_messages import GROUP_SEPARATOR, BadMessage, read_message, read_pattern
+from webmesh.brokers.redis_messages import GROUP_SEPARATOR, BadMessage, Keys, read_message, read_pattern
 from webmesh.exceptions import WebMeshError
 from webmesh.options import Limits
 from webmesh.protocol.publication import Publication
@@ -53,6 +53,7 @@ class GroupTable:
     Attributes:
         version: Of what was read; every publication names it.
         passing: Those that end with their last member.
+        durable: The others.
     """
 
     def __init__(self, ask: Run, key: str, refused: Callable[[str, Exception], None]) -> None:
@@ -60,12 +61,14 @@ class GroupTable:
         self._trie: TopicTrie[str] = TopicTrie()
         self.version = ""
         self.passing: list[str] = []
+        self.durable: list[GroupName] = []
 
     def read(self) -> None:
         """Read it anew."""
         found = self._ask("HGETALL", self._key)
         trie: TopicTrie[str] = TopicTrie()
         passing: list[str] = []
+        durable: list[GroupName] = []
         version = "0"
         for name, value in zip(found[::2], found[1::2], strict=True):
             if not name:
@@ -73,12 +76,15 @@ class GroupTable:
                 continue
             try:
                 text = name.decode()
-                trie.add(read_group(text).pattern, text)
+                group = read_group(text)
+                trie.add(group.pattern, text)
                 if value == b"0":
                     passing.append(text)
+                else:
+                    durable.append(group)
             except (BadMessage, UnicodeDecodeError) as bad:
                 self._refused(self._key, bad)
-        self._trie, self.passing, self.version = trie, passing, version
+        self._trie, self.passing, self.durable, self.version = trie, passing, durable, version
 
     def match(self, topic: tuple[str, ...]) -> list[str]:
         """The names of the groups that a publication is for."""
@@ -90,19 +96,23 @@ class NodeGroup:
 
     Args:
         node: This node's name.
-        work, nodes: The keys of the group's stream and of the table of nodes.
+        keys: Of everything.
         give: Gets each publication with its token.
+        lost: Gets how many publications the group has lost.
         refused: Told of what is no message of ours.
     """
 
     def __init__(
-        self, name: GroupName, node: str, *, work: str, nodes: str, window: int, durable: bool, limits: Limits,
-        run: Run, give: Callable[[GroupName, Publication, Any], None], refused: Callable[[str, BadMessage], None],
+        self, name: GroupName, node: str, *, keys: Keys, window: int, durable: bool, ttl: float | None, limits: Limits,
+        run: Run, give: Callable[[GroupName, Publication, Any], None], lost: Callable[[GroupName, int], None],
+        refused: Callable[[str, BadMessage], None],
     ) -> None:  # fmt: skip
-        self.name, self.work = name, work
-        self.window, self.durable = window, durable
-        self._node, self._nodes, self._limits = node, nodes, limits
-        self._run, self._give, self._refused = run, give, refused
+        self.name, self.text = name, group_text(name)
+        self.work = keys.work(self.text)
+        self.window, self.durable, self.ttl = window, durable, ttl
+        self._node, self._limits = node, limits
+        self._keys = [self.work, keys.nodes, keys.lost, keys.plain(self.text)]
+        self._run, self._give, self._lost, self._refused = run, give, lost, refused
         self._held: set[bytes] = set()
         self._done: list[bytes] = []
         self._wake = Event()
@@ -165,14 +175,16 @@ class NodeGroup:
         telling, self._done = self._done[:500], self._done[500:]
         rescue, self._rescue = self._rescue and room > 0, self._rescue and room <= 0
         try:
-            more, entries = self._run(
-                "take", [self.work, self._nodes], self._node, max(0, room), int(rescue), int(own), *telling
+            more, entries, lost = self._run(
+                "take", self._keys, self._node, max(0, room), int(rescue), int(own), self.text, *telling
             )
         except BaseException:
             self._done = telling + self._done
             self._rescue = self._rescue or rescue
             raise
         self._rescue = self._rescue or bool(more and not own)
+        if lost and not self._closed:
+            self._lost(self.name, lost)
         fresh = sorted((entry for entry in entries if entry[0] not in self._held), key=lambda entry: _order(entry[0]))
         told = set(self._done)
         self._held.update(entry[0] for entry in fresh if entry[0] not in told)

@@ -44,6 +44,7 @@ class Keys:
         self.live = self.key("live:")
         self.topics, self.retained, self.groups, self.nodes = map(self.key, ("topics", "retained", "groups", "nodes"))
         self.seen, self.answers = self.key("seen"), self.key("answers")
+        self.lasts, self.lost = self.key("lasts"), self.key("lost")
 
     def key(self, name: str) -> str:
         """The key of something else."""
@@ -56,6 +57,10 @@ class Keys:
     def work(self, group: str) -> str:
         """What a group has to do, and where it is told that there is some."""
         return self.key("work:" + group)
+
+    def plain(self, group: str) -> str:
+        """What of that need not be acknowledged."""
+        return self.key("plain:" + group)
 
     def records(self, table: str) -> str:
         """The records of a table."""

@@ -12,17 +12,16 @@ clock, in milliseconds: nodes need not agree on theirs.
 | `seen`, `answers` | sorted set, hash | dedupe ids by their time; what the first of each was answered |
 | `groups` | hash | group → `1` where it is durable; the empty name → the version of this table |
 | `work:<group>` | stream | what a group has to do, and no more; its consumer group is `g`, its consumers are nodes |
+| `plain:<group>` | sorted set | of what waits there, what need not be acknowledged |
+| `lasts` | sorted set | durable group → until when it lasts if no node with members says that it goes on |
+| `lost` | hash | group → publications that it has lost and that no member was told of yet |
 | `nodes` | hash | node → until when it counts as alive |
 | `records:<table>` | hash | key → until when, and the value |
 """
 
 from __future__ import annotations
 
-NOW = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function text(number) return string.format('%.0f', number) end
-"""
+from webmesh.brokers.redis_group_scripts import GROUP_SCRIPTS, MEMBERS, NOW
 
 TRIM = """
 local function trim(log)
@@ -69,11 +68,11 @@ end
 """Whether another topic can be numbered. Once a second those make room of which nothing is kept any more: of these no
 more needs to be known than that their numbers were used."""
 
-PUBLISH = NOW + TRIM + ROOM + """
-local topics, retained, seen, answers, groups, log = unpack(KEYS, 1, 6)
+PUBLISH = NOW + TRIM + ROOM + MEMBERS + """
+local topics, retained, seen, answers, groups, log, nodes, lost = unpack(KEYS, 1, 8)
 local version, topic, body, live, history, ttl, retain, ack, id = unpack(ARGV, 1, 9)
 local window, most_ids, most_topics, backlog, fresh_epoch, name, known_epoch, known_offset = unpack(ARGV, 10, 17)
-local logs = ARGV[18]
+local logs, works, plains = unpack(ARGV, 18, 20)
 
 if (redis.call('HGET', groups, '') or '0') ~= version then return {'stale'} end
 
@@ -84,7 +83,12 @@ local function other(key, kind)
 end
 local wrong = retain ~= '' and other(retained, 'hash')
   or id ~= '' and (other(seen, 'zset') or other(answers, 'hash'))
-for i = 7, #KEYS do wrong = wrong or other(KEYS[i], 'stream') end
+wrong = wrong or #KEYS > 8 and other(lost, 'hash')
+local plain, displaced = {}, {}
+for i = 9, #KEYS do
+  plain[i] = plains .. string.sub(KEYS[i], #works + 1)
+  wrong = wrong or other(KEYS[i], 'stream') or other(plain[i], 'zset')
+end
 if wrong then return wrong end
 
 local once = id ~= '' and topic .. '\\31' .. id
@@ -106,8 +110,14 @@ local function full(work)
   local pending = redis.pcall('XPENDING', work, 'g')
   return length - (pending.err and 0 or pending[1]) >= tonumber(backlog)
 end
-for i = 7, #KEYS do
-  if ack == '1' and full(KEYS[i]) then return {'full'} end
+for i = 9, #KEYS do
+  if full(KEYS[i]) then
+    -- What must be acknowledged gives way to nothing else; without members it does, or one group would stop them all.
+    if redis.call('ZCARD', plain[i]) > 0 then displaced[i] = 'plain'
+    elseif ack ~= '1' then displaced[i] = 'itself'
+    elseif members(KEYS[i], nodes) then return {'full'}
+    else displaced[i] = 'oldest' end
+  end
 end
 local numbered = history ~= '0' or ack == '1'
 local last, new, spoilt = 0, false, false
@@ -165,8 +175,14 @@ if once then
   redis.call('ZADD', seen, now, once)
   redis.call('HSET', answers, once, offset .. ' ' .. epoch)
 end
-for i = 7, #KEYS do
-  if full(KEYS[i]) then
+local function lose(i)
+  redis.call('HINCRBY', lost, string.sub(KEYS[i], #works + 1), 1)
+end
+for i = 9, #KEYS do
+  if displaced[i] then lose(i) end
+  if displaced[i] == 'plain' then
+    redis.call('XDEL', KEYS[i], redis.call('ZPOPMIN', plain[i])[1])
+  elseif displaced[i] == 'oldest' then
     local group = redis.pcall('XINFO', 'GROUPS', KEYS[i])
     local after = '-'
     for j = 1, #(group[1] or {}) - 1, 2 do
@@ -175,7 +191,10 @@ for i = 7, #KEYS do
     local oldest = redis.call('XRANGE', KEYS[i], after, '+', 'COUNT', 1)[1]
     if oldest then redis.call('XDEL', KEYS[i], oldest[1]) end
   end
-  redis.call('XADD', KEYS[i], '*', 't', topic, 'm', message)
+  if displaced[i] ~= 'itself' then
+    local id = redis.call('XADD', KEYS[i], '*', 't', topic, 'm', message)
+    if ack ~= '1' then redis.call('ZADD', plain[i], (string.gsub(id, '-.*', '')), id) end
+  end
   redis.call('PUBLISH', KEYS[i], '')
 end
 redis.call('PUBLISH', live, message)
@@ -224,112 +243,6 @@ return 0
 """
 """Take a retained value away that is still the one that was seen to be too old."""
 
-JOIN = NOW + """
-local groups, work, nodes = unpack(KEYS)
-local group, durable, node, lease = unpack(ARGV)
-redis.pcall('XGROUP', 'CREATE', work, 'g', '0', 'MKSTREAM')
-redis.call('XGROUP', 'CREATECONSUMER', work, 'g', node)
-redis.call('HSET', nodes, node, text(now + lease))
-if redis.call('HGET', groups, group) ~= durable then
-  redis.call('HSET', groups, group, durable)
-  redis.call('HINCRBY', groups, '', 1)
-end
-return 1
-"""
-
-LEAVE = NOW + """
-local groups, work, nodes = unpack(KEYS)
-local group, node = unpack(ARGV, 1, 2)
-for i = 3, #ARGV do
-  redis.pcall('XACK', work, 'g', ARGV[i])
-  redis.pcall('XDEL', work, ARGV[i])
-end
-local consumers = redis.pcall('XINFO', 'CONSUMERS', work, 'g')
-if consumers.err then consumers = {} end
-local others = false
-for _, consumer in ipairs(consumers) do
-  local name = consumer[2]
-  local alive = redis.call('HGET', nodes, name)
-  if name == node then
-    for _ = 1, 200 do
-      local ids = {}
-      for i, one in ipairs(redis.call('XPENDING', work, 'g', '-', '+', 500, node)) do ids[i] = one[1] end
-      if #ids == 0 then break end
-      ids[#ids + 1] = 'JUSTID'
-      redis.call('XCLAIM', work, 'g', '-', 0, unpack(ids))
-    end
-    redis.call('XGROUP', 'DELCONSUMER', work, 'g', node)
-  elseif alive and (tonumber(alive) or 0) > now then
-    others = true
-  end
-end
-local durable = redis.call('HGET', groups, group)
-if durable == '0' and not others then
-  redis.call('DEL', work)
-  redis.call('HDEL', groups, group)
-  redis.call('HINCRBY', groups, '', 1)
-elseif node ~= '' then
-  redis.call('PUBLISH', work, 'left')
-end
-return 1
-"""
-"""A node has no members any more: what it has not done is nobody's, `-`, until another takes it. The last one takes a
-group along that is not durable. Without a node: only the latter, for groups whose nodes have died."""
-
-TAKE = NOW + """
-local work, nodes = KEYS[1], KEYS[2]
-local node, room, rescue, own = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
-for i = 5, #ARGV do
-  redis.call('XACK', work, 'g', ARGV[i])
-  redis.call('XDEL', work, ARGV[i])
-end
-local taken, more = {}, 0
-local function add(entries)
-  for _, entry in ipairs(entries) do
-    if entry and entry[2] then
-      taken[#taken + 1] = entry
-      room = room - 1
-    end
-  end
-end
-if own == '1' then
-  local read = redis.call('XREADGROUP', 'GROUP', 'g', node, 'COUNT', 10000, 'STREAMS', work, '0')
-  for _, entry in ipairs(read and read[1][2] or {}) do
-    if entry[2] then taken[#taken + 1] = entry else redis.call('XACK', work, 'g', entry[1]) end
-  end
-  return {1, taken}
-end
-if rescue == '1' then
-  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', work, 'g')) do
-    local name, pending = consumer[2], consumer[4]
-    local alive = redis.call('HGET', nodes, name)
-    if name ~= node and not (alive and (tonumber(alive) or 0) > now) then
-      if pending == 0 then
-        redis.call('XGROUP', 'DELCONSUMER', work, 'g', name)
-      elseif room <= 0 then
-        more = 1
-      else
-        local ids = {}
-        for i, one in ipairs(redis.call('XPENDING', work, 'g', '-', '+', math.min(room, 500), name)) do
-          ids[i] = one[1]
-        end
-        add(redis.call('XCLAIM', work, 'g', node, 0, unpack(ids)))
-        if pending > #ids then more = 1 end
-      end
-    end
-  end
-end
-if room > 0 then
-  local read = redis.call('XREADGROUP', 'GROUP', 'g', node, 'COUNT', room, 'STREAMS', work, '>')
-  if read then add(read[1][2]) end
-end
-return {more, taken}
-"""
-"""Tell what is done and take what there is room for: first what dead nodes held, then what nobody has.
-
-Not by XAUTOCLAIM, which goes by how long a message was with somebody: who is alive may take its time.
-"""
-
 BEAT = NOW + """
 local until_then = redis.call('HGET', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], text(now + ARGV[2]))
@@ -372,6 +285,6 @@ return kept
 """The records of one table: in one hash and not in a key each, since Redis finds keys by looking at all there are."""
 
 SCRIPTS = {
-    "publish": PUBLISH, "history": HISTORY, "kept": KEPT, "forget": FORGET, "join": JOIN, "leave": LEAVE, "take": TAKE,
-    "beat": BEAT, "put": PUT, "claim": CLAIM, "records": RECORDS,
+    **GROUP_SCRIPTS, "publish": PUBLISH, "history": HISTORY, "kept": KEPT, "forget": FORGET, "beat": BEAT, "put": PUT,
+    "claim": CLAIM, "records": RECORDS,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
-from webmesh.brokers.one_node import OneNodeBroker, Work
+from webmesh.brokers.one_node import KeptGroup, OneNodeBroker, Work
 from webmesh.brokers.opening import query_options, split_url
 from webmesh.deadline import Clock
 from webmesh.exceptions import (
@@ -45,8 +45,16 @@ SWEEP = 60.0
 PAGE = 256
 """Publications of a history that are read from the file at once, at most."""
 
-VERSION = 1
+VERSION = 2
 """Of the tables below; stands in the file as its `user_version`."""
+
+_FROM_1 = """
+ALTER TABLE groups ADD COLUMN ttl REAL;
+ALTER TABLE groups ADD COLUMN left REAL;
+ALTER TABLE groups ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE work ADD COLUMN ack INTEGER NOT NULL DEFAULT 1
+"""
+"""What makes tables of version 1 such of version 2."""
 
 _SCHEMA = """
 CREATE TABLE topics (topic TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
@@ -57,9 +65,12 @@ CREATE INDEX log_until ON log (until);
 CREATE TABLE retained (topic TEXT PRIMARY KEY, message BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE seen (topic TEXT, id TEXT, at REAL, number INTEGER, PRIMARY KEY (topic, id)) WITHOUT ROWID;
 CREATE INDEX seen_at ON seen (at);
-CREATE TABLE groups (pattern TEXT, name TEXT, PRIMARY KEY (pattern, name)) WITHOUT ROWID;
+CREATE TABLE groups (
+    pattern TEXT, name TEXT, ttl REAL, left REAL, lost INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (pattern, name)
+) WITHOUT ROWID;
 CREATE TABLE work (
-    pattern TEXT, name TEXT, token INTEGER, topic TEXT, number INTEGER, message BLOB, PRIMARY KEY (pattern, name, token)
+    pattern TEXT, name TEXT, token INTEGER, topic TEXT, number INTEGER, message BLOB, ack INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (pattern, name, token)
 ) WITHOUT ROWID;
 CREATE TABLE records (kind TEXT, key TEXT, until REAL, value BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID;
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -107,7 +118,7 @@ class SqliteStorage:
 
     # -------------------------------------------------------------- the file
 
-    def open(self) -> Iterable[tuple[GroupName, list[tuple[int, Publication]]]]:
+    def open(self) -> Iterable[KeptGroup]:
         """See `Storage.open`.
 
         Raises:
@@ -119,7 +130,7 @@ class SqliteStorage:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute(f"PRAGMA synchronous = {self._synchronous}")
             self._prepare(database)
-            return [(group, self._work(group)) for group in self._groups()]
+            return self._groups()
         except (sqlite3.Error, BrokerError) as error:
             self.close()
             raise BrokerUnavailable(f"cannot use {self._path} as an engine's file: {error}") from error
@@ -127,14 +138,17 @@ class SqliteStorage:
     def _prepare(self, database: sqlite3.Connection) -> None:
         with closing(database.execute("PRAGMA user_version")) as found:
             version = found.fetchone()[0]
-        if version not in (0, VERSION):
+        if version not in (0, 1, VERSION):
             raise sqlite3.DatabaseError(f"its tables are of version {version}, this program knows {VERSION}")
         database.execute("BEGIN EXCLUSIVE")
         if version == 0:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
             database.execute("INSERT INTO about VALUES ('epoch', ?), ('floor', 0)", (os.urandom(6).hex(),))
-            database.execute(f"PRAGMA user_version = {VERSION}")
+        elif version == 1:
+            for statement in _FROM_1.split(";"):
+                database.execute(statement)
+        database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("COMMIT")
         self._epoch = self._row("SELECT value FROM about WHERE name = 'epoch'")[0]
         self._floor = int(self._row("SELECT value FROM about WHERE name = 'floor'")[0])
@@ -202,15 +216,16 @@ class SqliteStorage:
     def keep(self, publication: Publication, keep: Keep, now: float, work: Sequence[Work] = (),
              lost: Sequence[Work] = ()) -> None:  # fmt: skip
         """See `Storage.keep`."""
-        if not keep.numbered and not keep.retain and publication.dedupe_id is None and not work:
+        if not keep.numbered and not keep.retain and publication.dedupe_id is None and not work and not lost:
             return
         self._run("BEGIN")
         try:
             self._keep(publication, keep, now)
             for group, token in lost:
                 self.drop_work(group, token)
+                self._run("UPDATE groups SET lost = lost + 1 WHERE pattern = ? AND name = ?", *_key(group))
             for group, token in work:
-                self._add_work(group, token, publication)
+                self._add_work(group, token, publication, ack=keep.ack)
         except BaseException:
             self._run("ROLLBACK")
             self._count()
@@ -336,27 +351,42 @@ class SqliteStorage:
 
     # ------------------------------------------------------- groups and records
 
-    def _groups(self) -> list[GroupName]:
-        rows = self._run("SELECT pattern, name FROM groups")
-        return [GroupName(tuple(pattern.split("/")), name) for pattern, name in rows]
+    def _groups(self) -> list[KeptGroup]:
+        rows = self._run("SELECT pattern, name, ttl, left, lost FROM groups")
+        names = [GroupName(tuple(row[0].split("/")), row[1]) for row in rows]
+        return [KeptGroup(name, self._work(name), *row[2:]) for name, row in zip(names, rows, strict=True)]
 
-    def _work(self, group: GroupName) -> list[tuple[int, Publication]]:
+    def _work(self, group: GroupName) -> list[tuple[int, Publication, bool]]:
         rows = self._run(
-            "SELECT token, topic, number, message FROM work WHERE pattern = ? AND name = ? ORDER BY token", *_key(group)
+            "SELECT token, topic, number, message, ack FROM work WHERE pattern = ? AND name = ? ORDER BY token",
+            *_key(group),
         )
         return [
-            (token, replace(self._unpacked(topic, message), offset=number, epoch=number and self._epoch))
-            for token, topic, number, message in rows
+            (token, replace(self._unpacked(topic, message), offset=number, epoch=number and self._epoch), bool(ack))
+            for token, topic, number, message, ack in rows
         ]
 
-    def add_group(self, group: GroupName) -> None:
-        """See `Storage.add_group`."""
-        self._run("INSERT OR IGNORE INTO groups VALUES (?, ?)", *_key(group))
-
-    def _add_work(self, group: GroupName, token: int, publication: Publication) -> None:
+    def keep_group(self, group: GroupName, ttl: float | None, left: float | None) -> None:
+        """See `Storage.keep_group`."""
         self._run(
-            "INSERT INTO work VALUES (?, ?, ?, ?, ?, ?)", *_key(group), token, publication.topic, publication.offset,
-            self._packed(publication),
+            "INSERT INTO groups (pattern, name, ttl, left) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET ttl = excluded.ttl, left = excluded.left",
+            *_key(group), ttl, left,
+        )  # fmt: skip
+
+    def told_lost(self, group: GroupName) -> None:
+        """See `Storage.told_lost`."""
+        self._run("UPDATE groups SET lost = 0 WHERE pattern = ? AND name = ?", *_key(group))
+
+    def drop_group(self, group: GroupName) -> None:
+        """See `Storage.drop_group`."""
+        self._run("DELETE FROM groups WHERE pattern = ? AND name = ?", *_key(group))
+        self._run("DELETE FROM work WHERE pattern = ? AND name = ?", *_key(group))
+
+    def _add_work(self, group: GroupName, token: int, publication: Publication, *, ack: bool) -> None:
+        self._run(
+            "INSERT INTO work (pattern, name, token, topic, number, message, ack) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *_key(group), token, publication.topic, publication.offset, self._packed(publication), ack,
         )  # fmt: skip
 
     def drop_work(self, group: GroupName, token: int) -> None:

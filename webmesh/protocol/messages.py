@@ -225,6 +225,9 @@ def gap(topic: str, reason: str, subs: list[int], offset: int | None = None, epo
     return wire
 
 
-def pattern_gap(pattern: Sequence[str], reason: str, subs: list[int]) -> Wire:
-    """Publications may be lost to a subscription on any of its topics."""
-    return event("/".join(pattern), "gap", {"reason": reason, "pattern": True}, subs)
+def pattern_gap(pattern: Sequence[str], reason: str, subs: list[int], lost: int | None = None) -> Wire:
+    """Publications may be lost to a subscription on any of its topics; *lost* of them, where that is known."""
+    data: dict[str, object] = {"reason": reason, "pattern": True}
+    if lost is not None:
+        data["lost"] = lost
+    return event("/".join(pattern), "gap", data, subs)
