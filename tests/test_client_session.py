@@ -12,8 +12,8 @@ from tests.running import wait_for
 from tests.session_node import PATIENCE, Node, node
 from webmesh.client_session import ClientSession
 from webmesh.exceptions import (
-    ConnectionClosed, Overloaded, PermissionDenied, ReplyLost, RequestTimeout, Unauthenticated,
-    Unavailable,
+    ConnectionClosed, HandlerFailed, InvalidArgument, NotFound, Overloaded, PermissionDenied, RemoteError,
+    ReplyLost, RequestTimeout, RouteNotFound, Unauthenticated, Unavailable,
 )  # fmt: skip
 from webmesh.execution import Executor
 from webmesh.options import Timeouts
@@ -93,6 +93,22 @@ def test_a_refused_login_is_told(refusal: Exception) -> None:
     """As the error that it is: trying again with the same token is of no use."""
     with connection_pair(server=Server(refusal).router) as (client, _), pytest.raises(type(refusal)):
         greet(ClientSession({}, "token"), client)
+
+
+@pytest.mark.parametrize(
+    "refusal", [InvalidArgument("a will"), HandlerFailed("oops"), Overloaded("too many wills", retryable=False)]
+)
+def test_a_server_that_refuses_what_is_said_is_not_used_without_sessions(refusal: RemoteError) -> None:
+    """The program would have no session, no login and no wills, and not know it."""
+    with connection_pair(server=Server(refusal).router) as (client, _), pytest.raises(type(refusal)):
+        greet(ClientSession({}), client)
+
+
+@pytest.mark.parametrize("refusal", [NotFound("no such thing"), RouteNotFound("what?")])
+def test_a_server_that_finds_no_such_path_is_used_without_sessions(refusal: RemoteError) -> None:
+    """However it says so."""
+    with connection_pair(server=Server(refusal).router) as (client, _):
+        assert "" == greet(ClientSession({}), client).session
 
 
 @pytest.mark.parametrize("refusal", [Unavailable("closing"), Overloaded("full")])

@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from tests.running import PATIENCE, native_threads, wait_for
-from webmesh.exceptions import ConnectionClosed, Overloaded
+from webmesh.exceptions import Aborted, ConnectionClosed, Overloaded
 from webmesh.message_queue import MessageQueue, Overflow
 from webmesh.messages import HistoryPage, Message
 from webmesh.protocol.envelope import TopicMessage
@@ -107,6 +107,29 @@ def test_callbacks_run_one_after_another() -> None:
         owner.send(subscription, *range(10))
         assert wait_for(lambda: len(seen) == 10)
     assert ([1], list(range(10))) == (most, seen)
+
+
+def test_a_callback_that_ends_its_own_greenlet_gets_the_next_all_the_same() -> None:
+    """And what it was handling is rejected, so that it comes again."""
+    seen: list[Any] = []
+    answered: list[Any] = []
+
+    def callback(payload: Any, topic: str, message: Message) -> None:
+        seen.append(payload)
+        if payload == 1:
+            raise gevent.GreenletExit
+
+    with client() as owner:
+        subscription = owner.subscription(callback)
+
+        def deliver() -> None:
+            for number in (1, 2):
+                subscription.feed.take(TopicMessage("a", number, number), answered.append)
+
+        owner.home.run(deliver)
+        assert wait_for(lambda: len(answered) == 2)
+    assert [1, 2] == seen
+    assert [Aborted, type(None)] == [type(error) for error in answered]
 
 
 def test_a_full_queue_can_end_a_subscription() -> None:

@@ -256,7 +256,7 @@ class ClientLink:
 
     def _begin_close(self) -> None:
         if _claimed(self._close_unclaimed):
-            self.home.post(gevent.spawn, self._shut_down)
+            self.home.post(gevent.spawn, self._shut_down, gevent.getcurrent())
 
     def _exit(self) -> None:
         """The process ends and nobody has closed: say goodbye to the server, as far as that is quick."""
@@ -267,13 +267,13 @@ class ClientLink:
                 self._stopped.wait(EXIT_TIMEOUT)
             self.home.stop()  # joins its thread: one that ends together with the interpreter can crash it
 
-    def _shut_down(self) -> None:
-        """In the hub, once."""
+    def _shut_down(self, closer: object) -> None:
+        """In the hub, once, for the greenlet *closer*."""
         try:
             self.keeper.stop()
             self._routes.stop()
             if self.topics is not None:
-                self.topics.close()
+                self.topics.close(closer)
             readers = tuple(self._readers.values())
             for connection in tuple(self._readers):
                 if self._session is not None:

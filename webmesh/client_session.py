@@ -40,6 +40,9 @@ REPLACED = 4505
 SESSION_SECONDS = 30.0
 """How long a server keeps a session that does not say; protocol.md section 6."""
 
+NO_SESSIONS = frozenset({"unimplemented", "not_found"})
+"""What a program answers to `$hello` that does not know it."""
+
 NONE: frozenset[int | str] = frozenset()
 
 logger = logging.getLogger("webmesh.client")
@@ -118,6 +121,7 @@ class ClientSession:
 
         Raises:
             Unauthenticated, PermissionDenied: The login was refused.
+            RemoteError: Something else that `$hello` says, as a will.
             ConnectionClosed: The connection ended, or the server cannot take us now.
             RequestTimeout: No answer within *seconds*.
         """
@@ -148,12 +152,12 @@ class ClientSession:
             raise RequestTimeout("$hello", None, request_id=request.id) from None
         except ReplyLost as lost:
             raise ConnectionClosed(lost.code, "the connection ended before the server had said hello") from None
-        except (Unauthenticated, PermissionDenied):
-            raise
         except RemoteError as error:
             if error.retryable:
                 raise ConnectionClosed(1013, f"the server cannot take us: {error.code}") from None
-            return self._accepted(conversation, Greeting(), [])  # it has no sessions, or none for us
+            if error.code not in NO_SESSIONS:
+                raise  # without its session, its login and its wills the program would not be what it takes itself for
+            return self._accepted(conversation, Greeting(), [])
         self._renew_later(connection, greeting.expires_in)
         return greeting
 

@@ -212,12 +212,12 @@ class ClientTopics:
         for subscription in self._subscriptions:
             subscription.trouble(error())
 
-    def close(self) -> None:
-        """In the hub: the client ends."""
+    def close(self, closer: object = None) -> None:
+        """In the hub: the client ends. The callback that asked for it, in the greenlet *closer*, goes on."""
         self._jobs.kill(block=False)
         for subscription in tuple(self._subscriptions):
             subscription.end()
-            subscription.kill()
+            subscription.kill(closer)
         self._subscriptions.clear()
         self._by_id.clear()
 

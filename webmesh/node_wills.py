@@ -137,10 +137,11 @@ class NodeWills:
 
     def _check_size(self, wills: list[Will], client: WebSocketConnection) -> None:
         if len(wills) > self._limits.wills:
-            raise Overloaded(f"a session has at most {self._limits.wills} wills")
+            raise Overloaded(f"a session has at most {self._limits.wills} wills", retryable=False)
         size = len(client.conversation.serializer.serialize([will_to_wire(will) for will in wills]))
         if size > self._limits.wills_size:
-            raise Overloaded(f"the wills of a session have at most {self._limits.wills_size} bytes, not {size}")
+            text = f"the wills of a session have at most {self._limits.wills_size} bytes, not {size}"
+            raise Overloaded(text, retryable=False)
 
     def _of(self, session: ServerSession) -> SessionWills:
         if session.wills is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gevent
 
 from webmesh.deadline import Deadline
-from webmesh.exceptions import ConnectionClosed, HandlerFailed, Overloaded, RemoteError, Unavailable
+from webmesh.exceptions import Aborted, ConnectionClosed, HandlerFailed, Overloaded, RemoteError, Unavailable
 from webmesh.message_queue import MessageQueue
 from webmesh.messages import Message
 from webmesh.topic_feed import TopicFeed
@@ -215,13 +215,16 @@ class Subscription:
                 self.feed.consumed()
                 self._call(callback, message)
         finally:
-            self._runner = None
+            if self._runner is gevent.getcurrent():  # otherwise the client closes
+                # A callback may end its own greenlet; what waits is not to wait for the next message.
+                self._runner = gevent.spawn(self._run, callback) if len(self._queue) and not self.over else None
 
     def _call(self, callback: Callback, message: Message) -> None:
         try:
             self._call_in(self._owner.executor, callback, message)
-        except gevent.GreenletExit:
-            raise  # the client closes
+        except gevent.GreenletExit as error:  # the callback's own, or the client closes
+            message.reject(Aborted(type(error).__name__))
+            raise
         except BaseException as error:  # the edge around user code: sys.exit() must not end the hub's thread
             logger.error("subscriber failed", exc_info=error, extra={"topic": message.topic, "pattern": self.pattern})
             message.reject(error if isinstance(error, RemoteError) else HandlerFailed("the subscriber failed"))
@@ -292,10 +295,12 @@ class Subscription:
             while True:
                 yield self._taken.popleft()
 
-    def kill(self) -> None:
-        """Its client closes: end the callback, as far as that can be done from outside."""
-        if self._runner is not None:
-            self._runner.kill(block=False)
+    def kill(self, closer: object = None) -> None:
+        """Its client closes: end the callback, as far as that can be done from outside; but not the greenlet *closer*,
+        which has asked for it."""
+        runner, self._runner = self._runner, None
+        if runner is not None and runner is not closer:
+            runner.kill(block=False)
 
 
 def read_members(members: Any) -> dict[str, list[Any]]:

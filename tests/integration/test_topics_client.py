@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 
 from tests.running import PATIENCE, Census, connected, native_threads, running, wait_for
@@ -15,7 +16,7 @@ from webmesh.exceptions import (
     BadPattern, ConfigurationError, ConnectFailed, ConnectionClosed, InvalidArgument, LinkRefused,
 )  # fmt: skip
 from webmesh.messages import Message, Position, Published
-from webmesh.options import Backoff
+from webmesh.options import Backoff, Limits
 from webmesh.protocol.deliveries import Redelivery
 from webmesh.subscription import Subscription
 from webmesh.testing import FaultProxy
@@ -461,6 +462,23 @@ def test_without_a_session_each_loss_tells_a_gap() -> None:
     assert [("a", {"reason": "reconnected"})] == heard.gaps
 
 
+def test_a_callback_may_close_its_client_and_go_on() -> None:
+    """It is not ended by that; another one is, where that is possible."""
+    with running(node()) as server:
+        seen: list[str] = []
+        client = WebMeshClient(server.url)
+
+        def callback(payload: Any, topic: str, message: Message) -> None:
+            client.close()
+            gevent.sleep(0.01)
+            seen.append(payload)
+
+        client.subscribe("a", callback)
+        server.publish("a", "heard")
+        assert wait_for(lambda: seen == ["heard"])
+        assert wait_for(lambda: client.state == "closed")
+
+
 def test_who_waits_is_told_when_the_client_gives_up() -> None:
     """What came before can be taken; and when it connects again, messages come again."""
     server = node()
@@ -492,6 +510,21 @@ def test_who_waits_is_told_where_nobody_dials_again() -> None:
 
 
 # -------------------------------------------------------------------------- wills
+
+
+def test_a_client_whose_wills_are_refused_is_not_connected_without_them() -> None:
+    """It is told at once, and why; and comes in when it has revoked what was too much."""
+    with running(node(limits=Limits(wills=1))) as server:
+        client = WebMeshClient(server.url)
+        for name in ("one", "two"):
+            client.set_will("left", name, id=name)
+        with pytest.raises(LinkRefused, match="hello refused with resource_exhausted") as caught:
+            client.connect()
+        assert "at most 1 wills" in str(caught.value.__cause__)
+        assert not server.connections or wait_for(lambda: not server.connections)
+        client.revoke_will("two")
+        client.connect()
+        client.close()
 
 
 def cut_off(client: WebMeshClient, proxy: FaultProxy) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from webmesh.exceptions import (
-    ConfigurationError, ConnectFailed, ConnectionClosed, HandshakeRejected, PermissionDenied, ReplyLost,
-    RequestTimeout, Unauthenticated, Unavailable,
+    ConfigurationError, ConnectFailed, ConnectionClosed, DeadlineExceeded, HandshakeRejected, InvalidArgument,
+    PermissionDenied, ReplyLost, RequestTimeout, Unauthenticated, Unavailable,
 )  # fmt: skip
 from webmesh.protocol.comeback import TRY_LATER, after_close, after_failure, may_answer_elsewhere
 
@@ -71,6 +71,8 @@ def test_what_passes_is_tried_again_after_the_delay_asked_for(status: int) -> No
     (ReplyLost("$hello", started=True, code=4500), True),
     (Unauthenticated("who?"), True),
     (PermissionDenied("you?"), True),
+    (InvalidArgument("a will"), True),
+    (DeadlineExceeded("slow"), False),
     (Unavailable("later", retry_after=2.0), False),
     (ConfigurationError("no such thing"), True),
     (KeyError("a token that could not be made"), False),

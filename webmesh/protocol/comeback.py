@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from webmesh.exceptions import (
-    ConfigurationError, ConnectFailed, ConnectionClosed, HandshakeRejected, PermissionDenied, RemoteError,
-    ReplyLost, RequestTimeout, Unauthenticated,
+    Cancelled, ConfigurationError, ConnectFailed, ConnectionClosed, DeadlineExceeded, HandshakeRejected,
+    PermissionDenied, RemoteError, ReplyLost, RequestTimeout, Unauthenticated,
 )  # fmt: skip
 
 TRY_LATER = 1.0
@@ -68,6 +68,8 @@ def after_failure(error: Exception, *, ever_connected: bool) -> Comeback:
     if isinstance(error, RequestTimeout):
         return Comeback("no answer to hello", elsewhere=True)
     if isinstance(error, RemoteError):
+        if not error.retryable and not isinstance(error, Cancelled | DeadlineExceeded):
+            return Comeback(f"hello refused with {type(error).code}", final=True)
         return Comeback("hello refused", asked=error.retry_after, elsewhere=True)
     return Comeback("attempt failed")
 
