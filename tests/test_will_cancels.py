@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from webmesh import will_cancels
 from webmesh.exceptions import BrokerUnavailable
 from webmesh.node_lease import LEASE, WAIT
 from webmesh.protocol.wills import Will
-from webmesh.will_records import KEPT, WILLS, StoredWills
+from webmesh.will_records import KEPT, RESTS, WILLS, StoredWills, rest_record
 
 pytestmark = pytest.mark.row(80, 96)
 
@@ -31,6 +32,7 @@ def test_a_peers_former_wills_are_cancelled():
     for key in ("mine", "other", "unknown"):
         one.watch.cancels.cancel(key, "alice")
     assert {"other"} == one.broker.records(WILLS).keys()
+    one.watch.cancels.settle()
     assert 0 == len(one.watch.cancels)
 
 
@@ -86,6 +88,7 @@ def test_a_session_that_lives_here_meanwhile_keeps_its_wills():
     one.armed.add("s")
     one.watch.cancels.settle()
     one.watch.cancels.cancel("s", None)
+    one.watch.cancels.settle()
     assert {"s"} == one.broker.records(WILLS).keys()
     assert 0 == len(one.watch.cancels)
 
@@ -101,3 +104,40 @@ def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch):
         one.watch.cancels.cancel(key, None)
     one.watch.cancels.settle()
     assert {"a"} == one.broker.records(WILLS).keys()
+
+
+@pytest.mark.parametrize("subject", [None, "alice"])
+def test_a_record_that_a_node_had_in_hand_when_it_died_does_not_come_back(subject: str | None):
+    """Its peer is here before anybody has found out; those of another subject stay."""
+    clock, _, (one, dead) = nodes(2)
+    rest = StoredWills(dead.lease.node, [Will("w", "status/s", 1, number=1)], subject)
+    dead.broker.put(RESTS, "s.x", rest_record(dead.lease.node, rest), KEPT)
+    one.watch.cancels.cancel("s", None)
+    one.broker.failing["records"] = [AWAY]
+    with pytest.raises(BrokerUnavailable):
+        one.watch.cancels.settle()
+    pass_time(clock, WAIT + LEASE, one)
+    assert [("status/s", "lost")] * (subject is not None) == one.fired
+    assert ({}, {}) == (one.broker.records(RESTS), one.broker.records(WILLS))
+
+
+def test_a_record_that_a_node_has_in_hand_just_now_is_not_put_back():
+    """The node finds its note taken away, and drops what was left."""
+    _, _, (one, other) = nodes(2)
+    leave(one, "s")
+    rest = StoredWills(one.lease.node, [Will("later", "status/later", 1, number=2)])
+    claim = one.broker.claim
+
+    def claim_and_be_overtaken(table: str, key: str) -> Any:
+        found = claim(table, key)
+        if table == WILLS:
+            one.broker.claim = claim  # type: ignore[method-assign]
+            other.watch.cancels.cancel("s", None)
+            other.watch.cancels.settle()
+        return found
+
+    one.broker.claim = claim_and_be_overtaken  # type: ignore[method-assign]
+    due = StoredWills(one.lease.node, [Will("w", "status/s", 1, number=1)], reasons={1: "lost"})
+    assert not one.firing.fire("s", due, rest, None)
+    assert [("status/s", "lost")] == one.fired
+    assert ({}, {}) == (one.broker.records(WILLS), one.broker.records(RESTS))

@@ -8,7 +8,7 @@ import pytest
 
 from webmesh.auth import Identity
 from webmesh.protocol.wills import GOODBYE, FiredWill, Will
-from webmesh.will_records import StoredWills, read_record, session_key
+from webmesh.will_records import StoredWills, key_of, new_note, read_record, read_rest, rest_record, session_key
 
 STORED = StoredWills(
     "node", [Will("a", "t/a", {"x": 1}, frozenset({GOODBYE}), 2.0, {"key": "k"}, 7), Will("b", "t/b", None, number=8)],
@@ -40,6 +40,22 @@ def test_nobody_has_no_identity():
 def test_what_comes_from_an_engine_may_be_a_strangers(change: Any):
     """Then there is no will in it, and nothing is raised."""
     assert read_record(STORED.to_record() | change) is None
+
+
+def test_a_note_says_who_has_what_of_which_session_in_hand():
+    """There may be several of one session."""
+    assert ("other", STORED) == read_rest(rest_record("other", STORED))
+    one, another = new_note("session"), new_note("session")
+    assert one != another
+    assert "session" == key_of(one) == key_of(another)
+
+
+@pytest.mark.row(97)
+@pytest.mark.parametrize("note", [None, 1, {}, {"node": "n"}, {"node": 1, "rest": STORED.to_record()},
+                                  {"node": "n", "rest": {}}])  # fmt: skip
+def test_a_strangers_note_says_nothing(note: Any):
+    """And raises nothing."""
+    assert read_rest(note) is None
 
 
 @pytest.mark.parametrize("wrong", [{"number": "7"}, {"number": None}, {"reason": "death"}, {"reason": 1}])

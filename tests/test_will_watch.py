@@ -11,7 +11,7 @@ from tests.will_nodes import SESSION, nodes, pass_time
 from webmesh.exceptions import BrokerUnavailable
 from webmesh.node_lease import BEAT, LEASE, WAIT
 from webmesh.protocol.wills import KICKED, TIMEOUT, Will
-from webmesh.will_records import FIRING, FIRING_KEPT, WILLS, StoredWills
+from webmesh.will_records import FIRING, FIRING_KEPT, RESTS, WILLS, StoredWills, rest_record
 
 pytestmark = pytest.mark.row(80)
 
@@ -190,6 +190,45 @@ def test_what_it_had_not_claimed_is_not_finished():
     assert [("status/a", "lost")] == one.fired
 
 
+class Killed(BaseException):
+    """The end of a node, wherever it stands."""
+
+
+@pytest.mark.parametrize("step", ["put 1", "claim 0", "put 2", "claim 1", "publish 0", "claim 2"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_node_that_dies_while_it_fires_loses_none_of_the_later_wills(step: str, again: bool):
+    """Wherever it dies between its notes and their end; also where who goes on with it fails in the same step."""
+    clock, _, (one, two, dead) = nodes(3)
+    first, later = will("a", 1), will("b", 2, delay=10.0)
+    dead.leave_will("s", first, later)
+    name, before = step.split()
+    dead.broker.failing[name] = [None] * int(before) + [Killed()]
+    due = StoredWills(dead.lease.node, [first], reasons={1: "lost"})
+    with pytest.raises(Killed):
+        dead.firing.fire("s", due, StoredWills(dead.lease.node, [later]), None)
+    pass_time(clock, LEASE - BEAT, one, two)
+    if again:
+        one.broker.failing["put"] = [None, None, BrokerUnavailable("away")]  # its lease, its own note, the record
+    pass_time(clock, BEAT, one, two)
+    pass_time(clock, 10.0 + WAIT, one, two)
+    assert [("status/a", "lost"), ("status/b", "lost")] == sorted(dead.fired + one.fired + two.fired)
+    assert [{}, {}, {}] == [one.broker.records(table) for table in (WILLS, FIRING, RESTS)]
+
+
+def test_what_could_not_be_put_back_is_put_back_later():
+    """A note of this node's own that it has not in hand is one of an attempt that failed."""
+    clock, _, (one, dead) = nodes(2)
+    rest = StoredWills(dead.lease.node, [will("a")])
+    dead.broker.put(RESTS, "s.x", rest_record(dead.lease.node, rest), FIRING_KEPT)
+    pass_time(clock, LEASE - BEAT, one)
+    one.broker.failing["put"] = [None, None, BrokerUnavailable("away")]  # its lease, its own note, the record
+    pass_time(clock, BEAT, one)
+    assert [one.lease.node] == [record["node"] for record in one.broker.records(RESTS).values()]
+    pass_time(clock, WAIT, one)
+    assert [("status/a", "lost")] == one.fired
+    assert {} == one.broker.records(RESTS)
+
+
 @pytest.mark.row(97)
 @pytest.mark.parametrize("record", [None, 1, {}, {"node": "n", "wills": [{}], "subject": None, "roles": []}])
 def test_records_that_nobody_of_us_has_written_are_left_alone(record: Any, caplog: pytest.LogCaptureFixture):
@@ -198,6 +237,7 @@ def test_records_that_nobody_of_us_has_written_are_left_alone(record: Any, caplo
     clock, _, (one, dead) = nodes(2)
     one.broker.put(WILLS, "a", record, 100.0)
     one.broker.put(FIRING, "a.x", record, 100.0)
+    one.broker.put(RESTS, "a.x", record, 100.0)
     dead.leave_will("s", will("a"))
     pass_time(clock, LEASE, one)
     assert [("status/a", "lost")] == one.fired

@@ -16,7 +16,7 @@ from gevent.pool import Pool
 
 from webmesh.brokers.base import Broker
 from webmesh.exceptions import BrokerError
-from webmesh.will_records import KEPT, WILLS, read_record
+from webmesh.will_records import KEPT, RESTS, WILLS, key_of, read_record, read_rest
 
 MOST = 100_000
 """Cancellations that wait for the engine: so many peers a node may take over while it is away. The oldest go first."""
@@ -52,10 +52,11 @@ class WillCancels:
         self._forget = forget
         self._armed = armed
         self._waiting: dict[str, Cancel] = {}
+        self._unsure: dict[str, str | None] = {}  # whose record may have been in a node's hands just then; by whom
         self._turn = Semaphore()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._unsure)
 
     @property
     def busy(self) -> bool:
@@ -71,8 +72,7 @@ class WillCancels:
             self._cancel(key, one)
         except BrokerError as error:
             self._waiting[key] = one
-            if len(self._waiting) > MOST:
-                del self._waiting[next(iter(self._waiting))]
+            _shorten(self._waiting)
             logger.warning("former wills could not be cancelled yet", extra={"reason": str(error)})
 
     def settle(self) -> None:
@@ -103,12 +103,32 @@ class WillCancels:
                 pool.join()
             finally:
                 pool.kill(block=False)
-        if failed:
-            raise failed[0]
+            if failed:
+                raise failed[0]
+            if self._unsure:
+                self._look_at_notes()
+
+    def _look_at_notes(self) -> None:
+        """Where a node had the record in hand, or has died with it, taking its note away keeps it from coming back."""
+        unsure, self._unsure = self._unsure, {}
+        try:
+            for note, record in self._broker.records(RESTS).items():
+                key, held = key_of(note), read_rest(record)
+                if key not in unsure or key in self._armed or held is None or held[1].subject != unsure[key]:
+                    continue
+                self._waiting[key] = one = Cancel(unsure[key])
+                self._broker.claim(RESTS, note)
+                self._cancel(key, one)
+                del self._waiting[key]
+        except BrokerError:
+            self._unsure = unsure | self._unsure
+            raise
 
     def _cancel(self, key: str, one: Cancel) -> None:
         if one.taken is None:
             found = self._broker.claim(WILLS, key)
+            self._unsure[key] = one.subject
+            _shorten(self._unsure)
             stored = None if found is None else read_record(found)
             if stored is None:
                 return
@@ -117,3 +137,8 @@ class WillCancels:
                 return
             one.taken = found
         self._broker.put(WILLS, key, one.taken, KEPT)
+
+
+def _shorten(several: dict[str, Any]) -> None:
+    if len(several) > MOST:
+        del several[next(iter(several))]

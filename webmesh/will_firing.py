@@ -1,16 +1,15 @@
 """`WillFiring`: publishes wills whose time has come, each once, whichever node of the engine gets to it.
 
-First it notes on the engine what it is about to do, then it claims the session's record, which only one node gets;
-then it publishes with a dedupe id of the will's own, and takes the note away. Whoever finds the note of a node that
-has died goes on from there. Lives in the node's hub.
+First it notes on the engine what it is about to do, then it claims the session's record, which only one node gets,
+and puts back what is left; then it publishes with a dedupe id of the will's own, and takes the notes away. Whoever
+finds a note of a node that has died goes on from there. Lives in the node's hub.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
@@ -19,7 +18,9 @@ from gevent.pool import Group
 from webmesh.exceptions import BrokerError, InvalidArgument, RemoteError, Unavailable
 from webmesh.observer import Observer
 from webmesh.protocol.publication import WILL, Publication, read_stored
-from webmesh.will_records import FIRING, FIRING_KEPT, KEPT, WILLS, StoredWills, read_record
+from webmesh.will_records import (
+    FIRING, FIRING_KEPT, KEPT, RESTS, WILLS, StoredWills, key_of, new_note, read_record, rest_record,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from webmesh.auth import Identity
@@ -42,6 +43,7 @@ class WillFiring:
 
     Attributes:
         broker: The engine.
+        holding: Notes of records that this node has in hand just now.
     """
 
     def __init__(self, topics: Topics, node: str, observer: Observer) -> None:
@@ -50,6 +52,7 @@ class WillFiring:
         self._node = node
         self._observer = observer
         self._running = Group()
+        self.holding: set[str] = set()
 
     def spawn(self, function: Callable[..., object], *args: Any) -> None:
         """Run something of the kind in a greenlet that `stop` waits for."""
@@ -73,21 +76,60 @@ class WillFiring:
         Returns:
             False when another node has fired or cancelled them.
         """
-        note = f"{key}.{os.urandom(6).hex()}"
-        if due.wills:
-            self._insist(lambda: self.broker.put(FIRING, note, due.to_record(), FIRING_KEPT))
-        found, doubtful = self._claim(key)
-        known = None if found is None else read_record(found)
-        if known is None and not (unsaved or doubtful):
-            self._insist(lambda: self.broker.claim(FIRING, note))
-            return False
+        note = new_note(key)
+        with self._hold(note):
+            if rest.wills:
+                self._insist(lambda: self.broker.put(RESTS, note, rest_record(self._node, rest), KEPT))
+            if due.wills:
+                self._insist(lambda: self.broker.put(FIRING, note, due.to_record(), FIRING_KEPT))
+            found, doubtful = self._claim(WILLS, key)
+            known = None if found is None else read_record(found)
+            if known is None and not (unsaved or doubtful):
+                self._insist(lambda: self.broker.claim(FIRING, note))
+                if rest.wills:
+                    self._insist(lambda: self.broker.claim(RESTS, note))
+                return False
+            kept = not rest.wills or self._put_back(key, note, rest)
         still = None if known is None or unsaved else {will.number for will in known.wills}
-        if rest.wills:
-            self._insist(lambda: self.broker.put(WILLS, key, rest.to_record(), KEPT))
         self.publish(key, [one for one in due.fired if still is None or one.will.number in still], identity)
         if due.wills:
             self._insist(lambda: self.broker.claim(FIRING, note))
+        return kept
+
+    def _put_back(self, key: str, note: str, rest: StoredWills) -> bool:
+        """Whether *rest* is wanted still: who has cancelled it meanwhile has taken the note, for want of the record."""
+        self._insist(lambda: self.broker.put(WILLS, key, rest.to_record(), KEPT))
+        found, doubtful = self._claim(RESTS, note)
+        if found is None and not doubtful:
+            self._insist(lambda: self.broker.claim(WILLS, key))
+            return False
         return True
+
+    def restore(self, note: str, rest: StoredWills) -> bool:
+        """Put back what a node had in hand when it died; False when that was done or cancelled since.
+
+        Raises:
+            BrokerError: It may have been done, or not; the note, or one of this node's own, is there still.
+        """
+        key, mine = key_of(note), new_note(key_of(note))
+        with self._hold(mine):
+            self.broker.put(RESTS, mine, rest_record(self._node, rest), KEPT)  # this node may die in its turn
+            if self.broker.claim(RESTS, note) is None:
+                self.broker.claim(RESTS, mine)
+                return False
+            self.broker.put(WILLS, key, rest.to_record(), KEPT)
+            if self.broker.claim(RESTS, mine) is None:
+                self.broker.claim(WILLS, key)
+                return False
+            return True
+
+    @contextmanager
+    def _hold(self, note: str) -> Iterator[None]:
+        self.holding.add(note)
+        try:
+            yield
+        finally:
+            self.holding.discard(note)
 
     def publish(self, key: str, fired: list[FiredWill], identity: Identity | None) -> None:
         """Publish wills that nobody else publishes, or with the same dedupe ids."""
@@ -112,12 +154,12 @@ class WillFiring:
         names = {"topic": fired.will.topic, "will": fired.will.id, "reason": code}
         logger.warning("a will was not published", exc_info=error, extra=names)
 
-    def _claim(self, key: str) -> tuple[Any, bool]:
-        """The record, and whether it may have been taken by an attempt of ours that failed."""
+    def _claim(self, table: str, key: str) -> tuple[Any, bool]:
+        """A record, and whether it may have been taken by an attempt of ours that failed."""
         with suppress(BrokerError):
-            return self.broker.claim(WILLS, key), False
+            return self.broker.claim(table, key), False
         gevent.sleep(FIRST_PAUSE)
-        return self._insist(lambda: self.broker.claim(WILLS, key)), True
+        return self._insist(lambda: self.broker.claim(table, key)), True
 
     def _insist(self, act: Callable[[], T]) -> T:
         """What *act* returns, when the engine can be reached."""

@@ -1,12 +1,13 @@
 """What the engine keeps of wills, so that they outlive their node.
 
-Decides the form of the records. One session's wills are one record; what is being fired is another one, so that a
-node that dies meanwhile loses none. What comes from the engine is read as a stranger's. Pure.
+Decides the form of the records. One session's wills are one record; what is being fired and what is left of it are two
+others, so that a node that dies meanwhile loses none. What comes from the engine is read as a stranger's. Pure.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,8 @@ from webmesh.exceptions import ConfigurationError, InvalidArgument
 from webmesh.protocol.will_request import read_will, will_to_wire
 from webmesh.protocol.wills import REASONS, FiredWill, Will
 
-WILLS, FIRING = "wills", "wills-firing"
-"""Tables."""
+WILLS, FIRING, RESTS = "wills", "wills-firing", "wills-rest"
+"""Tables: of sessions; of what is being fired; of what is left of a session, while its record is out of its place."""
 KEPT = 3 * 86400.0
 """Seconds for which a record stays without renewal: a node that is restarted within them fires what was left."""
 FIRING_KEPT = 100.0
@@ -27,6 +28,16 @@ FIRING_KEPT = 100.0
 def session_key(session_id: str, epoch: str) -> str:
     """The name of a session on the engine, by which nobody can resume it."""
     return hashlib.sha256(f"{epoch}/{session_id}".encode(errors="replace")).hexdigest()[:32]
+
+
+def new_note(key: str) -> str:
+    """The name of a further note about a session's wills."""
+    return f"{key}.{os.urandom(6).hex()}"
+
+
+def key_of(note: str) -> str:
+    """The session that a note is about."""
+    return note.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,20 @@ def read_record(record: Any) -> StoredWills | None:
     except (TypeError, KeyError, InvalidArgument, ConfigurationError):
         return None
     return stored
+
+
+def rest_record(node: str, rest: StoredWills) -> dict[str, Any]:
+    """The note that *node* has a session's record in hand, and what it will be."""
+    return {"node": node, "rest": rest.to_record()}
+
+
+def read_rest(record: Any) -> tuple[str, StoredWills] | None:
+    """What such a note says; `None` for one that no node of this version has written."""
+    try:
+        node, rest = record["node"], read_record(record["rest"])
+    except (TypeError, KeyError):
+        return None
+    return None if rest is None or not isinstance(node, str) else (node, rest)
 
 
 def _numbered(wire: Any) -> Will:

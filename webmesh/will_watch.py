@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from webmesh.brokers.base import Broker
 from webmesh.exceptions import BrokerError
 from webmesh.protocol.wills import LOST, TIMEOUT, FiredWill, Wills
 from webmesh.will_cancels import WillCancels
-from webmesh.will_records import FIRING, WILLS, StoredWills, read_record
+from webmesh.will_records import FIRING, RESTS, WILLS, StoredWills, key_of, read_record, read_rest
 
 if TYPE_CHECKING:
     from webmesh.node_lease import NodeLease
@@ -94,6 +94,7 @@ class WillWatch:
             self._sweep(patient=True)
         except BrokerError as error:
             logger.warning("wills of a former run cannot be looked for", extra={"reason": str(error)})
+        self._suspicious = not self._lease.certain
         self._lease.on_look.append(self._look)
 
     def _forget(self, key: str) -> None:
@@ -154,18 +155,52 @@ class WillWatch:
             self._suspicious = False
 
     def _sweep(self, *, patient: bool) -> None:
+        """Look for what dead nodes have left.
+
+        Notes are read before the records: what stands in one is in its place by then, or its node died before.
+        """
         self.cancels.settle()
-        records = self._broker.records(WILLS)
-        for key, record in records.items():
+        firing, rests = (self._fired(), self._rests()) if self._lease.certain else ({}, {})
+        noted = {key_of(note) for note in (*firing, *rests)}
+        left: dict[str, StoredWills] = {}
+        for key, record in self._broker.records(WILLS).items():
             stored = read_record(record)
             if stored is None:
                 logger.warning("a record of wills cannot be read")
-            elif self._is_orphan(key, stored.node):
+                continue
+            if key in noted:
+                left[key] = stored
+            if self._is_orphan(key, stored.node):
                 self._adopt(key, stored, patient=patient)
-        for note, record in self._broker.records(FIRING).items():
-            stored = read_record(record)
-            if stored is not None and self._has_died(stored.node):
-                self._firing.spawn(self._finish, note, stored, records)
+        for note, rest in rests.items():
+            if key_of(note) in left:
+                self._broker.claim(RESTS, note)
+            elif self._firing.restore(note, rest) and self._is_orphan(key_of(note), rest.node):
+                self._adopt(key_of(note), rest, patient=patient)
+        for note, stored in firing.items():
+            self._firing.spawn(self._finish, note, stored, left.get(key_of(note)))
+
+    def _fired(self) -> dict[str, StoredWills]:
+        """What nodes were firing when they died, by the note of it."""
+        found = {note: read_record(record) for note, record in self._broker.records(FIRING).items()}
+        return {note: stored for note, stored in found.items() if stored is not None and self._has_died(stored.node)}
+
+    def _rests(self) -> dict[str, StoredWills]:
+        """What nodes had in hand when they died, by the note of it; but what another one has in hand just now."""
+        rests, held = {}, set()
+        for note, record in self._broker.records(RESTS).items():
+            found = read_rest(record)
+            if found is None:
+                continue
+            if self._is_abandoned(note, found[0]):
+                rests[note] = found[1]
+            else:
+                held.add(key_of(note))
+        return {note: rest for note, rest in rests.items() if key_of(note) not in held}
+
+    def _is_abandoned(self, note: str, node: str) -> bool:
+        """Whether nobody goes on with it; a failure may have kept this node from it."""
+        return note not in self._firing.holding if node == self._lease.node else self._has_died(node)
 
     def _is_orphan(self, key: str, node: str) -> bool:
         return self._has_died(node) and key not in self._orphans and key not in self._armed
@@ -180,12 +215,11 @@ class WillWatch:
         self._orphans[key] = Orphans(stored, self._clock(), self._session, patient=patient)
         logger.info("a node has left wills", extra={"node": stored.node, "wills": len(stored.wills)})
 
-    def _finish(self, note: str, stored: StoredWills, records: Any) -> None:
+    def _finish(self, note: str, stored: StoredWills, left: StoredWills | None) -> None:
         """Go on where a node has died while it published."""
-        key = note.partition(".")[0]
-        left = read_record(records.get(key))
         unclaimed = () if left is None else {will.number for will in left.wills}
         self._firing.publish(
-            key, [one for one in stored.fired if one.will.number not in unclaimed], stored.identity
+            key_of(note), [one for one in stored.fired if one.will.number not in unclaimed], stored.identity
         )
-        self._broker.claim(FIRING, note)
+        with suppress(BrokerError):  # it may stay: what is published again has the same dedupe id
+            self._broker.claim(FIRING, note)

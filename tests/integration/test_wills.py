@@ -142,6 +142,21 @@ def test_a_server_that_dies_while_it_fires_a_will_has_fired_it_once(start: Start
     assert [("gone", "lost")] == start(session=0.2).fired("status/gone")
 
 
+@pytest.mark.once
+@pytest.mark.row(80)
+def test_a_server_that_dies_with_a_sessions_wills_in_hand_loses_none_of_them(start: Start) -> None:
+    """Killed when it had claimed them for the first that fires: the later ones are there again when it is."""
+    first = start(die="claim wills")
+    later = will("later", id="later", delay_ms=3_600_000)
+    with first.peer(wills=[will("now"), later]) as peer:
+        peer.cut()
+        assert -signal.SIGKILL == first.process.wait(PATIENCE)
+    second = start(session=0.2)
+    assert wait_for(lambda: second.fired("status/later"))
+    assert wait_for(lambda: [("now", "lost")] == second.fired("status/now"))
+    assert [("later", "lost")] == second.fired("status/later")
+
+
 @contextmanager
 def engine(name: str, folder: Path) -> Iterator[str]:
     """A real server of an engine that several nodes share; its URL."""
