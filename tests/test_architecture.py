@@ -100,6 +100,7 @@ LAYERS = {
     "webmesh.node_wills": 3,
     "webmesh.server_session": 3,
     "webmesh.sessions": 3,
+    "webmesh.rights": 3,
     "webmesh.system_routes": 3,
     "webmesh.endpoints": 3,
     "webmesh.observability.metrics": 3,

@@ -64,6 +64,13 @@ class Requirement:
                 raise Unauthenticated("this needs a login")
             raise PermissionDenied("not allowed")
 
+    def still_allows(self, identity: Identity | None, path: str) -> bool:
+        """Whether what was allowed may go on with these rights. A function of the program's, which may block, is asked
+        only when a call begins."""
+        if isinstance(self.policy, Policy):
+            return self.policy.allows(identity, "call", path)
+        return self.policy is not None or identity is not None and not self.roles.isdisjoint(identity.roles)
+
     def __call__(self, call: Call, call_next: CallNext) -> Any:
         """As middleware: `check`, then what is inside."""
         self.check(call)

@@ -21,8 +21,7 @@ from gevent.pool import Pool
 from webmesh.client_wills import ClientWills, WillWire
 from webmesh.exceptions import (
     ConfigurationError, ConnectionClosed, HandlerFailed, NotFound, RemoteError, ReplyLost, RequestTimeout,
-    TransportError,
-    WebMeshError,
+    TransportError, WebMeshError, error_from_wire,
 )  # fmt: skip
 from webmesh.messages import Position
 from webmesh.processes import is_patched
@@ -160,7 +159,17 @@ class ClientTopics:
         for subscription in found:
             if message.event == "presence":
                 subscription.change_presence(message.data)
+            if message.event == "gap" and isinstance(message.data, dict) and message.data.get("ended") is True:
+                self._ended(subscription, str(message.data.get("reason")))
+                continue
             subscription.feed.take(message, acknowledge)
+
+    def _ended(self, subscription: Subscription, code: str) -> None:
+        """The node has ended it."""
+        self._subscriptions.pop(subscription, None)
+        self._by_id.pop(subscription.id, None)  # type: ignore[arg-type]  # it was found by that
+        subscription.id = None
+        subscription.end(error_from_wire({"code": code, "message": "the node has ended the subscription"}))
 
     def _leave_unknown(self, subs: Iterable[RequestId]) -> None:
         """The node knows of subscriptions that were given up before its answer came: end them."""

@@ -20,7 +20,8 @@ from gevent.hub import get_hub
 from webmesh.authorisation import Requirement
 from webmesh.call import IDEMPOTENCY_KEY, NO_HEADERS, CallNext, Middleware
 from webmesh.exceptions import (
-    NOT_STARTED, Cancelled, DeadlineExceeded, InvalidArgument, RemoteError, RouteNotFound, Unavailable,
+    NOT_STARTED, Cancelled, DeadlineExceeded, InvalidArgument, PermissionDenied, RemoteError, RouteNotFound,
+    Unavailable,
 )  # fmt: skip
 from webmesh.execution import Executor, feed, in_own_greenlet
 from webmesh.failures import Failures
@@ -348,6 +349,19 @@ class Dispatcher:
     def _arm(self, call: HandledCall, greenlet: Any) -> None:
         self._switched.add(call)
         call.arm(greenlet, get_hub().loop)
+
+    def look_at(self, connection: WebSocketConnection) -> None:
+        """The rights of this one have changed: streams that its peer may not have any more end, those that its session
+        has kept among them, and what is kept of them. In the hub; does not switch."""
+        session, identity = connection.session, connection.identity
+        for call in tuple(self._switched):
+            answering = call.answering
+            if answering is None or answering.receiver is None and call.request.credit is None:
+                continue
+            own = call.connection is connection or session is not None and answering.keeper is session
+            if own and not self._plans[call.route].still_allows(identity, call.path):  # type: ignore[index]
+                self._observer.refused("call", PermissionDenied.code)
+                call.deny(get_hub().loop)
 
     def cancel(self, owner: HandledCall) -> None:
         """`Answerer.cancel`."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from webmesh.call import NO_HEADERS, NO_ITEMS, Call
-from webmesh.exceptions import Aborted, Cancelled, InvalidArgument, RemoteError
+from webmesh.exceptions import Aborted, Cancelled, InvalidArgument, PermissionDenied, RemoteError
 from webmesh.protocol import envelope
 from webmesh.protocol.envelope import Request
 from webmesh.websocket.hub import Completion, HubThread
@@ -136,6 +136,16 @@ class HandledCall(Call):
             self._throw(Cancelled("the asking side has given up"))
             self._cancel_inner()
         self.credited()
+
+    def deny(self, loop: Any) -> None:
+        """Its peer may not have this stream any more: no further item goes out, nor what is kept of them."""
+        answering = self.answering
+        if answering is not None:
+            answering.wanted = False
+            if answering.sender.retained is not None:
+                answering.sender.retained.clear()
+        loop.run_callback(self._throw, PermissionDenied("not allowed any more"))
+        loop.run_callback(self.credited)
 
     def forsake(self) -> None:
         """In the hub: it was answered with an error; whatever still runs for it is to end."""

@@ -128,6 +128,20 @@ class NodeWills:
             self._of(session).set(change)
         self._save(session.wills)
 
+    def look_at(self, session: ServerSession, identity: Identity | None) -> None:
+        """The rights of *session* have changed: what may not be published any more is revoked, and the engine learns of
+        both. Does not switch."""
+        own = session.wills
+        if own is None:
+            return
+        for will in own.wills.all():
+            try:
+                self._topics.access.check_publish(identity, tuple(will.topic.split("/")))
+            except Exception as error:  # the edge around user code: a rule that crashes allows nothing
+                self._observer.refused("will", error.code if isinstance(error, RemoteError) else "rule failed")
+                own.wills.revoke(will.id)
+        self.firing.spawn(self._save_soon, [own])
+
     def _check_allowed(self, will: Will, client: WebSocketConnection) -> None:
         try:
             self._topics.access.check_publish(client.identity, tuple(will.topic.split("/")))

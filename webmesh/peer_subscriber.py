@@ -7,11 +7,11 @@ publications it gets is `pubsub`'s business. Lives in the node's hub.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from webmesh.exceptions import EncodeError
+from webmesh.exceptions import DecodeError, EncodeError, PermissionDenied
 from webmesh.losses import Losses
 from webmesh.protocol import messages
 from webmesh.protocol.kept_deliveries import Expiry, KeptDeliveries, Shared, shared
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from webmesh.acknowledged_subscriber import PeerDeliveries
     from webmesh.catch_up import CatchUp
     from webmesh.group_members import PeerMember
+    from webmesh.message_serializers import AbstractMessageSerializer
     from webmesh.protocol.publication import Publication
     from webmesh.protocol.retained import Room
     from webmesh.subscribers import PatternEntry
@@ -96,11 +97,12 @@ class PeerSubscriber:
         letters: What it has to acknowledge; `None` while that is nothing.
         followers: Who has to know when it comes and goes; `None` while that is nobody.
         kept: What its session keeps of deliveries; `None` without a session.
+        judged: The identity by whose rights its subscriptions were looked at last, where it has no session.
     """
 
     __slots__ = (
-        "_desk", "_direct", "_lost", "_next_id", "_stream", "_ticked", "conversation", "followers", "kept", "letters",
-        "name", "over", "owner", "serializer", "subscriptions",
+        "_desk", "_direct", "_lost", "_next_id", "_stream", "_ticked", "conversation", "followers", "judged", "kept",
+        "letters", "name", "over", "owner", "serializer", "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +112,7 @@ class PeerSubscriber:
         self.name = os.urandom(6).hex()
         self.owner = owner
         self.conversation: Conversation | None = conversation
+        self.judged: Any = None
         self._stream: MessageStream | None = None
         self._direct: MessageStream | None = None  # that stream, if it takes frames made for many
         self.serializer = conversation.serializer
@@ -197,6 +200,17 @@ class PeerSubscriber:
     def _pattern_of(self, sub: int) -> tuple[str, ...] | None:
         subscription = self.subscriptions.get(sub)
         return None if subscription is None else subscription.pattern
+
+    def withdraw(self, ended: Mapping[int, Sequence[str]]) -> None:
+        """These subscriptions, with their patterns, were ended here: what is kept for them does not go out, and it is
+        told of their end."""
+        reason = PermissionDenied.code
+        told = [messages.ended(pattern, reason, sub) for sub, pattern in ended.items()]
+        if self.kept is not None:
+            filler = shared(self.serializer.serialize(told[0]), 1)  # in the place of what is counted
+            self.kept.rewrite(partial(without, self.serializer, ended), filler)
+        for event in told:
+            self.send(event)
 
     def tick(self) -> None:
         """Ask for a receipt of what was sent last, and tell what it has lost if there is room by now; called about once
@@ -373,3 +387,20 @@ def expiry(publication: Publication, subs: list[int]) -> Expiry:
     assert publication.ttl is not None
     gap = messages.gap(publication.topic, "expired", subs, publication.offset, publication.epoch)
     return publication.at + publication.ttl, gap
+
+
+def without(serializer: AbstractMessageSerializer, ended: Collection[int], message: Shared) -> Shared | None:
+    """A kept delivery for those of its subscriptions that have not ended; `None` when there is none of them."""
+    try:
+        wire: Any = serializer.deserialize(message[0])
+    except DecodeError:  # whom it is for cannot be said
+        return None
+    subs = wire.get("subs") or []
+    left = [sub for sub in subs if sub not in ended]
+    if len(left) == len(subs):
+        return message
+    if not left:
+        return None
+    due = message[2]
+    expiry = None if due is None else (due[0], {**due[1], "subs": left})
+    return shared(serializer.serialize({**wire, "subs": left}), 1, expiry)

@@ -16,6 +16,7 @@ from webmesh.lanes import Lanes
 from webmesh.route_options import RouteOptions
 
 if TYPE_CHECKING:
+    from webmesh.auth import Identity
     from webmesh.routing import Route
 
 
@@ -29,8 +30,8 @@ class Plan:
     """
 
     __slots__ = (
-        "_by_roles", "blocking", "bounded", "cancel", "check", "enter", "in_flight", "isolate", "max_in_flight",
-        "options", "own", "route", "seconds", "simple",
+        "_asked", "_by_roles", "blocking", "bounded", "cancel", "check", "enter", "in_flight", "isolate",
+        "max_in_flight", "options", "own", "route", "seconds", "simple",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +45,7 @@ class Plan:
         asked = None if self.own else requirement(options.requires, requires)
         self.enter = _entrance(route, middleware if asked is None else [asked, *middleware])
         self.check = None if asked is None else chained([asked], _enter_nothing)
+        self._asked = asked
         self._by_roles = asked if asked is not None and asked.by_roles else None
         self.blocking = blocking if options.blocking is None else options.blocking
         self.isolate = options.isolate and not self.blocking
@@ -72,6 +74,10 @@ class Plan:
             held.enter_context(lanes.turn((self.route, call.conversation)))
         elif self.options.order_key is not None:
             held.enter_context(lanes.turn((self.route, _lane_key(self.options.order_key, call))))
+
+    def still_allows(self, identity: Identity | None, path: str) -> bool:
+        """Whether a call that runs may go on with these rights."""
+        return self._asked is None or self._asked.still_allows(identity, path)
 
     def _leave(self) -> None:
         self.in_flight -= 1

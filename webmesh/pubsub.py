@@ -176,6 +176,7 @@ class Topics:
                 raise Cancelled("the connection has ended")
             room = None if owner is connection else owner.room
             peer = owner.subscriber = PeerSubscriber(connection.conversation, owner, room, self.desk)
+            peer.judged = connection.identity
             self._peers[peer] = None
             if owner is not connection:
                 owner.on_end.append(lambda reason: self.end(peer))

@@ -27,6 +27,7 @@ from webmesh.plain_routes import PlainRegistration, PlainRoutes
 from webmesh.node_topics import NodeTopics
 from webmesh.node_wills import NodeWills
 from webmesh.processes import is_patched
+from webmesh.rights import Rights
 from webmesh.routing import Router
 from webmesh.sessions import Sessions
 from webmesh.topic_access import TopicAccess
@@ -106,13 +107,18 @@ class ServerParts:
         self.sessions = Sessions(self.home, limits=limits, timeouts=timeouts, observer=observer)
         self.topics = self._make_topics(broker or MemoryBroker(), access, blocking=blocking)
         self.wills = self._make_wills()
-        self.pulse = Pulse(
-            self.connections.values(), timeouts, others=(self.sessions, self.topics, self.wills),
-            guard=None if self.login is None else self.login.look_at,
-        )  # fmt: skip
+        self.pulse = self._make_pulse()
         self.keyed.store = open_store(  # last, since it must be closed
             idempotency, keys=limits.idempotency_keys, size=limits.idempotency_size, seconds=timeouts.idempotency
         )
+
+    def _make_pulse(self) -> Pulse:
+        self.rights = Rights(self.connections.values(), self.topics, self.wills, self.dispatcher)
+        return Pulse(
+            self.connections.values(), self.timeouts,
+            others=(self.sessions, self.topics, self.wills, self.rights),
+            guard=None if self.login is None else self.login.look_at,
+        )  # fmt: skip
 
     def _make_executors(self) -> None:
         limits = self.limits

@@ -40,7 +40,8 @@ class ServerSession:
     Attributes:
         id: Unguessable, since whoever knows it may resume; never log it.
         epoch: Of the server's run: ids mean nothing to another one.
-        identity: Who logged in; only the same may resume.
+        identity: Who logged in; only the same may resume. With the rights of the latest login.
+        judged: The identity by whose rights its subscriptions and wills were looked at last.
         metadata: The dict of all its connections.
         connection: The present one; `None` while the peer is away.
         on_end: Called with the reason, once, in the hub, when the session is over: "goodbye", "timeout", "position
@@ -52,14 +53,15 @@ class ServerSession:
 
     __slots__ = (
         "_answerer", "_asked_at", "_conversation", "_live", "_mark", "_messages", "_resumed_from", "_room",
-        "_serializer", "_sessions", "_streams", "_unasked", "connection", "epoch", "id", "identity", "metadata",
-        "on_end", "on_resume", "over", "resumed", "subscriber", "wills",
+        "_serializer", "_sessions", "_streams", "_unasked", "connection", "epoch", "id", "identity", "judged",
+        "metadata", "on_end", "on_resume", "over", "resumed", "subscriber", "wills",
     )  # fmt: skip
 
     def __init__(self, session_id: str, epoch: str, sessions: Sessions) -> None:
         self.id = session_id
         self.epoch = epoch
         self.identity: Any = None
+        self.judged: Any = None
         self.metadata: dict[str, Any] = {}
         self.connection: WebSocketConnection | None = None
         self.on_end: list[Callable[[str], object]] = []
@@ -234,6 +236,12 @@ class ServerSession:
         conversation.keeper = self
         return going
 
+    def follow_identity(self, connection: WebSocketConnection) -> None:
+        """Its rights are those of *connection* now; whose it is stays."""
+        now, before = connection.identity, self.identity
+        if now is not None and before is not None and now.subject == before.subject:
+            self.identity = now
+
     def _take_over(self, conversation: Conversation, request_id: RequestId) -> bool:
         """Go on with a stream in *conversation*; one whose id the peer has used again, for this hello, ends."""
         assert self._streams is not None
@@ -318,6 +326,8 @@ class ServerSession:
         """`Keeper.keep`: the connection is lost, and its streams wait for the next one."""
         if conversation is not self._conversation:
             return asked, answering
+        if self.connection is not None:
+            self.follow_identity(self.connection)
         self._conversation = self.connection = None
         self._live = False
         if self.subscriber is not None:

@@ -119,7 +119,7 @@ class Sessions:
     def open(self, connection: WebSocketConnection) -> ServerSession:
         """A new session for *connection*."""
         session = ServerSession(secrets.token_hex(ID_SIZE), self.epoch, self)
-        session.identity = connection.identity
+        session.identity = session.judged = connection.identity
         session.metadata = connection.metadata
         self._sessions[session.id] = session
         session.attach(connection, None, [])

@@ -15,6 +15,7 @@ from webmesh.exceptions import Cancelled, FailedPrecondition, InvalidArgument
 from webmesh.login import Login
 from webmesh.node_wills import NodeWills
 from webmesh.options import Limits, Timeouts
+from webmesh.rights import Rights
 from webmesh.route_options import read_options
 from webmesh.routing import Route, Router
 from webmesh.sessions import Resume, Sessions
@@ -31,6 +32,7 @@ class SystemRoutes:
     Attributes:
         sessions: Those of the run; set before it begins.
         wills: Theirs; likewise.
+        rights: Looked at again when they change; likewise.
     """
 
     def __init__(self, router: Router, name: str | None, version: str, *, limits: Limits, timeouts: Timeouts) -> None:
@@ -38,6 +40,7 @@ class SystemRoutes:
         self.node = {"id": os.urandom(8).hex(), "name": name or "", "version": version}
         self.sessions: Sessions | None = None
         self.wills: NodeWills | None = None
+        self.rights: Rights | None = None
         self._listed: list[dict[str, Any]] | None = None
         self.limits = limits
         self.timeouts = timeouts
@@ -79,6 +82,8 @@ class SystemRoutes:
             if going:
                 answer["streams"] = going
             self._after_answer(client, lambda: session.release(going))
+        if self.rights is not None and session.judged is not client.identity:
+            self.rights.look_at(client)
         if self.wills is not None and wills is not None:
             self.wills.greet(session, wills)
         client.metadata["node"] = node

@@ -18,6 +18,8 @@ from webmesh.protocol.subscribe_request import LAST, SinceOffset, read_since, re
 from webmesh.pubsub import Topics, topic_segments
 
 if TYPE_CHECKING:
+    from webmesh.group_members import PeerMember
+    from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription
     from webmesh.protocol.envelope import TopicMessage
     from webmesh.routing import Router
     from webmesh.topic_options import Segments
@@ -58,9 +60,10 @@ class TopicRoutes:
         """Begin a subscription: first the answer, then what is replayed, then what is live."""
         request = read_subscribe(payload)
         self._check(self.topics.access.check_subscribe, client, request.pattern)
-        peer = self.topics.peer(client)
+        peer, identity = self.topics.peer(client), client.identity
         if request.group is not None:
             member = self.topics.join(peer, request)
+            self._check_again(client, identity, peer, member)
             self._after_answer(client, member.begin)
             return {"sub": member.id}
         size = self.topics.presence.check(peer, request)
@@ -69,6 +72,7 @@ class TopicRoutes:
         try:
             told, replay = self.topics.past(request)
             catch_up.replay(replay)
+            self._check_again(client, identity, peer, subscription)
             present = self.topics.presence.sit(peer, subscription, request, size)
             if present is not None:
                 told["presence"] = present
@@ -78,6 +82,18 @@ class TopicRoutes:
             if not ready:
                 self.topics.unsubscribe(peer, subscription.id)
         return {"sub": subscription.id} | told
+
+    def _check_again(
+        self, client: WebSocketConnection, before: Any, peer: PeerSubscriber, new: PeerSubscription | PeerMember
+    ) -> None:
+        """Its rights may have changed while the engine was told: then *new* was not there yet to be looked at."""
+        if client.identity is before:
+            return
+        try:
+            self._check(self.topics.access.check_subscribe, client, new.pattern)
+        except RemoteError:
+            self.topics.unsubscribe(peer, new.id)
+            raise
 
     def _after_answer(self, client: WebSocketConnection, act: Callable[[], object]) -> None:
         request_id = current_call().request_id

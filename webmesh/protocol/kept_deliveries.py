@@ -185,6 +185,25 @@ class KeptDeliveries:
         else:
             self.expired += 1
 
+    def rewrite(self, change: Callable[[Shared], Shared | None], filler: Shared) -> None:
+        """Some of it is not to be sent as it is.
+
+        Args:
+            change: What comes in the place of a message: itself, another one, or nothing.
+            filler: Takes the place of a counted one for which nothing comes, so that both sides count the same.
+        """
+        self._kept = deque(change(message) or filler for message in self._kept)
+        loose = self._loose or OrderedDict()
+        for place, (number, message) in tuple(loose.items()):
+            changed = change(message)
+            if changed is None:
+                del loose[place]
+            else:
+                loose[place] = number, changed
+        self._size = sum(one[1] for one in self._kept) + sum(one[1][1] for one in loose.values())
+        if self._size > self._granted:
+            self._grow()
+
     def clear(self) -> None:
         """Nothing is kept any more."""
         self.first = self.next

@@ -225,6 +225,13 @@ def gap(topic: str, reason: str, subs: list[int], offset: int | None = None, epo
     return wire
 
 
+def ended(pattern: Sequence[str], reason: str, sub: int) -> Wire:
+    """The node has ended a subscription; who does not know that sees a gap."""
+    wire = pattern_gap(pattern, reason, [sub])
+    wire["data"]["ended"] = True
+    return wire
+
+
 def pattern_gap(pattern: Sequence[str], reason: str, subs: list[int], lost: int | None = None) -> Wire:
     """Publications may be lost to a subscription on any of its topics; *lost* of them, where that is known."""
     data: dict[str, object] = {"reason": reason, "pattern": True}
