@@ -8,7 +8,9 @@ import pytest
 
 from webmesh.auth import Identity
 from webmesh.protocol.wills import GOODBYE, FiredWill, Will
-from webmesh.will_records import StoredWills, key_of, new_note, read_record, read_rest, rest_record, session_key
+from webmesh.will_records import (
+    StoredWills, key_of, new_note, node_of, read_record, read_rest, rest_record, session_key,
+)  # fmt: skip
 
 STORED = StoredWills(
     "node", [Will("a", "t/a", {"x": 1}, frozenset({GOODBYE}), 2.0, {"key": "k"}, 7), Will("b", "t/b", None, number=8)],
@@ -56,6 +58,13 @@ def test_a_note_says_who_has_what_of_which_session_in_hand():
 def test_a_strangers_note_says_nothing(note: Any):
     """And raises nothing."""
     assert read_rest(note) is None
+
+
+@pytest.mark.row(97)
+def test_whose_a_record_is_can_be_told_without_reading_it():
+    """Also where the rest makes no sense."""
+    assert ["node", "n"] == [node_of(STORED.to_record()), node_of({"node": "n", "wills": 1})]
+    assert [None] * 4 == [node_of(record) for record in (None, [], {}, {"node": 1})]
 
 
 @pytest.mark.parametrize("wrong", [{"number": "7"}, {"number": None}, {"reason": "death"}, {"reason": 1}])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import gevent
 import pytest
 
 from tests.will_nodes import SESSION, nodes, pass_time
+from webmesh import will_watch
+from webmesh.brokers.base import PAGE
 from webmesh.exceptions import BrokerUnavailable
 from webmesh.node_lease import BEAT, LEASE, WAIT
 from webmesh.protocol.wills import KICKED, TIMEOUT, Will
-from webmesh.will_records import FIRING, FIRING_KEPT, RESTS, WILLS, StoredWills, rest_record
+from webmesh.will_records import FIRING, FIRING_KEPT, RESTS, WILLS, StoredWills, read_record, rest_record
 
 pytestmark = pytest.mark.row(80)
 
@@ -63,6 +66,7 @@ def test_two_that_watch_fire_each_will_once():
     pass_time(clock, LEASE - BEAT, one, other)
     clock.advance(BEAT)
     one.lease.beat()
+    one.firing._running.join()
     other.look()
     one.look()
     pass_time(clock, 5.0, other, one)
@@ -140,6 +144,38 @@ def test_a_search_that_fails_is_done_again_at_the_next_look():
     pass_time(clock, BEAT, one)
     assert [] == one.fired
     pass_time(clock, BEAT, one)
+    assert [("status/a", "lost")] == one.fired
+
+
+def test_what_living_nodes_keep_is_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch):
+    """It may be a great deal; and between two parts of it others get their turn."""
+    clock, _, (one, dead) = nodes(2)
+    for number in range(3 * PAGE):
+        (dead if number == PAGE else one).leave_will(f"s{number:04}", will("a"))
+    read, turns = [], []
+    monkeypatch.setattr(will_watch, "read_record", lambda record: read.append(record) or read_record(record))
+    monkeypatch.setattr(gevent, "sleep", lambda seconds: turns.append(len(read)))
+    pass_time(clock, LEASE, one)
+    assert [dead.lease.node] == [record["node"] for record in read if record["node"] != one.lease.node]
+    assert (1, [0, 0, 1]) == (len(read), turns)
+
+
+def test_a_search_ends_where_the_engine_goes_away_meanwhile(monkeypatch: pytest.MonkeyPatch):
+    """What was seen before says nothing any more."""
+    clock, _, (one, dead) = nodes(2)
+    dead.leave_will("s", will("a"))
+
+    def stand_still(seconds: float) -> None:
+        monkeypatch.undo()
+        clock.advance(WAIT)
+
+    pass_time(clock, LEASE - BEAT, one)
+    clock.advance(BEAT)
+    monkeypatch.setattr(gevent, "sleep", stand_still)
+    one.look()
+    pass_time(clock, WAIT, one)
+    assert [] == one.fired
+    pass_time(clock, 2 * BEAT, one)
     assert [("status/a", "lost")] == one.fired
 
 

@@ -94,6 +94,7 @@ class WillNode:
     def look(self) -> None:
         """One beat, and one tick; what is fired has been fired when it returns."""
         self.lease.beat()
+        self.firing._running.join()
         self.watch.tick(self.clock())
         self.firing._running.join()
 

@@ -94,6 +94,12 @@ def read_record(record: Any) -> StoredWills | None:
     return stored
 
 
+def node_of(record: Any) -> str | None:
+    """The node of a record, which need not be readable otherwise; cheaper than `read_record`."""
+    node = record.get("node") if isinstance(record, Mapping) else None
+    return node if isinstance(node, str) else None
+
+
 def rest_record(node: str, rest: StoredWills) -> dict[str, Any]:
     """The note that *node* has a session's record in hand, and what it will be."""
     return {"node": node, "rest": rest.to_record()}

@@ -11,11 +11,13 @@ from collections.abc import Callable, Container
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import gevent
+
 from webmesh.brokers.base import Broker
 from webmesh.exceptions import BrokerError
 from webmesh.protocol.wills import LOST, TIMEOUT, FiredWill, Wills
 from webmesh.will_cancels import WillCancels
-from webmesh.will_records import FIRING, RESTS, WILLS, StoredWills, key_of, read_record, read_rest
+from webmesh.will_records import FIRING, RESTS, WILLS, StoredWills, key_of, node_of, read_record, read_rest
 
 if TYPE_CHECKING:
     from webmesh.node_lease import NodeLease
@@ -85,7 +87,7 @@ class WillWatch:
         self._orphans: dict[str, Orphans] = {}
         self._known: set[str] = set()
         self._looks = 0
-        self._suspicious = False
+        self._suspicious = self._searching = False
 
     def start(self) -> None:
         """Look through what there is. Whose node has just been started again gets the time of a session to come back:
@@ -150,9 +152,19 @@ class WillWatch:
         self._looks += 1
         self._suspicious |= bool(self._known - living) or self._looks % LOOKS == 0
         self._known = living
-        if self._suspicious:
+        if self._suspicious and not self._searching:
+            self._searching, self._suspicious = True, False
+            self._firing.spawn(self._search)
+
+    def _search(self) -> None:
+        """Apart from the looks, which must go on: it may take longer than a lease."""
+        try:
             self._sweep(patient=False)
-            self._suspicious = False
+        except BrokerError as error:
+            self._suspicious = True
+            logger.debug("wills of dead nodes cannot be looked for", extra={"reason": str(error)})
+        finally:
+            self._searching = False
 
     def _sweep(self, *, patient: bool) -> None:
         """Look for what dead nodes have left.
@@ -163,15 +175,22 @@ class WillWatch:
         firing, rests = (self._fired(), self._rests()) if self._lease.certain else ({}, {})
         noted = {key_of(note) for note in (*firing, *rests)}
         left: dict[str, StoredWills] = {}
-        for key, record in self._broker.records(WILLS).items():
-            stored = read_record(record)
-            if stored is None:
-                logger.warning("a record of wills cannot be read")
-                continue
-            if key in noted:
-                left[key] = stored
-            if self._is_orphan(key, stored.node):
-                self._adopt(key, stored, patient=patient)
+        for page in self._broker.pages(WILLS):
+            gevent.sleep(0)  # reading one takes milliseconds, and there may be a million records
+            if not (patient or self._lease.certain):
+                self._suspicious = True
+                return
+            for key, record in page.items():
+                orphan = self._is_orphan(key, node := node_of(record))
+                if not orphan and key not in noted and node is not None:
+                    continue  # most are of nodes that live
+                stored = read_record(record)
+                if stored is None:
+                    logger.warning("a record of wills cannot be read")
+                elif orphan:
+                    self._adopt(key, stored, patient=patient)
+                if stored is not None and key in noted:
+                    left[key] = stored
         for note, rest in rests.items():
             if key_of(note) in left:
                 self._broker.claim(RESTS, note)
@@ -202,8 +221,8 @@ class WillWatch:
         """Whether nobody goes on with it; a failure may have kept this node from it."""
         return note not in self._firing.holding if node == self._lease.node else self._has_died(node)
 
-    def _is_orphan(self, key: str, node: str) -> bool:
-        return self._has_died(node) and key not in self._orphans and key not in self._armed
+    def _is_orphan(self, key: str, node: str | None) -> bool:
+        return node is not None and self._has_died(node) and key not in self._orphans and key not in self._armed
 
     def _has_died(self, node: str) -> bool:
         return node != self._lease.node and node not in self._lease.others

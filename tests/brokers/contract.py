@@ -454,6 +454,24 @@ class BrokerContract(Nodes):
         assert {"y": 2} == dict(broker.records("present"))
         assert broker.claim("present", "x") is None
 
+    def test_a_large_table_is_read_in_parts(self, node):
+        """Each record that stays is in one; what has ended or is another table's is in none."""
+        broker, _ = node()
+        assert [] == [key for page in broker.pages("wills") for key in page]
+        broker.put("present", "x", 1, 60.0)
+        broker.put("wills", "ended", 1, 0.2)
+        for number in range(600):
+            broker.put("wills", f"s{number}", {"a": number}, 60.0)
+        self.pass_time(0.4)
+        found, parts = {}, 0
+        for page in broker.pages("wills", 50):
+            if "s7" in found:
+                broker.claim("wills", "s7")
+            found |= page
+            parts += 1
+        assert {f"s{number}": {"a": number} for number in range(600)} == found
+        assert parts > 5
+
     # -------------------------------------------------------------------- itself
 
     def test_it_says_whether_it_is_up(self, node):

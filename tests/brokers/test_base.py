@@ -2,7 +2,7 @@
 
 import pytest
 
-from webmesh.brokers.base import Broker, Keep
+from webmesh.brokers.base import Broker, Keep, in_parts
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,10 @@ def test_an_engine_must_do_all_of_it():
     """One that lacks a part cannot be made at all, rather than fail when that part is needed."""
     with pytest.raises(TypeError):
         type("Half", (Broker,), {"start": lambda self, sink: None})()
+
+
+def test_records_come_in_parts():
+    """Each in one, in their order; none of none."""
+    records = dict.fromkeys("abcde", 1)
+    assert ["ab", "cd", "e"] == ["".join(part) for part in in_parts(records, 2)]
+    assert [] == list(in_parts({}, 2))

@@ -10,12 +10,17 @@ the node it tells in that hub too.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from webmesh.deadline import Clock
 from webmesh.protocol.publication import Publication
+
+
+PAGE = 200
+"""Records that are read in one go: decoding them takes some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +223,20 @@ class Broker(ABC):
     @abstractmethod
     def records(self, table: str) -> Mapping[str, Any]:
         """The records of a table whose time is not over."""
+
+    def pages(self, table: str, most: int = PAGE) -> Iterator[Mapping[str, Any]]:
+        """The same in parts of about *most*, for tables that may be large: others may run between two of them.
+
+        A record that is put or claimed meanwhile may be in a part or in none, and one that is put again in two.
+        """
+        yield from in_parts(self.records(table), most)
+
+
+def in_parts(records: Mapping[str, Any], most: int) -> Iterator[Mapping[str, Any]]:
+    """Records in parts of at most so many."""
+    rest = iter(records.items())
+    while part := dict(islice(rest, most)):
+        yield part
 
 
 Opener = Callable[..., Broker]

@@ -12,13 +12,13 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 from gevent.event import Event
 
 from webmesh.brokers.asyncio_bridge import AsyncioBridge, NoAnswer
-from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
+from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Since, Sink
 from webmesh.brokers.memory import read_log
 from webmesh.brokers.nats_address import read_address
 from webmesh.brokers.nats_bodies import Arrived, Bodies, unbroken_log
@@ -378,8 +378,17 @@ class NatsBroker(Broker):
 
     def records(self, table: str) -> Mapping[str, Any]:
         """See `Broker.records`."""
+        return self._current(table, self._ask_up(self._node.records.table, table, self._timeout))
+
+    def pages(self, table: str, most: int = PAGE) -> Iterator[Mapping[str, Any]]:
+        """See `Broker.pages`. The loop's thread reads them all; what takes long here is to decode them."""
+        rest = iter(self._ask_up(self._node.records.table, table, self._timeout))
+        while part := list(itertools.islice(rest, most)):
+            yield self._current(table, part)
+
+    def _current(self, table: str, several: list[tuple[str, int, bytes]]) -> dict[str, Any]:
         now, over, found = self.clock(), [], {}
-        for key, delivery, body in self._ask_up(self._node.records.table, table, self._timeout):
+        for key, delivery, body in several:
             value, until = self._value(table, body)
             if until > now:
                 found[key] = value

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
-from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
+from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Since, Sink
 from webmesh.deadline import Clock
 from webmesh.brokers.group_queue import NOTHING, GroupQueue
 from webmesh.exceptions import FailedPrecondition, Overloaded
@@ -114,6 +114,9 @@ class Storage(Protocol):
 
     def records(self, table: str, now: float) -> Mapping[str, Any]:
         """See `Broker.records`."""
+
+    def pages(self, table: str, now: float, most: int) -> Iterator[Mapping[str, Any]]:
+        """See `Broker.pages`."""
 
 
 class OneNodeBroker(Broker):
@@ -332,3 +335,7 @@ class OneNodeBroker(Broker):
     def records(self, table: str) -> Mapping[str, Any]:
         """See `Broker.records`."""
         return self._storage.records(table, self.clock())
+
+    def pages(self, table: str, most: int = PAGE) -> Iterator[Mapping[str, Any]]:
+        """See `Broker.pages`."""
+        return self._storage.pages(table, self.clock(), most)

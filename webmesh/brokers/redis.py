@@ -14,12 +14,12 @@ import random
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from webmesh.brokers import one_node
-from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
+from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Since, Sink
 from webmesh.brokers.redis_groups import GroupTable, NodeGroup, group_text, read_group
 from webmesh.brokers.redis_link import RedisLink
 from webmesh.brokers.redis_messages import BadMessage, Keys, body_limits, read_message, write_body
@@ -414,6 +414,10 @@ class RedisBroker(Broker):
     def records(self, table: str) -> Mapping[str, Any]:
         """See `Broker.records`."""
         return self._records.records(table)
+
+    def pages(self, table: str, most: int = PAGE) -> Iterator[Mapping[str, Any]]:
+        """See `Broker.pages`."""
+        return self._records.pages(table, most)
 
 
 def _contained(tell: Callable[..., None], *arguments: Any) -> None:

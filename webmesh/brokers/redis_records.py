@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from webmesh.brokers.redis_messages import Keys
@@ -41,7 +41,18 @@ class RedisRecords:
 
     def records(self, table: str) -> Mapping[str, Any]:
         """See `Broker.records`."""
-        found = self._run("records", [self._keys.records(table)])
+        return self._all(table, self._run("records", [self._keys.records(table)]))
+
+    def pages(self, table: str, most: int) -> Iterator[Mapping[str, Any]]:
+        """See `Broker.pages`."""
+        cursor: Any = 0
+        while True:
+            cursor, found = self._run("page", [self._keys.records(table)], cursor, most)
+            yield self._all(table, found)
+            if int(cursor) == 0:
+                return
+
+    def _all(self, table: str, found: list[bytes]) -> dict[str, Any]:
         return {
             key.decode(errors="replace"): value
             for key, packed in zip(found[::2], found[1::2], strict=True)

@@ -269,8 +269,8 @@ if not cut or (tonumber(string.sub(found, 1, cut - 1)) or 0) <= now then return 
 return string.sub(found, cut + 1)
 """
 
-RECORDS = NOW + """
-local all, kept = redis.call('HGETALL', KEYS[1]), {}
+_KEPT = """
+local kept = {}
 for i = 1, #all, 2 do
   local cut = string.find(all[i + 1], ' ', 1, true)
   if cut and (tonumber(string.sub(all[i + 1], 1, cut - 1)) or 0) > now then
@@ -280,11 +280,18 @@ for i = 1, #all, 2 do
     redis.call('HDEL', KEYS[1], all[i])
   end
 end
-return kept
 """
+
+RECORDS = NOW + "local all = redis.call('HGETALL', KEYS[1])" + _KEPT + "return kept"
 """The records of one table: in one hash and not in a key each, since Redis finds keys by looking at all there are."""
+
+PAGE = NOW + """
+local found = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local all = found[2]
+""" + _KEPT + "return {found[1], kept}"
+"""Some of them, and where to go on; 0 where that was all. One that stays is in one part at least."""
 
 SCRIPTS = {
     **GROUP_SCRIPTS, "publish": PUBLISH, "history": HISTORY, "kept": KEPT, "forget": FORGET, "beat": BEAT, "put": PUT,
-    "claim": CLAIM, "records": RECORDS,
+    "claim": CLAIM, "records": RECORDS, "page": PAGE,
 }  # fmt: skip

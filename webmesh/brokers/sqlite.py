@@ -409,6 +409,15 @@ class SqliteStorage:
         rows = self._run("SELECT key, value FROM records WHERE kind = ?", table)
         return {key: self._loaded(value)["v"] for key, value in rows}
 
+    def pages(self, table: str, now: float, most: int) -> Iterator[Mapping[str, Any]]:
+        """See `Storage.pages`."""
+        last: Any = ""
+        while rows := self._run(
+            "SELECT key, until, value FROM records WHERE kind = ? AND key > ? ORDER BY key LIMIT ?", table, last, most
+        ):
+            last = rows[-1][0]
+            yield {key: self._loaded(value)["v"] for key, until, value in rows if until > now}
+
 
 def _key(group: GroupName) -> tuple[str, str]:
     return "/".join(group.pattern), group.name
