@@ -23,7 +23,7 @@ REPEAT = 10.0
 PLACES = 256
 """Places that are remembered for that."""
 
-LOGGERS = ("webmesh.server", "webmesh.client", "webmesh.broker")
+LOGGERS = ("webmesh.server", "webmesh.client", "webmesh.broker", "webmesh.mesh")
 
 
 class LogLimit(logging.Filter):
