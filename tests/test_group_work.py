@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.brokers.contract import until
 from tests.topic_fakes import CountingSerializer, fake_peer
 from webmesh.acknowledged import Answer, Desk, Letter
 from webmesh.brokers.base import GroupName, Keep
@@ -460,3 +461,37 @@ def test_a_group_that_is_not_there_cannot_be_dropped(node: Node):
     node.join(FakeMember())
     with pytest.raises(FailedPrecondition):
         node.groups.drop(GroupName(PATTERN, "g"))
+
+
+def test_what_a_member_does_not_want_does_not_hold_up_what_follows(node: Node):
+    """The other one is busy: its messages wait for it, in order, and the publisher gets the next that is for it."""
+    one, busy = FakeMember("one"), FakeMember("busy")
+    busy.free = False
+    node.join(one, busy)
+    node.publish("safe/x", *(f"own {number}" for number in range(1, 6)), publisher="one", exclude_self=True)
+    node.publish("safe/x", 1, 2)
+    until(lambda: len(one.got) == 2)
+    assert [(1, 1), (2, 1)] == one.got
+    busy.free = True
+    one.done(0)
+    until(lambda: len(busy.got) == 2)
+    busy.done(0)
+    busy.done(1)
+    until(lambda: len(busy.got) == 4)
+    assert ["own 1", "own 2", "own 3", "own 4"] == [payload for payload, _ in busy.got]
+
+
+def test_the_engine_gives_no_more_than_usual_once_nothing_is_passed_over(node: Node):
+    """What waits here for somebody else is beyond the window of those who work, and bounded."""
+    one, busy = FakeMember("one"), FakeMember("busy")
+    busy.free = False
+    work = node.join(one, busy)
+    node.publish("safe/x", *range(5), publisher="one", exclude_self=True)
+    until(lambda: work.joined > 4)
+    busy.free = True
+    work.pump()
+    for number in range(5):
+        until(lambda: len(busy.got) > number)  # noqa: B023
+        busy.done(number)
+    until(lambda: work.joined == 4)
+    assert list(range(5)) == [payload for payload, _ in busy.got]

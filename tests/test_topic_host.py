@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from tests.running import running, wait_for
+from tests.topic_peer import Refused, topic_peer
 from webmesh.brokers.base import Since
-from webmesh.exceptions import ConfigurationError, EncodeError, InvalidArgument, LocalProtocolError
+from webmesh.exceptions import (
+    ConfigurationError,
+    EncodeError,
+    FailedPrecondition,
+    InvalidArgument,
+    LocalProtocolError,
+    NotFound,
+)
 from webmesh.messages import Message, Published
 from webmesh.webmesh_server import WebMeshServer
 
@@ -83,6 +91,8 @@ def test_a_server_that_has_not_started_has_nowhere_to_publish():
         lambda server: server.subscribe("a//b")(print),
         lambda server: server.subscribe("a")("no function"),
         lambda server: server.subscribe("a", queue=0)(print),
+        lambda server: server.subscribe("a", group="")(print),
+        lambda server: server.subscribe("a", group=5)(print),
         lambda server: server.topic("a", history=-1),
         lambda server: server.topic("**/a"),
     ],
@@ -91,6 +101,39 @@ def test_what_makes_no_sense_is_refused_at_registration(register: Any):
     """Not with the first publication."""
     with pytest.raises(ConfigurationError):
         register(WebMeshServer())
+
+
+def test_a_program_lists_and_drops_durable_groups():
+    """With what they have to do; not those that have members, nor others."""
+    server = WebMeshServer()
+    server.topic("jobs/**", ack=True)
+    with running(server):
+        with topic_peer(server) as peer:
+            sub = peer.subscribe("jobs/*", group="workers")["sub"]
+            peer.subscribe("else", group="passing")
+            assert [("jobs/*", "workers")] == server.groups()
+            with pytest.raises(FailedPrecondition):
+                server.drop_group("jobs/*", "workers")
+            peer.ask("$unsubscribe", {"sub": sub})
+        server.publish("jobs/1", "x")
+        assert 1 == server.drop_group("jobs/*", "workers")
+        assert [] == server.groups()
+        with pytest.raises(NotFound):
+            server.drop_group("jobs/*", "workers")
+        with pytest.raises(InvalidArgument):
+            server.drop_group("jobs//x", "workers")
+
+
+def test_a_peer_makes_no_more_groups_than_the_topic_has_room_for():
+    """It is told so; who joins one that is there is not."""
+    server = WebMeshServer()
+    server.topic("jobs/**", ack=True, groups=1)
+    with running(server), topic_peer(server) as peer:
+        peer.ask("$unsubscribe", {"sub": peer.subscribe("jobs/*", group="a")["sub"]})
+        with pytest.raises(Refused) as refused:
+            peer.subscribe("jobs/x", group="b")
+        assert "resource_exhausted" == refused.value.code
+        peer.subscribe("jobs/*", group="a")
 
 
 def test_registration_ends_with_listening():

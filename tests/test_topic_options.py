@@ -1,5 +1,6 @@
 """What may be said of topics, and what holds for one."""
 
+import math
 from typing import Any
 
 import pytest
@@ -41,7 +42,9 @@ def test_what_is_no_pattern_is_refused(pattern: Any):
     "options",
     [
         {"history": -1}, {"history": True}, {"history": 1.5}, {"ttl": 0}, {"ttl": -1}, {"window": 0},
-        {"slow_peer": "wait"}, {"slow_peer": "never"}, {"dead_letter": "dead"}, {"dead_letter": "dead/*", "ack": True},
+        {"slow_peer": "wait"}, {"slow_peer": "never"}, {"dead_letter": "dead"},
+        {"groups": -1}, {"groups": 1.5}, {"group_ttl": 0}, {"group_ttl": True}, {"group_ttl": math.inf}, {"ack": 1},
+        {"redelivery": 5}, {"dead_letter": "dead/*", "ack": True},
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]):

@@ -117,6 +117,10 @@ class Acknowledged(ABC):
         """Whether there is nobody whom it is meant for."""
         return False
 
+    def passes(self, letter: Letter) -> bool:
+        """Whether what came after it may go before it, where it has to wait."""
+        return False
+
     @abstractmethod
     def settled(self, letter: Letter) -> None:
         """It needs no further delivery; must not switch."""
@@ -142,10 +146,20 @@ class Acknowledged(ABC):
         try:
             while not self.over:
                 delivery = self.deliveries.peek()
-                if delivery is None or not self._pass_on(delivery):
+                if delivery is None or not (self._pass_on(delivery) or self._pass_by(delivery)):
                     break
         finally:
             self._pumping = False
+            self.pumped(self.deliveries.unskip())
+
+    def pumped(self, passed: int) -> None:
+        """Delivered as far as can be; *passed* wait behind what came after them. Must not switch."""
+
+    def _pass_by(self, delivery: Delivery[Letter, Any]) -> bool:
+        if not self.passes(delivery.message):
+            return False
+        self.deliveries.skip()
+        return True
 
     def _pass_on(self, delivery: Delivery[Letter, Any]) -> bool:
         letter = delivery.message

@@ -31,6 +31,9 @@ MOST_LEFT = 1000
 """Groups without members of which it is remembered what was delivered already."""
 
 
+MOST_PASSED = 1000
+"""Publications that may wait on a node for a member other than their publisher while that one gets what follows."""
+
 NOT_TAKEN = "not taken"
 """Reason of the gap that tells members what their group has lost for want of room, or of members."""
 
@@ -63,6 +66,7 @@ class GroupWork(Acknowledged):
         self.lost = 0
         self._groups = groups
         self._window = window
+        self._passed = 0
         self._tokens: set[Any] = set()
         self.before: dict[Any, int] = {}  # attempts of what the engine was given back, by token
         self.members: Group[Any] = Group(lambda member: member.load(self.deliveries.pending(member)))
@@ -70,8 +74,8 @@ class GroupWork(Acknowledged):
     @property
     def wanted(self) -> int:
         """The window that the engine should know. A durable group of which all are away leaves the work to others."""
-        here = sum(member.here for member in self.members)
-        return self._window * (here if self.durable else len(self.members))
+        here = sum(member.here for member in self.members) if self.durable else len(self.members)
+        return self._window * here + (self._passed if here else 0)
 
     def join(self, member: GroupMember) -> None:
         """Add a member; `changed` tells the engine."""
@@ -123,6 +127,23 @@ class GroupWork(Acknowledged):
             return member.ready(self.deliveries.pending(member), letter.options.window)
 
         return self.members.choose(ready=ready)
+
+    def passes(self, letter: Letter) -> bool:
+        """`Acknowledged.passes`: its publisher, who does not want it, has room for something else."""
+        own = letter.publication.publisher if letter.publication.exclude_self else None
+        if own is None:
+            return False
+        return any(
+            member.name == own and member.here and member.ready(self.deliveries.pending(member), letter.options.window)
+            for member in self.members
+        )
+
+    def pumped(self, passed: int) -> None:
+        """`Acknowledged.pumped`: the engine gives as much more as waits here for others."""
+        if passed > self._passed or not passed:
+            before, self._passed = self._passed, min(passed, MOST_PASSED)
+            if before != self._passed and self.joined:
+                gevent.spawn(self._groups.tell, self)
 
     def unwanted(self, letter: Letter) -> bool:
         """`Acknowledged.unwanted`: only its publisher is there, who does not want it."""

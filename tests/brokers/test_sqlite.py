@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.contract import KEPT, RETAINED, WORK, BrokerContract, RecordingSink, message
+from tests.brokers.contract import KEPT, PLAIN, RETAINED, WORK, WORKED, BrokerContract, RecordingSink, message
 from tests.processes import ENVIRONMENT
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Keep, Since
@@ -107,10 +107,10 @@ while True:
         process = subprocess.Popen(
             [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
         )
-        for _ in range(20):
-            process.stdout.readline()
+        lines = [process.stdout.readline() for _ in range(20)]
         process.kill()
-        acknowledged = int((process.stdout.read().split("\n")[-2:-1] or ["0"])[0]) or acknowledged
+        lines += process.stdout.read().splitlines(keepends=True)
+        acknowledged = max(int(line) for line in lines if line.endswith("\n"))
         process.wait()
         process.stdout.close()
     broker = SqliteBroker(path)
@@ -119,6 +119,75 @@ while True:
     broker.stop()
     assert found.offset >= acknowledged >= 20
     assert list(range(found.offset - 4, found.offset + 1)) == [one.offset for one in found.items]
+
+
+def test_a_restart_knows_what_a_group_lost_and_what_may_give_way(restarted, monkeypatch: pytest.MonkeyPatch):
+    """Of its work what must be acknowledged still does."""
+    monkeypatch.setattr(one_node, "GROUP_BACKLOG", 3)
+    broker, _ = restarted()
+    broker.join(WORK, 1, durable=True)
+    broker.leave(WORK)
+    for number in range(4):
+        broker.publish(message("jobs/1", number), WORKED)
+
+    broker, sink = restarted()
+    broker.publish(message("jobs/2", 4), PLAIN)
+    broker.publish(message("jobs/1", 5), WORKED)
+    broker.join(WORK, 9, durable=True)
+
+    assert ([2, 3, 5], [(WORK, 3, 0)]) == ([one.payload for _, one, _ in sink.given], sink.losses)
+    broker, sink = restarted()
+    broker.join(WORK, 9, durable=True)
+    assert (3, []) == (len(sink.given), sink.losses)
+
+
+def test_a_group_ends_with_its_time_across_restarts(tmp_path: Path):
+    """Also where the process was killed while it had members: its time begins when that is noticed."""
+    clock = FakeClock()
+
+    def start() -> SqliteBroker:
+        broker = SqliteBroker(tmp_path / "topics.db", clock=clock)
+        broker.start(RecordingSink())
+        return broker
+
+    broker = start()
+    broker.join(WORK, 1, durable=True, ttl=10.0)
+    broker._storage.close()  # as a kill leaves it
+    broker = start()
+    broker.stop()
+    clock.advance(9.0)
+    broker = start()
+    assert [WORK] == broker.groups()
+    broker.stop()
+    clock.advance(2.0)
+    broker = start()
+    assert [] == broker.groups()
+    broker.stop()
+    broker = start()
+    assert broker.drop_group(WORK) is None
+    broker.stop()
+
+
+def test_a_file_of_the_first_version_is_used_on(tmp_path: Path):
+    """Its groups keep their work, which all must be acknowledged as far as is known."""
+    path = tmp_path / "topics.db"
+    broker = SqliteBroker(path)
+    broker.start(RecordingSink())
+    broker.join(WORK, 1, durable=True)
+    broker.publish(message("jobs/1", 1), WORKED)
+    broker.stop()
+    with closing(sqlite3.connect(path)) as database:
+        for table, columns in [("groups", ("ttl", "left", "lost")), ("work", ("ack",))]:
+            for column in columns:
+                database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        database.execute("PRAGMA user_version = 1")
+
+    for _ in range(2):
+        broker, sink = SqliteBroker(path), RecordingSink()
+        broker.start(sink)
+        broker.join(WORK, 1, durable=True)
+        assert [1] == [one.payload for _, one, _ in sink.given]
+        broker.stop()
 
 
 DIES_AT_EACH_STATEMENT = """

@@ -1,9 +1,13 @@
 """Messages that await their acknowledgement."""
 
+import math
+from typing import Any
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from webmesh.exceptions import ConfigurationError
 from webmesh.protocol.deliveries import Deliveries, Redelivery
 
 TWICE = Redelivery(first=1.0, factor=3.0, most=5.0, attempts=2)
@@ -139,3 +143,24 @@ class Work(RuleBasedStateMachine):
 
 
 TestWork = Work.TestCase
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"first": 0}, {"first": -1.0}, {"first": True}, {"factor": 0}, {"most": math.inf}, {"most": "5"}, {"attempts": 0},
+     {"attempts": 2.0}],
+)  # fmt: skip
+def test_what_makes_no_sense_is_no_redelivery(options: dict[str, Any]) -> None:
+    """It is said where it is written, not with the first delivery that fails."""
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        Redelivery(**options)
+
+
+def test_what_is_skipped_waits_in_its_place() -> None:
+    """Until it is looked at again; whatever came after it may go before."""
+    deliveries = table("a", "b", "c")
+    deliveries.skip()
+    assert "b" == deliveries.take("m", 0.0).message
+    assert 1 == deliveries.unskip()
+    assert ["a", "c", None] == [one and one.message for one in (deliveries.take("m", 0.0) for _ in range(3))]
+    assert 0 == deliveries.unskip()

@@ -84,6 +84,7 @@ class Deliveries(Generic[M, T]):
         self._next = 0
         self._open: dict[int, Delivery[M, T]] = {}
         self._waiting: list[int] = []  # a heap: the oldest message goes first, also when it comes back
+        self._skipped: list[int] = []
         self._pending: dict[T, dict[int, None]] = {}
 
     def __len__(self) -> int:
@@ -120,6 +121,17 @@ class Deliveries(Generic[M, T]):
                 return delivery
             heapq.heappop(self._waiting)
         return None
+
+    def skip(self) -> None:
+        """Let what `peek` finds wait until `unskip`: the next one may go before it."""
+        self._skipped.append(heapq.heappop(self._waiting))
+
+    def unskip(self) -> int:
+        """What was skipped is in its place again; returns how many that are."""
+        skipped, self._skipped = self._skipped, []
+        for number in skipped:
+            heapq.heappush(self._waiting, number)
+        return len(skipped)
 
     def take(self, member: T, now: float) -> Delivery[M, T] | None:
         """The oldest message that waits, now pending at *member*; `None` when none does."""
