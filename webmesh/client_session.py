@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gevent
@@ -58,6 +58,7 @@ class Greeting:
         limits: The server's own, as it told them.
         expires_in: Seconds that the login is good for; `None` for no end.
         streams: Ids of ours that go on.
+        topics_epoch: Names the memory of its topics where that ends with it; empty otherwise.
     """
 
     resumed: bool = False
@@ -67,6 +68,7 @@ class Greeting:
     limits: dict[str, Any] = field(default_factory=dict)
     expires_in: float | None = None
     streams: frozenset[int | str] = NONE
+    topics_epoch: str = ""
 
 
 class ClientSession:
@@ -178,12 +180,10 @@ class ClientSession:
         """In the hub, between the answer and what follows it. *told*: the positions of streams that it answers."""
         if not greeting.resumed or greeting.session != self._id:
             self._received = Received()
-            greeting = Greeting(
-                False, greeting.node, greeting.session, greeting.epoch, greeting.limits, greeting.expires_in
-            )
+            greeting = replace(greeting, resumed=False, streams=NONE)
         self._id, self._epoch = greeting.session, greeting.epoch
         if self.topics is not None:
-            self.topics.entered(conversation, resumed=greeting.resumed)
+            self.topics.entered(conversation, resumed=greeting.resumed, epoch=greeting.topics_epoch)
         milliseconds = greeting.limits.get("session_ms")
         self._seconds = milliseconds / 1000 if isinstance(milliseconds, int | float) else SESSION_SECONDS
         if self._id:
@@ -340,7 +340,7 @@ def _greeting(answer: Any) -> Greeting:
     """What a peer's answer says; whatever makes no sense in it counts as not there."""
     said = answer if isinstance(answer, dict) else {}
     node, session, epoch, limits = said.get("node"), said.get("session"), said.get("epoch"), said.get("limits")
-    streams, expires = said.get("streams"), said.get("expires_ms")
+    streams, expires, topics_epoch = said.get("streams"), said.get("expires_ms"), said.get("topics_epoch")
     return Greeting(
         resumed=said.get("resumed") is True,
         node=node if isinstance(node, dict) else {},
@@ -349,4 +349,5 @@ def _greeting(answer: Any) -> Greeting:
         limits=limits if isinstance(limits, dict) else {},
         expires_in=expires / 1000 if isinstance(expires, int | float) and not isinstance(expires, bool) else None,
         streams=frozenset(id for id in streams if isinstance(id, str | int)) if isinstance(streams, list) else NONE,
+        topics_epoch=topics_epoch if isinstance(topics_epoch, str) else "",
     )

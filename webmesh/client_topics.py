@@ -189,9 +189,11 @@ class ClientTopics:
 
     # ------------------------------------------------------------- its connections
 
-    def entered(self, conversation: Conversation, *, resumed: bool) -> None:
-        """In the hub, before anything else is read: the node has greeted, or there is no greeting."""
+    def entered(self, conversation: Conversation, *, resumed: bool, epoch: str = "") -> None:
+        """In the hub, before anything else is read: the node has greeted, or there is no greeting. *epoch*: of its
+        topics, where they end with it."""
         self._conversation = conversation
+        self.requests.memory = (conversation, epoch)
         self.wills.accepted(resumed=resumed)
         if not resumed:
             self.counted = 0

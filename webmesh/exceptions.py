@@ -374,7 +374,7 @@ class BrokerUnavailable(BrokerError):
 
 
 class PublishDoubtful(BrokerUnavailable):
-    """The engine was lost before it answered: the publication may have happened, or not.
+    """The engine was lost before it answered, or the node with its engine: the publication may have happened, or not.
 
     Publish again what must not be lost, with the same dedupe id so that it is not there twice.
     """

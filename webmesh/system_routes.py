@@ -33,6 +33,7 @@ class SystemRoutes:
         sessions: Those of the run; set before it begins.
         wills: Theirs; likewise.
         rights: Looked at again when they change; likewise.
+        topics_epoch: `Broker.run`; likewise.
     """
 
     def __init__(self, router: Router, name: str | None, version: str, *, limits: Limits, timeouts: Timeouts) -> None:
@@ -41,6 +42,7 @@ class SystemRoutes:
         self.sessions: Sessions | None = None
         self.wills: NodeWills | None = None
         self.rights: Rights | None = None
+        self.topics_epoch: str | None = None
         self._listed: list[dict[str, Any]] | None = None
         self.limits = limits
         self.timeouts = timeouts
@@ -90,6 +92,8 @@ class SystemRoutes:
         left = None if client.identity is None else client.identity.expires_in()
         if left is not None:
             answer["expires_ms"] = max(0, round(left * 1000))
+        if self.topics_epoch is not None:
+            answer["topics_epoch"] = self.topics_epoch
         return answer | {
             "session": session.id,
             "epoch": session.epoch,

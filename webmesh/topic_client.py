@@ -106,7 +106,8 @@ class TopicClient:
             exclude_self: Not to subscriptions of this client.
             headers: Text to text, for subscribers.
             confirm: Wait until the topic's engine has accepted it; sent again where the answer is lost, and published
-                once all the same. False: at most once, and `None` is returned as soon as it is on its way.
+                once all the same, or `PublishDoubtful` is raised. False: at most once, and `None` is returned as soon
+                as it is on its way.
             timeout: Seconds for all of it, the connection included; `None` takes `Timeouts.request`.
             fail_fast: True raises at once when there is no connection; `None` takes what the client was given.
 
@@ -116,6 +117,7 @@ class TopicClient:
         Raises:
             BadPattern: It is no topic.
             ReplyLost, RequestTimeout: Nobody knows whether it was published.
+            PublishDoubtful: Nobody does, and who might remember it, its node with `memory://`, has gone.
             ConnectFailed, LinkRefused: It was not.
             RemoteError: The node refuses it, or its engine cannot be reached.
             EncodeError: The payload cannot be sent.

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from webmesh.exceptions import ConnectionClosed
+from webmesh.exceptions import ConnectionClosed, PublishDoubtful, ReplyLost
 from webmesh.messages import HistoryPage, Position, Published
 from webmesh.protocol.publication import DEDUPE
 from webmesh.protocol.topic_positions import OwnOffsets
+from webmesh.retries import surely_not_begun
 from webmesh.subscription import read_members
 from webmesh.topic_arrivals import read_page
 from webmesh.websocket.hub import HubThread
@@ -21,6 +22,7 @@ from webmesh.websocket.publishing import publish_confirmed, publish_unconfirmed
 
 if TYPE_CHECKING:
     from webmesh.execution import Executor
+    from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
 
@@ -55,10 +57,12 @@ class TopicRequests:
 
     Attributes:
         own: Own publications that are not delivered to this client.
+        memory: The newest connection, and what names the memory of the node there, where that ends with the node.
     """
 
     def __init__(self, link: Link, ask: Ask, seconds: float) -> None:
         self.own = OwnOffsets()
+        self.memory: tuple[Conversation | None, str] = (None, "")
         self._home = link.home
         self._connected = link.present
         self._ask = ask
@@ -85,12 +89,26 @@ class TopicRequests:
         if DEDUPE not in headers:
             headers[DEDUPE] = os.urandom(16).hex()
         noted = partial(self._note, topic) if own else None
+        lost: list[tuple[ReplyLost, str]] = []
 
         def send_confirmed(connection: WebSocketConnection, seconds: float) -> Published:
-            return publish_confirmed(connection.conversation, self._home, topic, payload, headers, seconds, noted)
+            conversation = connection.conversation
+            memory = self._memory_of(conversation)
+            if lost and lost[0][1] != memory:
+                raise PublishDoubtful("the answer was lost, and the node that may have it is not there") from lost[0][0]
+            try:
+                return publish_confirmed(conversation, self._home, topic, payload, headers, seconds, noted)
+            except ReplyLost as error:
+                if not surely_not_begun(error):
+                    lost[:] = [(error, memory)]
+                raise
 
         published: Published = self._ask(send_confirmed, topic, timeout, fail_fast)
         return published
+
+    def _memory_of(self, conversation: Conversation) -> str:
+        newest, memory = self.memory
+        return memory if newest is conversation else ""
 
     def _note(self, topic: str, published: Published) -> None:
         if published.offset is not None and published.epoch is not None:

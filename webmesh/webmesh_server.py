@@ -187,6 +187,7 @@ class WebMeshServer(RouteHost, TopicHost):
         parts = serving_context(self).run(self._parts)
         self._system.sessions, self._system.login = parts.sessions, parts.login
         self._system.wills, self._system.rights = parts.wills, parts.rights
+        self._system.topics_epoch = parts.topics.broker.run
         self._serve_topics(parts)
         self._serving = serving = Serving(parts, address, self._oversight)
         serving.start()

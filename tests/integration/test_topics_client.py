@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tests.running import PATIENCE, Census, connected, native_threads, running, wait_for
 from webmesh.exceptions import (
     BadPattern, ConfigurationError, ConnectFailed, ConnectionClosed, InvalidArgument, LinkRefused,
+    PublishDoubtful,
 )  # fmt: skip
 from webmesh.messages import Message, Position, Published
 from webmesh.options import Backoff, Limits
@@ -362,6 +364,31 @@ def test_publications_over_a_link_that_breaks_are_published_once() -> None:
         assert list(range(100)) == payloads(subscription, 100)
         with pytest.raises(TimeoutError):
             subscription.next(0.01)
+
+
+@pytest.mark.parametrize("again", ["another", "the same"])
+def test_what_nobody_remembers_is_not_published_twice(again: str) -> None:
+    """The answer is lost. The node that may have it does not publish it again; of another one that is not asked."""
+    heard = Heard()
+    servers = node(), node()
+    for server in servers:
+        server.subscribe("a")(heard)
+    with running(servers[0]) as first, running(servers[1]) as second, FaultProxy(first) as proxy:
+        with WebMeshClient(proxy.url, backoff=QUICK) as client, native_threads(1) as spawn:
+            client.connect()
+            proxy.half_open("down")
+            publishing = spawn(partial(client.publish, "a", 1, timeout=PATIENCE))
+            assert wait_for(lambda: heard.payloads)
+            proxy.retarget(second if again == "another" else first)
+            proxy.heal()
+            proxy.reset()
+            if again == "another":
+                with pytest.raises(PublishDoubtful):
+                    publishing.get()
+            else:
+                assert publishing.get().duplicate
+            assert client.publish("a", 2, timeout=PATIENCE).receivers
+            assert wait_for(lambda: heard.payloads == [1, 2])
 
 
 @contextmanager

@@ -122,11 +122,13 @@ class Broker(ABC):
         clock: What `Publication.at` is read from.
         immediate: Whether `publish` never switches: then publications cannot overtake each other.
         shared: Whether other nodes may use it at the same time.
+        run: A name of its own where what it remembers, as dedupe ids, ends with this instance; `None` otherwise.
     """
 
     clock: Clock
     immediate = False
     shared = True
+    run: str | None = None
 
     @abstractmethod
     def start(self, sink: Sink) -> None:

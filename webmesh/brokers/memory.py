@@ -35,6 +35,7 @@ class MemoryBroker(OneNodeBroker):
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         super().__init__(MemoryStorage(), clock)
+        self.run = os.urandom(6).hex()
 
 
 class MemoryStorage:
