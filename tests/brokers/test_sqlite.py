@@ -6,11 +6,12 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import gevent
 import pytest
 
 from tests.brokers.contract import KEPT, PLAIN, RETAINED, WORK, WORKED, BrokerContract, RecordingSink, message
 from tests.processes import ENVIRONMENT
-from webmesh.brokers import one_node
+from webmesh.brokers import one_node, sqlite
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.sqlite import SqliteBroker, SqliteStorage
 from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, Overloaded
@@ -410,3 +411,29 @@ def test_a_damaged_file_is_told_and_let_go(restarted, tmp_path: Path, damaged: b
         again.start(RecordingSink())
     with closing(sqlite3.connect(tmp_path / "topics.db", timeout=0)) as database:
         database.execute("DELETE FROM work")
+
+
+def test_a_long_past_lets_others_have_their_turn(restarted, monkeypatch: pytest.MonkeyPatch):
+    """It is read page by page; what comes meanwhile is live, and not part of it."""
+    monkeypatch.setattr(sqlite, "PAGE", 4)
+    broker, _ = restarted()
+    keep = Keep(history=100)
+    for number in range(1, 11):
+        epoch = broker.publish(message(payload=number), keep).epoch
+    publishing = gevent.spawn(lambda: broker.publish(message(payload=11), keep))
+    found = broker.history("a/b", Since(0, epoch))
+    assert publishing.dead
+    assert (10, list(range(1, 11))) == (found.offset, [one.payload for one in found.items])
+    assert list(range(11, 0, -1)) == [one.payload for one in broker.history("a/b", Since(), reverse=True).items]
+
+
+def test_a_past_that_goes_while_it_is_read_is_not_taken_for_whole(restarted, monkeypatch: pytest.MonkeyPatch):
+    """All of it or nothing."""
+    monkeypatch.setattr(sqlite, "PAGE", 4)
+    broker, _ = restarted()
+    keep = Keep(history=10)
+    for number in range(1, 11):
+        epoch = broker.publish(message(payload=number), keep).epoch
+    gevent.spawn(lambda: [broker.publish(message(payload=number), keep) for number in range(11, 21)])
+    found = broker.history("a/b", Since(0, epoch))
+    assert (False, []) == (found.complete, found.items)

@@ -14,9 +14,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Any, cast
 from urllib.parse import unquote
+
+import gevent
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
@@ -297,19 +299,29 @@ class SqliteStorage:
         last = self._row("SELECT last FROM topics WHERE topic = ?", topic)[0]
         last = self._floor if last is None else last
         after = since.offset if since.offset is not None else 0
-        if since.offset is not None and not reverse:
-            oldest = self._row("SELECT min(number) FROM log WHERE topic = ?", topic)[0] or last + 1
-            if since.epoch != self._epoch or not oldest - 1 <= after <= last:
-                return History([], last, self._epoch, False)
+        recovering = since.offset is not None and not reverse
+        if recovering and (since.epoch != self._epoch or not self._oldest(topic, last) - 1 <= after <= last):
+            return History([], last, self._epoch, False)
         oldest_at = -math.inf if since.seconds is None else now - since.seconds
-        return History(list(islice(self._past(topic, after, oldest_at, now, most, reverse), most)), last, self._epoch)
+        items: list[Publication] = []
+        for number, page in self._pages(topic, after, last, oldest_at, now, most, reverse):
+            # Others had their turn since the last page: what comes next may have gone meanwhile.
+            if recovering and self._oldest(topic, last) - 1 > number:
+                return History([], last, self._epoch, False)
+            items += page
+            if most is not None and len(items) >= most:
+                break
+        return History(items[:most], last, self._epoch)
 
-    def _past(
-        self, topic: str, after: int, oldest_at: float, now: float, most: int | None, reverse: bool
-    ) -> Iterator[Publication]:
-        """Page by page, for as long as somebody wants more: what is not wanted is not read."""
+    def _oldest(self, topic: str, last: int) -> int:
+        return self._row("SELECT min(number) FROM log WHERE topic = ?", topic)[0] or last + 1
+
+    def _pages(
+        self, topic: str, after: int, last: int, oldest_at: float, now: float, most: int | None, reverse: bool
+    ) -> Iterator[tuple[int, list[Publication]]]:
+        """Page by page, each with the number behind which it begins: what is not wanted is not read."""
         size = PAGE if most is None else max(1, min(most, PAGE))
-        before = 1 << 62
+        before = last + 1
         while True:
             rows = self._run(
                 "SELECT number, message FROM log WHERE topic = ? AND number > ? AND number < ? AND at > ? "
@@ -318,9 +330,10 @@ class SqliteStorage:
             )  # fmt: skip
             read = [replace(self._unpacked(topic, found), offset=at, epoch=self._epoch) for at, found in rows]
             self._empty(topic, [one.offset for one in read if one.expired(now)])
-            yield from (one for one in read if not one.expired(now))
+            yield after, [one for one in read if not one.expired(now)]
             if len(rows) < size:
                 return
+            gevent.sleep(0)  # a long past holds up nobody
             after, before = (after, rows[-1][0]) if reverse else (rows[-1][0], before)
             size = PAGE
 
