@@ -343,6 +343,25 @@ def test_wills_are_told_at_once_or_after_the_next_hello() -> None:
         assert [will] == node.topics.wills.hello()
 
 
+def test_a_will_that_the_node_refuses_leaves_the_former_one() -> None:
+    """It is there still. One that only its engine could not be told of the node has."""
+    errors: list[Exception] = [PermissionDenied("not for you"), Unavailable("the engine is away")]
+
+    def refuse(data: Any) -> None:
+        raise errors.pop(0)
+
+    with script() as node:
+        old, new = {"id": "w", "topic": "a", "data": 1}, {"id": "w", "topic": "a", "data": 2}
+        node.topics.set_will(old)
+        node.answers["$will"] = refuse
+        with pytest.raises(PermissionDenied):
+            node.topics.set_will(new)
+        assert ([old], []) == (node.topics.wills.hello(), node.topics.wills.untold())
+        with pytest.raises(Unavailable):
+            node.topics.set_will(new)
+        assert ([new], [new]) == (node.topics.wills.hello(), node.topics.wills.untold())
+
+
 def test_a_client_without_a_session_has_no_wills() -> None:
     """Nobody would know when to publish them."""
     with script(sessions=False) as node, pytest.raises(ConfigurationError):

@@ -81,6 +81,40 @@ def test_what_the_server_refuses_is_not_told_again() -> None:
     assert ([other], [other]) == (wills.untold(), wills.hello())
 
 
+@pytest.mark.parametrize("revoked", [False, True])
+def test_what_is_refused_leaves_the_former_one_set(revoked: bool) -> None:
+    """The server has it still; where it had not been told of it, it is to be."""
+    wills = ClientWills()
+    old = will("w", 1)
+    wills.set(old)
+    wills.told(old)
+    if revoked:
+        new = wills.revoke("w")
+    else:
+        wills.set(new := will("w", 2))
+    wills.refused(new)
+    assert ([old], []) == (wills.hello(), wills.untold())
+    wills.set(second := will("w", 3))
+    wills.set(third := will("w", 4))
+    wills.refused(third)
+    wills.refused(new)
+    assert ([second], [second]) == (wills.hello(), wills.untold())
+    wills.refused(second)
+    assert ([old], []) == (wills.hello(), wills.untold())
+
+
+def test_a_client_sets_only_so_many() -> None:
+    """As many as a server takes: one more would cost the session. A will may take another one's place."""
+    wills = ClientWills(2)
+    for name in ("a", "b", "b"):
+        wills.set(will(name))
+    with pytest.raises(ConfigurationError, match="at most 2 wills"):
+        wills.set(will("c"))
+    wills.revoke("a")
+    wills.set(will("c"))
+    assert ["b", "c"] == [one["id"] for one in wills.hello()]
+
+
 @pytest.mark.parametrize("options", [{"will_id": "bad\n"}, {"headers": {"ttl-ms": "soon"}}, {"headers": {"a": 5}}])
 def test_what_the_server_would_refuse_is_refused_at_once(options: dict[str, Any]):
     """In `$hello` it would cost the session."""

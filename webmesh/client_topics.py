@@ -21,9 +21,10 @@ from gevent.pool import Pool
 from webmesh.client_wills import ClientWills, WillWire
 from webmesh.exceptions import (
     ConfigurationError, ConnectionClosed, HandlerFailed, NotFound, RemoteError, ReplyLost, RequestTimeout,
-    TransportError, WebMeshError, error_from_wire,
+    TransportError, Unavailable, WebMeshError, error_from_wire,
 )  # fmt: skip
 from webmesh.messages import Position
+from webmesh.options import Limits
 from webmesh.processes import is_patched
 from webmesh.protocol import envelope
 from webmesh.retries import retry_delay
@@ -54,6 +55,7 @@ class ClientTopics:
         ask: For what programs want of the node.
         seconds: For what nobody waits for.
         sessions: Whether the client has any.
+        most_wills: See `ClientWills`.
 
     Attributes:
         counted: Deliveries of the present session that both sides count.
@@ -68,12 +70,13 @@ class ClientTopics:
         *,
         seconds: float,
         sessions: bool = True,
+        most_wills: int = Limits.wills,
     ) -> None:
         self.home = link.home
         self.context = Context()
         self.executor = None if is_patched() else link.subscribers
         self.counted = 0
-        self.wills = ClientWills()
+        self.wills = ClientWills(most_wills)
         self.requests = TopicRequests(link, ask, seconds)
         self._ask = ask
         self._connected = link.present
@@ -135,6 +138,8 @@ class ClientTopics:
             self._ask(partial(call_path, "$will", will), "$will", None, True)
         except (TransportError, RequestTimeout, ReplyLost):
             return  # likewise
+        except Unavailable:
+            raise  # its engine is away: it has it, and is told again by the next `$hello`
         except RemoteError:
             self.wills.refused(will)
             raise

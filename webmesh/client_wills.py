@@ -16,36 +16,69 @@ from webmesh.protocol.will_request import read_will
 from webmesh.protocol.wills import UNCLEAN, checked_reasons
 
 WillWire = dict[str, Any]
+Former = tuple[WillWire | None, WillWire | None]
+"""What was set, and what was still to be told."""
 
 
 class ClientWills:
-    """What is to be published when this client is lost; told with each `$hello` that may begin a session."""
+    """What is to be published when this client is lost; told with each `$hello` that may begin a session.
 
-    def __init__(self) -> None:
+    Args:
+        most: Wills that may be set. A server has the same bound; a `$hello` with more it refuses.
+    """
+
+    def __init__(self, most: int = Limits.wills) -> None:
+        self._most = most
         self._wills: dict[str, WillWire] = {}
         self._untold: dict[str, WillWire] = {}
         self._said: dict[str, WillWire] = {}
+        self._told: dict[str, WillWire] = {}
+        self._former: dict[str, Former] = {}  # what comes back where the server refuses what took its place
 
     def set(self, will: WillWire) -> None:
-        """Set one, in the place of that with the same id."""
+        """Set one, in the place of that with the same id.
+
+        Raises:
+            ConfigurationError: There would be too many.
+        """
+        if will["id"] not in self._wills and len(self._wills) >= self._most:
+            raise ConfigurationError(
+                f"a client has at most {self._most} wills (Limits.wills): revoke one, or set it with the id of another"
+            )
+        self._remember(will["id"])
         self._wills[will["id"]] = self._untold[will["id"]] = will
 
     def revoke(self, will_id: str) -> WillWire:
         """Remove one; returns what is to be said of it."""
+        self._remember(will_id)
         self._wills.pop(will_id, None)
         revoked = self._untold[will_id] = {"id": will_id, "revoke": True}
         return revoked
 
     def refused(self, will: WillWire) -> None:
-        """The server does not take it."""
-        if self._wills.get(will["id"]) is will:
-            del self._wills[will["id"]]
-        self.told(will)
+        """The server does not take it, and has the former one still."""
+        will_id = will["id"]
+        if self._untold.get(will_id) is not will:
+            return  # something else took its place meanwhile
+        former, untold = self._former.pop(will_id, (self._told.get(will_id), None))
+        for several, one in ((self._wills, former), (self._untold, untold)):
+            if one is None:
+                several.pop(will_id, None)
+            else:
+                several[will_id] = one
 
     def told(self, will: WillWire) -> None:
         """The server knows of it."""
         if self._untold.get(will["id"]) is will:
             del self._untold[will["id"]]
+            self._former.pop(will["id"], None)
+        if "revoke" in will:
+            self._told.pop(will["id"], None)
+        else:
+            self._told[will["id"]] = will
+
+    def _remember(self, will_id: str) -> None:
+        self._former[will_id] = (self._wills.get(will_id), self._untold.get(will_id))
 
     def hello(self) -> list[WillWire]:
         """For `$hello`: all that are set, since nobody knows yet whether it resumes."""
@@ -54,6 +87,7 @@ class ClientWills:
 
     def accepted(self, *, resumed: bool) -> None:
         """It was answered; a new session knows of no others."""
+        self._told.clear()
         for will in self._said.values():
             self.told(will)
         self._said = {}

@@ -186,8 +186,10 @@ class TopicClient:
             headers: As of `publish`.
 
         Raises:
-            BadPattern, ConfigurationError: Something of it makes no sense, or the client has no session.
-            RemoteError: The node refuses it.
+            BadPattern, ConfigurationError: Something of it makes no sense, there are `Limits.wills` others already, or
+                the client has no session.
+            Unavailable: The node's engine cannot be reached; the will is set, and kept as soon as it can.
+            RemoteError: The node refuses it; a former one with the same id stays set.
         """
         self._topics.set_will(will_wire(topic, payload, id, on, delay, headers))
 

@@ -121,7 +121,9 @@ class WebMeshClient(TopicClient):
         self._attempts = CallAttempts(self._link, routes, retries, watched)
         self._keeper = self._link.keeper
         self._link.slow_peer = checked_policy(slow_peer)
-        self._topics = ClientTopics(self._link, self._ask, seconds=self.timeouts.request, sessions=session)
+        self._topics = ClientTopics(
+            self._link, self._ask, seconds=self.timeouts.request, sessions=session, most_wills=self.limits.wills
+        )
         self._link.serve_topics(self._topics)
 
     # ------------------------------------------------------------- registration
