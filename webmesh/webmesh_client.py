@@ -121,9 +121,8 @@ class WebMeshClient(TopicClient):
         self._attempts = CallAttempts(self._link, routes, retries, watched)
         self._keeper = self._link.keeper
         self._link.slow_peer = checked_policy(slow_peer)
-        self._topics = ClientTopics(
-            self._link, self._ask, seconds=self.timeouts.request, sessions=session, most_wills=self.limits.wills
-        )
+        seconds, wills = self.timeouts.request, self.limits.wills
+        self._topics = ClientTopics(self._link, self._ask, seconds=seconds, sessions=session, most_wills=wills)
         self._link.serve_topics(self._topics)
 
     # ------------------------------------------------------------- registration
