@@ -68,7 +68,7 @@ def handling(call: HandledCall, outcome: list[BaseException]) -> Iterator[gevent
 
     greenlet = gevent.spawn(run)
     gevent.sleep(0)
-    call.arm(greenlet, get_hub().loop)
+    call.arm(greenlet, get_hub().loop, 0.0)
     try:
         yield greenlet
     finally:

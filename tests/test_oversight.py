@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.running import PATIENCE, connected, running, wait_for
-from webmesh.exceptions import ConfigurationError, HandlerFailed, RouteNotFound
+from webmesh.auth import Identity
+from webmesh.exceptions import ConfigurationError, HandlerFailed, PermissionDenied
 from webmesh.observability.metrics import Metrics
 from webmesh.oversight import Oversight
 from webmesh.protocol.handshake import HttpRequest
@@ -87,11 +89,46 @@ def test_a_browser_gets_a_page_for_people() -> None:
 
 
 def test_without_metrics_there_are_no_pages() -> None:
-    """Nor is anything counted."""
-    with connected(WebMeshServer()) as client, running(server := WebMeshServer()):
+    """But peers are told what is counted all the same."""
+    with connected(server := WebMeshServer()) as client:
         assert [404, 404] == [get(server, path)[0] for path in ("/metrics", "/status")]
-        with pytest.raises(RouteNotFound):
-            client.call("$stats", timeout=PATIENCE)
+        assert 1 == client.call("$stats", timeout=PATIENCE)["gauges"]["connections_open"]
+
+
+def peer_of(address: str, *, identity: Identity | None = None, host: str = "127.0.0.1", **headers: str) -> Any:
+    """What a connection shows of its peer."""
+    request = SimpleNamespace(headers={"host": host} | {name.replace("_", "-"): headers[name] for name in headers})
+    return SimpleNamespace(address=address, identity=identity, request=request)
+
+
+def test_who_could_see_the_pages_may_ask_for_the_counts() -> None:
+    """By the same rules: from this machine, and for itself; or with the token."""
+    oversight = Oversight(token="a-token-of-some-length")
+    for peer in (peer_of("127.0.0.1:5"), peer_of("unix:/a", host="localhost"),
+                 peer_of("203.0.113.9:5", authorization="Bearer a-token-of-some-length")):  # fmt: skip
+        oversight.check(peer)
+    dialled = SimpleNamespace(address="127.0.0.1:5", identity=None, request=None)
+    for peer in (peer_of("203.0.113.9:5"), peer_of("127.0.0.1:5", x_forwarded_for="203.0.113.9"), dialled):
+        with pytest.raises(PermissionDenied, match="metrics_allow"):
+            oversight.check(peer)
+
+
+def test_an_operator_may_ask_for_the_counts_from_anywhere() -> None:
+    """As long as the login counts; other roles do not help."""
+    oversight = Oversight()
+    oversight.check(peer_of("203.0.113.9:5", identity=Identity("ann", {"operator"})))
+    for identity in (Identity("ann", {"admin"}), Identity("ann", {"operator"}, expires_at=1.0)):
+        with pytest.raises(PermissionDenied):
+            oversight.check(peer_of("203.0.113.9:5", identity=identity))
+
+
+def test_a_link_of_the_mesh_may_ask_for_the_counts() -> None:
+    """Whoever knows of the mesh says which connection is one."""
+    oversight, link = Oversight(), peer_of("203.0.113.9:5")
+    oversight.trusts = lambda connection: connection is link
+    oversight.check(link)
+    with pytest.raises(PermissionDenied):
+        oversight.check(peer_of("203.0.113.9:5"))
 
 
 def test_a_programs_own_observer_is_told_too() -> None:

@@ -196,7 +196,7 @@ def test_a_configured_server_tells_what_it_was_configured_to() -> None:
     assert (5, 2000) == (answer["limits"]["in_flight"], answer["ping_ms"])
 
 
-@pytest.mark.parametrize("path", ["$stats", "$peers", "$members", "$nothing", "$"])
+@pytest.mark.parametrize("path", ["$members", "$interest", "$nothing", "$"])
 def test_paths_of_the_protocol_that_are_not_there_are_unimplemented(path: str) -> None:
     """docs/PROTOCOL.md says so of each that is marked as not there yet."""
     server = WebMeshServer()

@@ -184,3 +184,21 @@ def test_one_peer_has_so_many_subscriptions_and_no_more(server: WebMeshServer):
         assert "resource_exhausted" == refused.value.code
         peer.ask("$unsubscribe", {"sub": subs[0]})
         peer.subscribe("open/3")
+
+
+def test_what_is_subscribed_to_is_told_in_pages(server: WebMeshServer):
+    """In one order, each row once; where a page ends the next one goes on."""
+    with topic_peer(server, token="a") as admin, topic_peer(server, token="c") as clerk:
+        admin.subscribe("secret/*")
+        admin.subscribe("open/b")
+        clerk.subscribe("open/a")
+        told, after = [], None
+        while after is not None or not told:
+            page = admin.ask("$subscriptions", {"limit": 1} if after is None else {"limit": 1, "after": after})
+            told += [one["pattern"] for one in page["patterns"]]
+            after = page.get("next")
+            assert page["more"] is (after is not None)
+        assert ["open/a", "open/b", "secret/*"] == told
+        for wrong in ({"limit": 0}, {"limit": "1"}, {"after": "open/a"}, {"after": ["a"]}, {"after": [1, 2]}):
+            with pytest.raises(Refused):
+                admin.ask("$subscriptions", wrong)

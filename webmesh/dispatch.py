@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from contextvars import Context, copy_context
@@ -28,7 +29,7 @@ from webmesh.failures import Failures
 from webmesh.handled_call import HandledCall
 from webmesh.keyed_calls import KeyedCalls
 from webmesh.lanes import Lanes
-from webmesh.observer import NO_OBSERVER, Observer
+from webmesh.observer import Observer
 from webmesh.options import Limits, Timeouts
 from webmesh.plan import Plan
 from webmesh.protocol import envelope
@@ -95,7 +96,7 @@ class Dispatcher:
         self._observer = observer
         self._failures = Failures(observer)
         self._keyed = KeyedCalls(limits, timeouts, observer) if keyed is None else keyed
-        self._timed = observer is not NO_OBSERVER
+        self._timed = observer.wants_requests
         self._blocking = blocking
         self._plans: dict[Route, Plan] = {}
         self._fixed: dict[str, Plan] = {}
@@ -171,6 +172,14 @@ class Dispatcher:
         """Calls whose handlers have waited and have not ended."""
         return len(self._switched)
 
+    def counted(self) -> dict[str, dict[str, Any]]:
+        """What is counted of each route that was called, by its pattern."""
+        running = Counter(call.route.pattern for call in self._switched)  # type: ignore[union-attr]
+        plans = self._plans.values()
+        return {
+            plan.route.pattern: plan.counts.to_wire(running[plan.route.pattern]) for plan in plans if plan.counts.begun
+        }
+
     def stop(self, seconds: float) -> None:
         """End the handlers that run although their connections have ended; wait at most *seconds* for that."""
         stuck = [call.greenlet for call in self._switched if call.greenlet is not None]
@@ -197,10 +206,12 @@ class Dispatcher:
             seconds = min(asked, seconds) if bounded else asked
             bounded = True
         call = HandledCall(request, conversation, plan.route, arguments, seconds, bounded)
+        counts = plan.counts
+        counts.left = left = counts.left - 1
         if greenlet is None:
             conversation.current = call
         else:
-            self._arm(call, greenlet)
+            self._arm(call, greenlet, time.monotonic())
         started = time.monotonic() if self._timed else 0.0
         code = "ok"
         try:
@@ -218,9 +229,13 @@ class Dispatcher:
                 conversation.send(envelope.notification(call.path, result, None))
         except BaseException as error:  # the edge around user code: whatever it raises is answered
             code = self._fail(call, error)
+            counts.fail(code)
         finally:
             if conversation.current is call:
                 conversation.current = None
+        if left < 0 and not call.armed:
+            now = time.monotonic()
+            counts.quick(now - _read_at(conversation), now)
         if self._timed:
             self._observer.request_finished(plan.route.pattern, code, time.monotonic() - started)
 
@@ -243,6 +258,9 @@ class Dispatcher:
         return self._plans[match[0]], match[1]
 
     def _disarm(self, call: HandledCall) -> None:
+        if call.armed and call.since is not None:
+            self._plans[call.route].counts.slow(time.monotonic() - call.since)  # type: ignore[index]
+            call.since = None
         call.disarm()
         self._switched.discard(call)
         if self._idle is not None and not self._switched:
@@ -344,11 +362,11 @@ class Dispatcher:
     def switched(self, conversation: Conversation, greenlet: Any) -> None:
         """`Answerer.switched`: from now on the call can be interrupted."""
         call, conversation.current = conversation.current, None
-        self._arm(call, greenlet)
+        self._arm(call, greenlet, _read_at(conversation))
 
-    def _arm(self, call: HandledCall, greenlet: Any) -> None:
+    def _arm(self, call: HandledCall, greenlet: Any, since: float) -> None:
         self._switched.add(call)
-        call.arm(greenlet, get_hub().loop)
+        call.arm(greenlet, get_hub().loop, since)
 
     def look_at(self, connection: WebSocketConnection) -> None:
         """The rights of this one have changed: streams that its peer may not have any more end, those that its session
@@ -389,6 +407,11 @@ class Dispatcher:
     def credited(self, owner: HandledCall) -> None:
         """`Answerer.credited`."""
         owner.credited()
+
+
+def _read_at(conversation: Conversation) -> float:
+    """When the request that is handled now was read."""
+    return time.monotonic() if conversation.turns is None else conversation.turns.since
 
 
 def _is_series(result: object) -> bool:

@@ -6,6 +6,7 @@ anyway, so quick handlers pay nothing (docs/ARCHITECTURE.md, "Hot path").
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,15 @@ class HandledCall(Call):
     Attributes:
         armed: Whether there is anything to `disarm`.
         expiry: What is thrown into the greenlet when the time is up; tells ours from a Timeout of the handler's.
+        since: When it was read, by the monotonic clock. Only once it is armed; `None` when its time has been counted.
         bounded: False when neither the caller nor the route named a time: then a stream has no end.
     """
 
-    __slots__ = ("_bell", "answering", "armed", "bounded", "conversation", "expiry", "greenlet", "request", "timer")
+    __slots__ = (
+        "_bell", "answering", "armed", "bounded", "conversation", "expiry", "greenlet", "request", "since",
+        "timer",
+    )  # fmt: skip
+    since: float | None
 
     def __init__(
         self,
@@ -85,14 +91,17 @@ class HandledCall(Call):
         Raises:
             InvalidArgument: The peer has used the id of a request that is still open.
         """
-        self.armed = True
+        if not self.armed:
+            self.armed = True
+            self.since = time.monotonic()
         if self.answering is None and self.request_id is not None:
             self.answering = self.conversation.session.begin(self.request, self)
         return self.answering
 
-    def arm(self, greenlet: Any, loop: Any) -> None:
+    def arm(self, greenlet: Any, loop: Any, since: float) -> None:
         """In the hub: its handler has switched in *greenlet*, so from now on it can be interrupted."""
         self.armed = True
+        self.since = since
         self.greenlet = greenlet
         try:
             self.begin()

@@ -15,6 +15,9 @@ logger = logging.getLogger("webmesh.server")
 class Observer:
     """Receives what happens; the base ignores it all."""
 
+    wants_requests: bool = True
+    """Whether `request_finished` is called: to time each request costs it some per cent."""
+
     def connection_opened(self, connection: object) -> None:
         """A WebSocket handshake was completed, on either side."""
 
@@ -64,6 +67,7 @@ class Observer:
 
 NO_OBSERVER = Observer()
 """Shared instance of the no-op base."""
+NO_OBSERVER.wants_requests = False
 
 
 class GuardedObserver(Observer):
@@ -71,6 +75,7 @@ class GuardedObserver(Observer):
 
     def __init__(self, inner: Observer) -> None:
         self._inner = inner
+        self.wants_requests = getattr(inner, "wants_requests", True)
 
     def connection_opened(self, connection: object) -> None:
         """See `Observer`."""
@@ -150,6 +155,7 @@ class ObserverPair(Observer):
     def __init__(self, first: Observer, second: Observer) -> None:
         self._first = first
         self._second = second
+        self.wants_requests = first.wants_requests or second.wants_requests
 
     def connection_opened(self, connection: object) -> None:
         """See `Observer`."""

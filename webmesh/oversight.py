@@ -1,24 +1,25 @@
 """What one server lets its operators see: the watchdog, counters, and the pages that show them.
 
-Decides who may see the pages: they name routes and tell how busy a server is, and ask for no login.
+Decides who may see the pages and ask for the counts: they name routes and tell how busy a server is, and the pages ask
+for no login.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
-from webmesh.exceptions import ConfigurationError
+from webmesh.exceptions import ConfigurationError, PermissionDenied
 from webmesh.log_limit import limit_logs
+from webmesh.observability.event_counts import EventCounts
 from webmesh.observability.metrics import Metrics
-from webmesh.observer import NO_OBSERVER, Observer, guarded, paired
+from webmesh.observer import Observer, guarded, paired
 from webmesh.protocol.forwarded import parse_node
 from webmesh.protocol.networks import Networks
 from webmesh.protocol.origins import is_address_host, is_loopback_host
-from webmesh.routing import Router
 from webmesh.status_page import POLICY, status_page
 from webmesh.watchdog import Watch
 from webmesh.websocket.http import HttpAnswer, Page, text_answer
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from webmesh.protocol.handshake import HttpRequest
     from webmesh.pubsub import Topics
     from webmesh.server_parts import ServerParts
+    from webmesh.websocket.websocket_connection import WebSocketConnection
+
+OPERATOR = "operator"
+"""Who has this role may ask for the counts, from anywhere."""
 
 OPERATORS = ("127.0.0.0/8", "::1", "unix")
 """Who may see the pages unless `metrics_allow` says otherwise: programs on the same machine."""
@@ -39,10 +44,15 @@ class Oversight:
     """The observation of one server.
 
     Args:
-        metrics: `True` makes counters, `Metrics` are used as they are, `False` counts nothing.
+        metrics: `True` makes counters, `Metrics` are used as they are; `False` shows no pages, and counts only what
+            costs calls nothing.
         allow: Networks whose peers may see the pages; `None` for `OPERATORS`.
         token: Whoever shows it may see them, wherever he is.
         watchdog: Whether holds of the hub are told.
+
+    Attributes:
+        counts: What counts events; the metrics where there are any.
+        trusts: Tells of a connection whether it may see everything, as a link of the mesh does; `None` for none.
 
     Raises:
         ConfigurationError: There is no `prometheus_client`, a network is none, or no header can carry the token.
@@ -58,6 +68,8 @@ class Oversight:
     ) -> None:
         limit_logs()
         self.metrics: Metrics | None = None
+        self.counts: EventCounts = EventCounts()
+        self.trusts: Callable[[WebSocketConnection], bool] | None = None
         self._networks = Networks("metrics_allow", OPERATORS if allow is None else allow)
         self._token = _checked_token(token)
         self._watchdog = watchdog
@@ -74,14 +86,15 @@ class Oversight:
         if not isinstance(metrics, bool | Metrics):
             raise ConfigurationError(f"metrics must be True, False or Metrics(), not {metrics!r}")
         self.metrics = Metrics() if metrics is True else metrics or None
+        self.counts = self.metrics or EventCounts()
         if self.metrics is not None:
             from webmesh.observability.exposition import Exposition
 
             self._exposition = Exposition(self.metrics)
 
     def observing(self, observer: Observer) -> Observer:
-        """*observer* of the program's, with the counters where there are any."""
-        return paired(NO_OBSERVER if self.metrics is None else self.metrics, guarded(observer))
+        """*observer* of the program's, with the counters."""
+        return paired(self.counts, guarded(observer))
 
     def watch(self, parts: ServerParts) -> Watch | None:
         """Let the counters ask the server for its gauges; the watchdog's watch, unless that is switched off."""
@@ -90,27 +103,33 @@ class Oversight:
 
     def leave(self) -> None:
         """The server has ended: counters that live on ask it no longer. Safe to call twice."""
-        if self.metrics is not None:
-            self.metrics.forget(self._gauges)
+        self.counts.forget(self._gauges)
         self._gauges.clear()
 
-    def register(self, router: Router) -> None:
-        """The protocol's own path `$stats`, where there are counters."""
-        if self.metrics is not None and router.match("$stats") is None:
-            router.add("$stats", self._stats, reserved=True, blocking=False)
+    def check(self, connection: WebSocketConnection) -> None:
+        """Return if its peer may ask for counts: it could see the pages, or has the role of an operator.
 
-    def _stats(self, payload: Any, path: str, client: Any) -> dict[str, Any]:
-        """What this node has counted since it began."""
-        return {} if self.metrics is None else self.metrics.snapshot()
+        Raises:
+            PermissionDenied: It may not.
+        """
+        identity, request = connection.identity, connection.request
+        if identity is not None and OPERATOR in identity.roles and not identity.expired:
+            return
+        if self.trusts is not None and self.trusts(connection):
+            return
+        if request is None or not self._may_see(request.headers, connection.address):
+            raise PermissionDenied(f"this is for operators: the role {OPERATOR!r}, or see metrics_allow")
+
+    def events(self) -> dict[str, Any]:
+        """Counters and gauges now."""
+        return self.counts.events()
 
     def _attend(self, parts: ServerParts) -> None:
-        if self.metrics is None:
-            return
-        metrics, limits = self.metrics, parts.limits
+        counts, limits = self.counts, parts.limits
 
         def gauge(name: str, text: str, read: Callable[[], float]) -> None:
             self._gauges.append(read)
-            metrics.gauge(name, text, read)
+            counts.gauge(name, text, read)
 
         gauge("calls_in_progress", "Handlers that run and have waited.", lambda: parts.dispatcher.in_progress)
         gauge("threads_busy", "Native threads that run a handler.", lambda: min(parts.executor.taken, limits.threads))
@@ -132,22 +151,22 @@ class Oversight:
 
     def _allowed(self, page: Page) -> Page:
         def checked(request: HttpRequest) -> HttpAnswer:
-            if self._may_see(request):
+            if self._may_see(request.headers, request.address):
                 return page(request)
             return text_answer(403, "This page is for operators: see metrics_allow.")
 
         return checked
 
-    def _may_see(self, request: HttpRequest) -> bool:
-        if self._token is not None and _shows(request, self._token):
+    def _may_see(self, headers: Mapping[str, str], address: str) -> bool:
+        if self._token is not None and _shows(headers, self._token):
             return True
-        host = request.headers.get("host", "")
-        if request.address.startswith("unix:"):
-            return self._networks.unix and _for_itself(request, host)
-        peer = parse_node(_ZONE.sub("", request.address))
+        host = headers.get("host", "")
+        if address.startswith("unix:"):
+            return self._networks.unix and _for_itself(headers, host)
+        peer = parse_node(_ZONE.sub("", address))
         if peer is None or peer.address not in self._networks:
             return False
-        return _for_itself(request, host) if peer.address.is_loopback else is_address_host(host)
+        return _for_itself(headers, host) if peer.address.is_loopback else is_address_host(host)
 
     def _metrics_page(self, request: HttpRequest) -> HttpAnswer:
         content_type, body = self._exposition.text(request.headers.get("accept", ""))
@@ -163,18 +182,18 @@ class Oversight:
         return HttpAnswer(200, headers, status_page("WebMesh status", snapshot))
 
 
-def _for_itself(request: HttpRequest, host: str) -> bool:
+def _for_itself(headers: Mapping[str, str], host: str) -> bool:
     """Whether a peer on this machine may ask for itself, as far as can be seen.
 
     A proxy here that was not made known would show the pages to the world, and so would a browser that a web page
     has led here by a name of its own.
     """
-    proxied = any(name in _PROXIED or name.startswith("x-forwarded-") for name in request.headers)
+    proxied = any(name in _PROXIED or name.startswith("x-forwarded-") for name in headers)
     return is_loopback_host(host) and not proxied
 
 
-def _shows(request: HttpRequest, token: bytes) -> bool:
-    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+def _shows(headers: Mapping[str, str], token: bytes) -> bool:
+    scheme, _, shown = headers.get("authorization", "").partition(" ")
     return scheme.lower() == "bearer" and compare_digest(shown.strip().encode("utf-8", "replace"), token)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from webmesh.authorisation import Requirement, requirement
 from webmesh.call import CURRENT, Call, CallNext, Middleware, chained
+from webmesh.call_counts import CallCounts
 from webmesh.exceptions import InvalidArgument, Overloaded
 from webmesh.handled_call import HandledCall
 from webmesh.lanes import Lanes
@@ -26,11 +27,12 @@ class Plan:
     Attributes:
         enter: Runs a call through the middleware and its handler; to be run in the call's own context.
         check: Runs only the question whether the caller may; `None` where anybody may.
+        counts: What is counted of its calls.
         simple: Whether that happens right in the greenlet that read the request, and nothing must be held.
     """
 
     __slots__ = (
-        "_asked", "_by_roles", "blocking", "bounded", "cancel", "check", "enter", "in_flight", "isolate",
+        "_asked", "_by_roles", "blocking", "bounded", "cancel", "check", "counts", "enter", "in_flight", "isolate",
         "max_in_flight", "options", "own", "route", "seconds", "simple",
     )  # fmt: skip
 
@@ -39,6 +41,7 @@ class Plan:
         requires: Requirement | None = None,
     ) -> None:  # fmt: skip
         self.route = route
+        self.counts = CallCounts()
         self.options = options
         # The protocol's own routes have rules of their own; strangers may call one of them, so nothing is kept of it.
         self.own = route.pattern.startswith("$")

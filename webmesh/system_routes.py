@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from webmesh.call import current_call
@@ -34,11 +35,21 @@ class SystemRoutes:
         wills: Theirs; likewise.
         rights: Looked at again when they change; likewise.
         topics_epoch: `Broker.run`; likewise.
+        epoch: Milliseconds since 1970 at which this node began: a later one of the same id is a later life of it.
+        peers: Tells what the mesh knows of other nodes, as entries of `$peers`; `None` where there is no mesh. Like the
+            next two it is set before serving.
+        peer_stats: Tells the `$stats` of other nodes by their ids, or an exception instead, within so many seconds;
+            see `node_status.gather_stats`.
+        record: Tells what this node says of itself, as `NodeRecord.to_wire`.
     """
 
     def __init__(self, router: Router, name: str | None, version: str, *, limits: Limits, timeouts: Timeouts) -> None:
         self._router = router
         self.node = {"id": os.urandom(8).hex(), "name": name or "", "version": version}
+        self.epoch = round(time.time() * 1000)
+        self.peers: Callable[[], Iterable[dict[str, Any]]] | None = None
+        self.peer_stats: Callable[[float], Mapping[str, Any]] | None = None
+        self.record: Callable[[], Mapping[str, Any]] | None = None
         self.sessions: Sessions | None = None
         self.wills: NodeWills | None = None
         self.rights: Rights | None = None

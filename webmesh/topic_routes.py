@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from heapq import nsmallest
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
+
+import gevent
 
 from webmesh.brokers.base import Since
 from webmesh.call import current_call
@@ -32,7 +36,7 @@ PAGE_PART = 4
 """The part of a message that they may fill, as msgpack: JSON may take twice as much."""
 
 LISTED = 1000
-"""Patterns in the answer to `$subscriptions`, at most."""
+"""Patterns in the answer to `$subscriptions`, at most; the peer asks on from the last one."""
 
 
 class TopicRoutes:
@@ -145,24 +149,30 @@ class TopicRoutes:
         }  # fmt: skip
 
     def subscriptions(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
-        """Which patterns are subscribed to on this node, and how often: those that the caller may subscribe to."""
-        listed: list[dict[str, Any]] = []
-        more = False
-        for pattern, row in self._subscribed():
-            if not self._allowed(client, pattern):
-                continue
-            more = len(listed) >= LISTED
-            if more:
-                break
-            listed.append({"pattern": "/".join(pattern), **row})
-        return {"patterns": listed, "more": more}
+        """Which patterns are subscribed to on this node, and how often: those that the caller may subscribe to.
 
-    def _subscribed(self) -> Iterator[tuple[Segments, dict[str, Any]]]:
-        for entry in self.topics.subscribers:
-            yield entry.pattern, {"subscriptions": entry.places}
+        They are in the order of pattern and group, so that the next page goes on where this one ended.
+        """
+        after, limit = _page_asked(payload)
+        rows = (row for row in self._subscribed() if row[0] > after and self._allowed(client, row[1]))
+        page = nsmallest(limit + 1, rows, key=itemgetter(0))
+        more = len(page) > limit
+        listed = [{"pattern": key[0], **row} for key, _, row in page[:limit]]
+        answer: dict[str, Any] = {"patterns": listed, "more": more}
+        if more:
+            answer["next"] = list(page[limit - 1][0])
+        return answer
+
+    def _subscribed(self) -> Iterator[tuple[tuple[str, str], Segments, dict[str, Any]]]:
+        """All of them, with what they are sorted by; lets others go on now and then."""
+        for number, entry in enumerate(self.topics.subscribers):
+            if number % LISTED == LISTED - 1:
+                gevent.sleep(0)
+            yield ("/".join(entry.pattern), ""), entry.pattern, {"subscriptions": entry.places}
         for work in self.topics.groups:
-            row = {"group": work.name.name, "subscriptions": len(work.members), "open": len(work.deliveries)}
-            yield work.name.pattern, row
+            pattern, name = work.name.pattern, work.name.name
+            row = {"group": name, "subscriptions": len(work.members), "open": len(work.deliveries)}
+            yield ("/".join(pattern), name), pattern, row
 
     def _allowed(self, client: WebSocketConnection, pattern: Segments) -> bool:
         try:
@@ -242,3 +252,14 @@ def _item(publication: Publication) -> dict[str, Any]:
     if publication.headers:
         item["headers"] = dict(publication.headers)
     return item
+
+
+def _page_asked(payload: object) -> tuple[tuple[str, str], int]:
+    """After which pattern and group the page begins, and how many it may have."""
+    asked = payload if isinstance(payload, dict) else {}
+    limit, after = asked.get("limit", LISTED), asked.get("after", ["", ""])
+    if type(limit) is not int or limit < 1:
+        raise InvalidArgument("limit must be a number of patterns")
+    if not isinstance(after, list | tuple) or len(after) != 2 or not all(isinstance(text, str) for text in after):
+        raise InvalidArgument("after must be a list of a pattern and a group, as next was")
+    return (after[0], after[1]), min(limit, LISTED)

@@ -20,6 +20,7 @@ from webmesh.execution import ends_itself
 from webmesh.idempotency_store import MEMORY
 from webmesh.login import Access
 from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, subprotocol
+from webmesh.node_status import NodeStatus
 from webmesh.observer import NO_OBSERVER, Observer
 from webmesh.observability.metrics import Metrics
 from webmesh.options import DEFAULT_PORT, Limits, Timeouts
@@ -58,9 +59,8 @@ class WebMeshServer(RouteHost, TopicHost):
             where it listens on the loopback only that one's; `["*"]` allows all there, too.
         allowed_origins: Origins of web pages that may connect, besides the server's own; programs send none.
         watchdog: Tell of handlers that hold the hub for longer than `Timeouts.hub_hold`.
-        metrics: Count what happens, and show it at `/metrics` (Prometheus), `/status` (JSON) and `$stats`; needs the
-            extra `metrics`.
-        metrics_allow: Networks whose peers may see these pages; `None` takes those on this machine.
+        metrics: Show what is counted at `/metrics` (Prometheus) and `/status`, too; needs the extra `metrics`.
+        metrics_allow: Networks whose peers may see these pages, `$stats` and `$peers`; `None` takes this machine.
         metrics_token: Whoever sends it as `Authorization: Bearer` may see them too.
         idempotency: Where outcomes of calls with an idempotency key are remembered: `memory://`, or
             `sqlite:///relative.db` or `sqlite:////absolute.db`, which survives the end of the process.
@@ -114,7 +114,7 @@ class WebMeshServer(RouteHost, TopicHost):
         TopicHost.__init__(self, self.router, broker)
         subprotocol(serializer_type)  # refuses what is no serializer
         self._serializer_type, self.mount_path = serializer_type, checked_mount(mount)
-        self._compression, self._slow_peer = compression, checked_policy(slow_peer)
+        self._compression, self._slow_peer, self._idempotency = compression, checked_policy(slow_peer), idempotency
         self._allowed_hosts = checked_hosts(checked_names("allowed_hosts", allowed_hosts))
         self._allowed_origins = checked_origins(checked_names("allowed_origins", allowed_origins))
         self._doors = Doors(
@@ -122,12 +122,12 @@ class WebMeshServer(RouteHost, TopicHost):
             proxy_protocol=proxy_protocol, exempt_addresses=exempt_addresses,
         )  # fmt: skip
         self._oversight = Oversight(metrics, allow=metrics_allow, token=metrics_token, watchdog=watchdog)
-        self._idempotency = idempotency
         self._access = Access(checked_authenticators(authenticate), token_in_url, requirement(requires))
         self.registered = Registered(topics=self.topic_table, subscriptions=self.local_subscriptions)
         self._serving: Serving | None = None
         self._system = SystemRoutes(self.router, name, VERSION, limits=self.limits, timeouts=self.timeouts)
         self._system.register()
+        self._status = NodeStatus(self._system, self._oversight.check, self._oversight.events)
 
     # ------------------------------------------------------------- registration
 
@@ -190,13 +190,14 @@ class WebMeshServer(RouteHost, TopicHost):
         self._system.topics_epoch = parts.topics.broker.run
         self._serve_topics(parts)
         self._serving = serving = Serving(parts, address, self._oversight)
+        self._status.attend(parts.dispatcher.counted, lambda: self.url, lambda: serving.closing)
         serving.start()
         if blocking:
             self.await_started()
             serving.stopped.wait()
 
     def _parts(self) -> ServerParts:
-        self._oversight.register(self.router)
+        self._status.register(self.router)
         return ServerParts(
             self.router, self.registered, self._serializer_type,
             service=self.name, mount=self.mount_path, tls=self.tls, compression=self._compression,

@@ -45,6 +45,7 @@ class Turns(Generic[T]):
 
     Attributes:
         in_flight: Items whose handling has switched and is not over, the leader's own left out; only read by others.
+        since: When what is handled now was read.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Turns(Generic[T]):
         self._parked: list[_Place] = []  # followers likewise
         self._handover: Any = None
         self.in_flight = 0
+        self.since = 0.0
         self._paused = False
         self._ended = False
 
@@ -138,8 +140,8 @@ class Turns(Generic[T]):
             if not todo and not self._read_on():
                 return
             self._handover = run_callback(switched)
-            if len(todo) > 1:
-                until = clock() + HOLD
+            self.since = now = clock()
+            until = now + HOLD
             while todo:
                 handle(todo.pop())
                 if self._leader is not me:
