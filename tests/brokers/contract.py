@@ -179,6 +179,30 @@ class BrokerContract(Nodes):
         assert [4, 3, 2] == read(since=Since(), most=3, reverse=True)
         assert [1, 2, 3, 4] == read(since=Since(seconds=60.0))
 
+    def test_a_long_history_is_read_page_by_page(self, node):
+        """Among other topics; each page begins where the last one ended, or anywhere."""
+        broker, _ = node()
+        keep = Keep(history=300)
+        for number in range(1, 401):
+            epoch = broker.publish(message(payload=number), keep).epoch
+            if number % 3 == 0 or 150 < number < 200:
+                broker.publish(message("a/other"), keep)
+
+        def read(**options):
+            return [p.payload for p in broker.history("a/b", **options).items]
+        after, got = 100, []
+        while page := read(since=Since(after, epoch), most=70):
+            got += page
+            after += len(page)
+        assert list(range(101, 401)) == got
+        assert [251, 252] == read(since=Since(250, epoch), most=2)
+        assert [101, 102] == read(since=Since(), most=2)
+        assert [400, 399] == read(since=Since(), most=2, reverse=True)
+        assert [400] == read(since=Since(399, epoch), most=2, reverse=True)
+        assert list(range(101, 401)) == read(since=Since()) == read(since=Since(seconds=600.0))
+        assert list(range(400, 100, -1)) == read(since=Since(), reverse=True)
+        assert not broker.history("a/b", Since(99, epoch)).complete
+
     def test_a_topic_that_nobody_published_to(self, node):
         """Has an empty history."""
         broker, _ = node()

@@ -33,7 +33,8 @@ class Nodes:
         return self.in_loop(topics.publish(subject, body, keep, dedupe_id, PATIENCE))
 
     def history(self, topics: Topics, subject: str = "a") -> list[tuple[int, bytes]]:
-        items, _, _ = self.in_loop(topics.history(subject))
+        found = self.in_loop(topics.newest_of(subject))
+        items = [] if isinstance(found, str) else self.in_loop(topics.part(subject, found[0], 1, None))
         return [(mark.last, body) for body, mark in items]
 
 
@@ -229,3 +230,29 @@ def test_what_a_node_left_half_is_made_whole_by_its_repetition(
         assert nodes.publish(other, b"x again", keep, dedupe_id="i").duplicate
     assert [(1, b"x")] == nodes.history(other)
     assert 1 == in_loop(nodes.js.api(f"STREAM.INFO.{dying.work}"))["state"]["messages"]
+
+
+def test_a_part_is_read_alone_wherever_it_is(nodes: Nodes, in_loop: InLoop, monkeypatch: pytest.MonkeyPatch):
+    """However long the log is, and whatever is between; the next part is known to begin where the last one ended."""
+    topics = nodes.make()
+    for number in range(1, 401):
+        nodes.publish(topics, b"%d" % number, Keep(history=400))
+        if number % 100 < 50:
+            nodes.publish(topics, b"", Keep(history=400), "other")
+    head, _ = in_loop(topics.newest_of("a"))
+    api, asked = topics._js.api, []
+
+    async def count(verb: str, **question: Any) -> dict[str, Any]:
+        asked.append(verb)
+        return await api(verb, **question)
+
+    monkeypatch.setattr(topics._js, "api", count)
+    for offset in (1, 2, 49, 50, 51, 130, 250, 301, 399, 400):
+        part = in_loop(topics.part("a", head, offset, 2))
+        assert [offset, offset + 1][: 401 - offset] == [mark.last for _, mark in part]
+        assert all(int(body) == mark.last for body, mark in part)
+    assert len(asked) < 10 * 12
+    in_loop(topics.part("a", head, 200, 10))
+    asked.clear()
+    assert 210 == in_loop(topics.part("a", head, 210, 10))[0][1].last
+    assert [f"CONSUMER.CREATE.{topics._log}"] == asked

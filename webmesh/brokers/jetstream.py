@@ -163,20 +163,28 @@ class JetStream:
         with suppress(BrokerError):
             await self.api(f"STREAM.MSG.DELETE.{stream}", seq=sequence, no_erase=True)
 
-    async def read(self, stream: str, subject: str, *, newest_only: bool) -> list[Stored]:
-        """All messages of a subject or, of a pattern, each subject's newest; in the order of their sequences."""
+    async def read(
+        self, stream: str, subject: str, *, newest_only: bool, start: int | None = None, most: int | None = None
+    ) -> list[Stored]:
+        """All messages of a subject or, of a pattern, each subject's newest; in the order of their sequences.
+
+        Args:
+            start, most: Of a subject, only what begins with this sequence, and at most so many.
+        """
         inbox = f"_INBOX.{os.urandom(11).hex()}"
         arrived: asyncio.Queue[Message] = asyncio.Queue()
         await self.link.subscribe(inbox, arrived.put_nowait)
         name = None
         try:
+            begin = {"deliver_policy": "last_per_subject" if newest_only else "all"}
             made = await self.api(f"CONSUMER.CREATE.{stream}", stream_name=stream, config={
-                "deliver_policy": "last_per_subject" if newest_only else "all", "filter_subject": subject,
-                "ack_policy": "none", "replay_policy": "instant", "inactive_threshold": 30 * NANOSECONDS,
+                **(begin if start is None else {"deliver_policy": "by_start_sequence", "opt_start_seq": start}),
+                "filter_subject": subject, "ack_policy": "none", "replay_policy": "instant", "inactive_threshold": 30 * NANOSECONDS,
                 "mem_storage": True, "num_replicas": 1,
             })  # fmt: skip
             name = made["name"]
-            return await self._fetch(stream, name, inbox, arrived, int(made["num_pending"]))
+            count = int(made["num_pending"])
+            return await self._fetch(stream, name, inbox, arrived, count if most is None else min(count, most))
         finally:
             await self.link.unsubscribe(inbox)
             if name is not None:

@@ -19,20 +19,19 @@ from gevent.event import Event
 
 from webmesh.brokers.asyncio_bridge import AsyncioBridge, NoAnswer
 from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Since, Sink
-from webmesh.brokers.memory import read_log
 from webmesh.brokers.nats_address import read_address
-from webmesh.brokers.nats_bodies import Arrived, Bodies, unbroken_log
+from webmesh.brokers.nats_bodies import Arrived, Bodies
 from webmesh.brokers.nats_groups import NatsGroups
 from webmesh.brokers.nats_link import MOST_UNSENT, Message
 from webmesh.brokers.nats_marks import MARK, Mark
 from webmesh.brokers.nats_node import NatsNode
+from webmesh.brokers.nats_past import NatsPast
 from webmesh.brokers.nats_subjects import pattern_subject, topic_subject
 from webmesh.brokers.opening import query_options
 from webmesh.deadline import Clock
 from webmesh.exceptions import BrokerError, BrokerUnavailable, ConfigurationError, PublishDoubtful
 from webmesh.options import Limits
 from webmesh.protocol.publication import Publication
-from webmesh.protocol.topic_log import TopicLog
 from webmesh.protocol.topic_trie import TopicTrie
 
 T = TypeVar("T")
@@ -133,6 +132,7 @@ class NatsBroker(Broker):
         )  # fmt: skip
         self._sink, self._was_up, self._posted_bytes = sink, False, 0
         self._bridge, self._node, self._groups = bridge, node, groups
+        self._past = NatsPast(self._ask_up, node.topics, self._read_kept, self.clock)
         bridge.start()
         try:
             bridge.call(node.open, timeout=4 * self._patience * len(self._address.servers))
@@ -212,6 +212,9 @@ class NatsBroker(Broker):
             self.invalid += 1
             logger.warning("a message from NATS is dropped: %s", error, extra={"subject": repr(subject[:100])})
             return None
+
+    def _read_kept(self, subject: str, body: bytes, mark: Mark) -> Arrived | None:
+        return self._read(subject, Message("", "", body, {}), mark)
 
     # -------------------------------------------------------------- publications
 
@@ -301,15 +304,7 @@ class NatsBroker(Broker):
 
     def history(self, topic: str, since: Since, *, most: int | None = None, reverse: bool = False) -> History:
         """See `Broker.history`."""
-        if reverse and most == 1 and since == Since():  # as each new subscriber asks: one message instead of all
-            for one in self._newest(tuple(topic.split("/"))):
-                if one.mark and one.in_history(self.clock()) and not one.publication.expired(self.clock()):
-                    return History([one.publication], one.mark.last, one.mark.epoch)
-        kept, newest, epoch = self._ask_up(self._node.topics.history, topic_subject(topic))
-        if newest is None:
-            return read_log(TopicLog(epoch, most=0), since, self.clock(), most=most, reverse=reverse)
-        read = [self._read(topic_subject(topic), Message("", "", body, {}), mark) for body, mark in kept]
-        return read_log(unbroken_log(read, newest), since, self.clock(), most=most, reverse=reverse)
+        return self._past.history(topic_subject(topic), since, most=most, reverse=reverse)
 
     def topics(self, pattern: tuple[str, ...]) -> list[str]:
         """See `Broker.topics`."""
@@ -324,7 +319,7 @@ class NatsBroker(Broker):
     def _newest(self, pattern: tuple[str, ...]) -> list[Arrived]:
         """The newest kept publications of all topics that match."""
         found = self._ask_up(self._node.topics.newest, pattern_subject(pattern))
-        read = [self._read(subject, Message("", "", body, {}), mark) for subject, body, mark in found]
+        read = [self._read_kept(subject, body, mark) for subject, body, mark in found]
         return [arrived for arrived in read if arrived is not None]
 
     def _is_over(self, subject: str, body: bytes, mark: str | None) -> bool:

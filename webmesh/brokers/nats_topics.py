@@ -23,7 +23,7 @@ from typing import NamedTuple, TypeVar
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, Keep
-from webmesh.brokers.jetstream import EXPECTED, MESSAGE_ID, NANOSECONDS, JetStream, NoStream, Stored, WrongLast
+from webmesh.brokers.jetstream import BATCH, EXPECTED, MESSAGE_ID, NANOSECONDS, JetStream, NoStream, Stored, WrongLast
 from webmesh.brokers.nats_link import NoReply, Turn, Turns
 from webmesh.brokers.nats_marks import MARK, Mark, mark_for, read_mark
 from webmesh.exceptions import BrokerError, BrokerUnavailable, Overloaded, PublishDoubtful
@@ -33,6 +33,12 @@ IsOver = Callable[[str, bytes, "str | None"], bool]
 
 MOST_HEADS = 10_000
 """Topics whose newest message is remembered; others cost one more request."""
+
+MOST_STRANGE = 16
+"""Messages in a row that no node has written and that are passed over where a number is looked for."""
+
+SPARE = 64
+"""Messages before the first that is wanted that are read with it rather than looked for one by one."""
 
 SWEEP = 60.0
 """Seconds between two looks, where there is no room for another topic, at which have ended with their time."""
@@ -68,6 +74,7 @@ class Topics:
         self.before_work: Callable[[str], Awaitable[None]] | None = None
         self._prefix = prefix
         self._heads: OrderedDict[str, tuple[Head, int]] = OrderedDict()
+        self._ends: OrderedDict[str, tuple[str, int, int]] = OrderedDict()
         self._turns: Turns[str] = {}
         self._trimming: set[asyncio.Task[None]] = set()
 
@@ -75,6 +82,7 @@ class Topics:
         """The connection is another one."""
         self._js.forget()
         self._heads.clear()
+        self._ends.clear()
 
     # ------------------------------------------------------------------- streams
 
@@ -277,16 +285,90 @@ class Topics:
 
     # ------------------------------------------------------------------- reading
 
-    async def history(self, subject: str) -> tuple[list[tuple[bytes, Mark]], Mark | None, str]:
-        """All kept numbered publications of a topic, oldest first; its newest mark; the epoch."""
-        found = await self._with_stream(
-            self.make_log, lambda: self._js.read(self._log, f"{self._prefix}.log.{subject}", newest_only=False)
-        )
-        marked = [(one.data, mark) for one in found if (mark := _mark_of(one)) is not None]
-        if not marked:
-            return [], None, await self.epoch()
-        newest = marked[-1][1]
-        return [(data, mark) for data, mark in marked if mark.numbered], newest, newest.epoch
+    async def newest_of(self, subject: str) -> tuple[Head, Mark] | str:
+        """A topic's newest message and its mark; where it has none, the epoch."""
+        full = f"{self._prefix}.log.{subject}"
+        found = await self._with_stream(self.make_log, lambda: self._js.last(self._log, full))
+        if found is not None and _mark_of(found) is None:  # no node has written it: what is below it counts
+            read = await self._js.read(self._log, full, newest_only=False)
+            found = next((one for one in reversed(read) if _mark_of(one) is not None), None)
+        mark = None if found is None else _mark_of(found)
+        if found is None or mark is None:
+            return await self.epoch()
+        return Head(found.sequence, mark.last, mark.epoch), mark
+
+    async def part(self, subject: str, head: Head, offset: int, most: int | None) -> list[tuple[bytes, Mark]]:
+        """The kept numbered publications of a topic from *offset* on to *head*, oldest first, at most so many."""
+        full = f"{self._prefix}.log.{subject}"
+        epoch, before, sequence = self._ends.get(subject, ("", 0, 0))
+        if (epoch, before) == (head.epoch, offset - 1):
+            start = sequence + 1
+        else:
+            start = await self._find(full, head, offset)
+        found: list[tuple[bytes, Mark]] = []
+        while most is None or len(found) < most:
+            size = BATCH if most is None else min(BATCH, most - len(found) + SPARE)
+            read = await self._js.read(self._log, full, newest_only=False, start=start, most=size)
+            marked = [(one, mark) for one in read if one.sequence <= head.sequence and (mark := _mark_of(one))]
+            wanted = [(one, mark) for one, mark in marked if mark.numbered and mark.last >= offset]
+            wanted = wanted[: None if most is None else most - len(found)]
+            found += [(one.data, mark) for one, mark in wanted]
+            if wanted:
+                self._note_end(subject, wanted[-1][1], wanted[-1][0].sequence)
+            if len(read) < size or read[-1].sequence >= head.sequence:
+                break
+            start = read[-1].sequence + 1
+        return found
+
+    def _note_end(self, subject: str, mark: Mark, sequence: int) -> None:
+        """Who reads one page asks for the next."""
+        self._ends[subject] = (mark.epoch, mark.last, sequence)
+        self._ends.move_to_end(subject)
+        if len(self._ends) > MOST_HEADS:
+            self._ends.popitem(last=False)
+
+    async def _find(self, subject: str, head: Head, offset: int) -> int:
+        """A sequence from which on are all of a topic's messages from *offset* on, and few before them.
+
+        Each has a sequence of its own, so it cannot be nearer to the newest than its number is. From there it goes
+        back in steps that grow, as far as other topics are between, and then by halves.
+        """
+        high = max(1, head.sequence - max(0, head.last - offset))
+        upper, low, behind, step = high, 0, 0, 0
+        while not low:
+            at, behind = await self._place(subject, max(1, high - step), head, offset)
+            if behind <= 0 and upper > 1:
+                upper = max(1, high - step)
+                step = max(1, 4 * step)
+            if behind == 0 or (behind < 0 and upper == 1):
+                return max(1, at)
+            low = at if behind > 0 else 0
+        while behind > SPARE and upper - low > 1:
+            middle = (low + upper) // 2
+            at, ahead = await self._place(subject, middle, head, offset)
+            if ahead <= 0:
+                upper = middle
+            else:
+                low, behind = at, ahead
+        return low + 1
+
+    async def _place(self, subject: str, sequence: int, head: Head, offset: int) -> tuple[int, int]:
+        """The topic's first message from a sequence on, and by how many numbers it is before *offset*.
+
+        It is 0 for *offset* itself and below 0 for what may be behind it.
+        """
+        mark = None
+        for _ in range(MOST_STRANGE):
+            found = await self._js.next(self._log, subject, sequence)
+            mark = None if found is None else _mark_of(found)
+            if found is None or mark is not None:
+                break
+            sequence = found.sequence + 1
+        if found is None or mark is None or (mark.last == offset and not mark.numbered):
+            return 1, -1
+        if mark.epoch != head.epoch:
+            return found.sequence, 1 << 40
+        return found.sequence if mark.last <= offset else 1, offset - mark.last
 
     async def newest(self, subject: str) -> list[tuple[str, bytes, Mark]]:
         """The newest messages of all topics that match, with the topics' subjects."""
