@@ -218,6 +218,8 @@ class PeerSubscriber:
         if self.kept and self._stream is not None and self._ticked == self.kept.next:
             self.owner.ask_receipt()
         self._ticked = self.delivered
+        if self.kept is not None:
+            self.kept.tick()
         if self._lost is not None and self.has_room:
             self._tell_lost()
         for follower in tuple(self.followers or ()):

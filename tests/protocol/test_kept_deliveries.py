@@ -179,3 +179,84 @@ def test_what_is_worthless_when_the_peer_is_back_is_left_out():
     missed = deliveries.take_missed(5.0, lambda wire: b"in place of %d" % wire["until"])
     assert [b"in place of 5", b"counted 7", b"loose 7"] == missed
     assert (2, 2, 2) == (deliveries.next, len(deliveries), deliveries.expired)
+
+
+def both(count: int = 10, size: int = 10_000) -> tuple[KeptDeliveries, KeptDeliveries, Room]:
+    """Two that keep the same, as among a thousand who got it, and the room of the second."""
+    room = Room(LARGE)
+    one, other = kept(), KeptDeliveries(room)
+    for number in range(count):
+        message = shared(bytes(size), 1000)
+        one.add(message)
+        other.add(message)
+    return one, other, room
+
+
+def tick(deliveries: KeptDeliveries, times: int = 4) -> None:
+    for _ in range(times):
+        deliveries.tick()
+
+
+def test_the_last_who_keep_it_count_the_whole():
+    """Or sessions that take nothing could hold a thousand times what they may."""
+    one, other, room = both()
+    tick(other)
+    assert 10 * (5_000 + COST) <= room.taken < 10 * (5_500 + COST)
+    one.acknowledge(10)
+    tick(other)
+    assert 10 * (10_000 + COST) <= room.taken < 10 * (10_500 + COST)
+    other.acknowledge(4)
+    other.add(shared(b"", 1))
+    other.acknowledge(11)
+    assert 0 == room.taken
+
+
+def test_what_comes_for_one_that_takes_nothing_is_counted_within_two_ticks():
+    """However much it keeps already."""
+    _, other, room = both(count=1000, size=100)
+    tick(other, 40)
+    before = room.taken
+    for _ in range(100):
+        other.add(shared(bytes(10_000), 1000))
+    tick(other, 2)
+    assert before + 100 * 10_000 <= room.taken
+    other.clear()
+    assert 0 == room.taken
+
+
+def test_loose_ones_count_the_whole_too():
+    """Those that were replaced, or came through, no longer count."""
+    room = Room(LARGE)
+    deliveries = KeptDeliveries(room)
+    deliveries.leave()
+    for number in range(10):
+        deliveries.add_loose(shared(bytes(10_000), 1000), number)
+    tick(deliveries)
+    assert 10 * 10_000 <= room.taken < 10 * 11_000
+    for number in range(10):
+        deliveries.add_loose(shared(b"", 1), number)
+    assert 10 == len(deliveries.take_missed())
+    deliveries.acknowledge(0)
+    assert 0 == room.taken
+
+
+def test_what_has_outgrown_its_room_goes_when_it_is_counted_again():
+    """As if it had been whole from the beginning."""
+    deliveries = kept(64 * 1024)
+    deliveries.leave()
+    for _ in range(100):
+        deliveries.add(shared(bytes(10_000), 1000))
+    assert not deliveries.broken
+    tick(deliveries)
+    assert deliveries.broken
+
+
+def test_whoever_takes_what_it_gets_is_not_counted_again():
+    """That would be work for each delivery."""
+    deliveries = kept()
+    for number in range(10):
+        deliveries.add(shared(bytes(10), 1))
+        deliveries.add(shared(bytes(10), 1))
+        deliveries.acknowledge(number + 1)
+        deliveries.tick()
+        assert deliveries._recount is None

@@ -7,8 +7,10 @@ out for a slow peer, are not counted, and kept only while the peer is away. Wire
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from webmesh.protocol.retained import Room
@@ -29,9 +31,49 @@ COST = 64
 """Bytes that a delivery counts for besides its message: its place here."""
 
 
+AGAIN = 64
+"""Deliveries that are counted again at a time, of those that were counted again before."""
+LOOSE_PART = 8
+"""Ticks in which all that may be left out is counted again."""
+_OWN_REFERENCES = 2
+"""To a message that is looked at, by its name here and as an argument."""
+
+
 def shared(message: str | bytes, receivers: int, expiry: Expiry | None = None) -> Shared:
     """*message* for so many sessions."""
     return message, COST + len(message) // max(1, receivers), expiry
+
+
+class Recount:
+    """What one session's deliveries count for besides the shares that they had when they were published: the others who
+    got them have them by now, and whoever is left keeps the whole in memory.
+
+    How many keep one is told by the references to it, so that whoever takes what it gets pays nothing for this.
+    """
+
+    __slots__ = ("extra", "fresh", "loose", "seen", "turn")
+
+    def __init__(self) -> None:
+        self.extra: dict[Hashable, int] = {}
+        self.fresh = self.loose = self.seen = self.turn = 0
+
+    def count(self, key: Callable[[int], Hashable], messages: Iterable[Shared]) -> int:
+        """Count these again; returns how much more they count for.
+
+        Args:
+            key: Of each, by its place among them.
+        """
+        before, more = self.extra, 0
+        place = 0
+        for message in messages:
+            holders = max(1, sys.getrefcount(message) - _OWN_REFERENCES)
+            extra = COST + len(message[0]) // holders - message[1]
+            name = key(place)
+            place += 1
+            if extra > 0:
+                more += extra - before.get(name, 0)
+                before[name] = extra
+        return more
 
 
 class KeptDeliveries:
@@ -48,7 +90,8 @@ class KeptDeliveries:
     """
 
     __slots__ = (
-        "_asked", "_granted", "_kept", "_loose", "_places", "_room", "_size", "broken", "expired", "first", "mark",
+        "_asked", "_granted", "_kept", "_loose", "_places", "_recount", "_room", "_size", "_ticked", "broken", "expired",
+        "first", "mark",
     )  # fmt: skip
 
     def __init__(self, room: Room) -> None:
@@ -59,6 +102,8 @@ class KeptDeliveries:
         # By key, or by a number of its own: a newer one with the same key takes the place of the older one.
         self._loose: OrderedDict[Hashable, tuple[int, Shared]] | None = None
         self._places = 0
+        self._recount: Recount | None = None  # made for those that keep it long
+        self._ticked = -1
         self._asked = 0
         self.first = 0
         self.mark: int | None = None
@@ -98,7 +143,7 @@ class KeptDeliveries:
         place = (self._places,) if conflate_key is None else (None, conflate_key)
         before = self._loose.get(place)
         self._loose[place] = (self.next if before is None else before[0], message)
-        self._size += message[1] - (0 if before is None else before[1][1])
+        self._size += message[1] - (0 if before is None else before[1][1] + self._extra(place))
         if self._size > self._granted:
             self._grow()
 
@@ -113,7 +158,8 @@ class KeptDeliveries:
     def _let_go(self) -> bool:
         """Drop one to make room; false when nothing is left."""
         if self._loose:
-            self._size -= self._loose.popitem(last=False)[1][1][1]
+            place, (_, message) = self._loose.popitem(last=False)
+            self._size -= message[1] + self._extra(place)
             return True
         if not self._kept:
             return False
@@ -124,7 +170,35 @@ class KeptDeliveries:
 
     def _drop(self) -> None:
         self._size -= self._kept.popleft()[1]
+        if self._recount is not None:
+            self._size -= self._extra(self.first)
         self.first += 1
+
+    def _extra(self, key: Hashable) -> int:
+        return 0 if self._recount is None else self._recount.extra.pop(key, 0)
+
+    def tick(self) -> None:
+        """Called about once a second: what the peer does not take is counted again, as others may have taken it."""
+        stuck, self._ticked = self._ticked == self.first, self.first
+        if not stuck or not (self._kept or self._loose):
+            return
+        again = self._recount
+        if again is None:
+            again = self._recount = Recount()
+        fresh = max(again.fresh, self.first)
+        again.fresh = max(fresh, again.seen)
+        again.seen = self.next
+        if again.turn < self.first or again.turn >= fresh:
+            again.turn = self.first
+        until = min(again.turn + AGAIN, fresh)
+        for start, stop in ((fresh, again.fresh), (again.turn, until)):
+            place = start - self.first
+            self._size += again.count(start.__add__, islice(self._kept, place, max(place, stop - self.first)))
+        again.turn = until
+        if self._loose:
+            self._count_loose(again, self._loose)
+        if self._size > self._granted:
+            self._grow()
 
     def acknowledge(self, received: int) -> None:
         """The peer has had so many; a number that cannot be changes nothing that is to come."""
@@ -133,6 +207,13 @@ class KeptDeliveries:
         if not self._size and self._granted:
             self._room.give_back(self._granted)
             self._granted = self._asked = 0
+            self._recount = None
+
+    def _count_loose(self, again: Recount, loose: OrderedDict[Hashable, tuple[int, Shared]]) -> None:
+        start = again.loose if again.loose < len(loose) else 0
+        again.loose = start + max(AGAIN, len(loose) // LOOSE_PART)
+        places = tuple(islice(loose, start, again.loose))
+        self._size += again.count(places.__getitem__, _messages(islice(loose.values(), start, again.loose)))
 
     def leave(self) -> None:
         """The peer's loss is noticed; what comes from now on waits."""
@@ -174,6 +255,8 @@ class KeptDeliveries:
                 missed.append(write(expiry[1]))
         for _, message in waiting:
             missed.extend(self._loose_one(message, now))
+        for place in self._loose or () if self._recount is not None else ():
+            self._size -= self._extra(place)
         self._loose = None
         self.mark = None
         return missed
@@ -200,6 +283,7 @@ class KeptDeliveries:
                 del loose[place]
             else:
                 loose[place] = number, changed
+        self._recount = None
         self._size = sum(one[1] for one in self._kept) + sum(one[1][1] for one in loose.values())
         if self._size > self._granted:
             self._grow()
@@ -208,7 +292,12 @@ class KeptDeliveries:
         """Nothing is kept any more."""
         self.first = self.next
         self._kept.clear()
-        self._loose = None
+        self._loose = self._recount = None
         self._size = 0
         self._room.give_back(self._granted)
         self._granted = 0
+
+
+def _messages(loose: Iterable[tuple[int, Shared]]) -> Iterator[Shared]:
+    for one in loose:
+        yield one[1]
