@@ -1,11 +1,13 @@
 """What a publication costs by engine: from a node that wants it, through the engine, back to that node.
 
-`python -m bench_parts.brokers ENGINE URL KEPT PUBLISHERS SECONDS` measures one row in a process of its own. A Redis is
-started for it where `redis-server` is installed, on a free port of the loopback with its files in a folder of its own.
+`python -m bench_parts.brokers ENGINE URL KEPT PUBLISHERS SECONDS` measures one row in a process of its own. A Redis and
+a NATS server are started for it where they are installed, on a free port of the loopback with their files in a folder
+of their own.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import socket
@@ -30,11 +32,13 @@ PUBLISHERS = (1, 32)
 PAYLOAD = "x" * 128
 LONGEST = 60.0
 START = 10.0
-"""Seconds in which a Redis answers."""
+"""Seconds in which a server answers."""
 
 AOF = ["--appendonly", "yes"]
 REDIS = {"Redis": [], "Redis, AOF": AOF, "Redis, AOF always": [*AOF, "--appendfsync", "always"]}
 """Ways to run it, by how long it keeps what it has acknowledged."""
+
+NATS = "NATS, JetStream"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ def measure(engine: str, url: str, kept: bool, publishers: int, seconds: float) 
 
         def deliver(self, publication: object) -> None:
             self.delivered += 1
+
+        def gap(self, reason: str) -> None:
+            raise LoadFailed(f"{engine}: {reason}")
 
         def health(self, up: bool, reason: str) -> None:
             raise LoadFailed(f"{engine}: {reason}")
@@ -99,25 +106,59 @@ def measure_apart(engine: str, url: str, kept: bool, publishers: int, seconds: f
     return Publishing(**json.loads(finished.stdout))
 
 
+def free_port() -> str:
+    """One of the loopback's."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 @contextmanager
 def redis(folder: Path, options: list[str]) -> Iterator[str]:
     """The URL of a Redis that lives as long as this."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *options]
+    port = free_port()
+    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *options]
+    with serving(command, port):
+        yield f"redis://127.0.0.1:{port}"
+
+
+@contextmanager
+def nats(folder: Path) -> Iterator[str]:
+    """The URL of a NATS server with JetStream that lives as long as this."""
+    port = free_port()
+    with serving(["nats-server", "-a", "127.0.0.1", "-p", port, "-js", "-sd", str(folder)], port):
+        yield f"nats://127.0.0.1:{port}"
+
+
+def missing() -> dict[str, str]:
+    """Why an engine is left out, by its name; nothing of those that are there."""
+    reasons = {}
+    if not shutil.which("redis-server"):
+        reasons["Redis"] = "redis-server is not installed"
+    elif importlib.util.find_spec("redis") is None:
+        reasons["Redis"] = "redis-py is not installed"
+    if not shutil.which("nats-server"):
+        reasons["NATS"] = "nats-server is not installed"
+    elif importlib.util.find_spec("nats") is None:
+        reasons["NATS"] = "nats-py is not installed"
+    return reasons
+
+
+@contextmanager
+def serving(command: list[str], port: str) -> Iterator[None]:
+    """A server that lives as long as this; it listens."""
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + START
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+                socket.create_connection(("127.0.0.1", int(port)), 1).close()
                 break
             except OSError:
                 if time.monotonic() > end or server.poll() is not None:
-                    raise LoadFailed("redis-server does not start") from None
+                    raise LoadFailed(f"{command[0]} does not start") from None
                 time.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}"
+        yield
     finally:
         server.kill()
         server.wait()
@@ -131,7 +172,7 @@ class Engines:
     def __init__(self, *, rounds: int, seconds: float) -> None:
         self.rounds, self.seconds = rounds, seconds
         self.samples: dict[tuple[str, bool, int], list[Publishing]] = {}
-        self.missing = "" if shutil.which("redis-server") else "Redis was left out: redis-server is not installed.\n"
+        self.missing = missing()
 
     def run(self) -> None:
         """Measure each engine once a round."""
@@ -140,10 +181,13 @@ class Engines:
                 folder = Path(name)
                 self._engine("memory", "memory://")
                 self._engine("SQLite", f"sqlite:///{folder}/bench.db")
-                for engine, options in {} if self.missing else REDIS.items():
+                for engine, options in {} if "Redis" in self.missing else REDIS.items():
                     (folder / engine).mkdir()
                     with redis(folder / engine, options) as url:
                         self._engine(engine, url)
+                if "NATS" not in self.missing:
+                    with nats(folder / "nats") as url:
+                        self._engine(NATS, url)
 
     def _engine(self, engine: str, url: str) -> None:
         for kept in (False, True):
@@ -160,7 +204,8 @@ class Engines:
             spread = f"{(max(rates) - min(rates)) / median(rates) * 100:.0f} %"
             rows.append([engine, f"history of {HISTORY:,}" if kept else "live", str(publishers), *figures, spread])
         head = ["engine", "topic", "publishers at once", "publications/s", "node's CPU us each", "spread"]
-        return f"## Engines\n\n{self.missing}{table(head, rows)}"
+        left_out = "".join(f"{engine} was left out: {reason}.\n" for engine, reason in self.missing.items())
+        return f"## Engines\n\n{left_out}{table(head, rows)}"
 
     def verdicts(self) -> list[Verdict]:
         """No claims: what an engine costs is for the reader to weigh."""

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PLACE = REPOSITORY / ".venv-bench"
 STAMP = PLACE / ".bench-installed"
 FOUNDATION = ("gevent", "wsproto", "h11", "msgpack", "ujson")
-PEERS = ("websockets", "picows", "gevent-websocket", "grpcio", "zerorpc", "python-socketio", "redis")
+PEERS = ("websockets", "picows", "gevent-websocket", "grpcio", "zerorpc", "python-socketio", "redis", "nats-py")
 BUILD_FILES = ("setup.py", "pyproject.toml", "webmesh/_speedups.c")
 PIP_TIMEOUT = 900
 """Seconds for one installation; a peer without a wheel is compiled."""

@@ -259,6 +259,14 @@ def test_an_engine_delivers_what_is_counted() -> None:
     assert "| memory | history of 1,000 | 2 |" in section.markdown()
 
 
+def test_an_engine_without_its_server_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no row of zeros, and no failure."""
+    monkeypatch.setattr(brokers.shutil, "which", lambda name: None)
+    section = brokers.Engines(rounds=1, seconds=0.02)
+    assert {"Redis": "redis-server is not installed", "NATS": "nats-server is not installed"} == section.missing
+    assert "NATS was left out: nats-server is not installed.\n" in section.markdown()
+
+
 def test_a_real_time_priority_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would starve what the measurement itself waits for, and can hang a core."""
     monkeypatch.setattr(os, "sched_getscheduler", lambda pid: os.SCHED_FIFO)

@@ -179,8 +179,8 @@ class JetStream:
             begin = {"deliver_policy": "last_per_subject" if newest_only else "all"}
             made = await self.api(f"CONSUMER.CREATE.{stream}", stream_name=stream, config={
                 **(begin if start is None else {"deliver_policy": "by_start_sequence", "opt_start_seq": start}),
-                "filter_subject": subject, "ack_policy": "none", "replay_policy": "instant", "inactive_threshold": 30 * NANOSECONDS,
-                "mem_storage": True, "num_replicas": 1,
+                "filter_subject": subject, "ack_policy": "none", "replay_policy": "instant",
+                "inactive_threshold": 30 * NANOSECONDS, "mem_storage": True, "num_replicas": 1,
             })  # fmt: skip
             name = made["name"]
             count = int(made["num_pending"])
