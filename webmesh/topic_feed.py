@@ -7,15 +7,15 @@ queue has no room for. Lives in the client's hub.
 A topic whose messages are numbered has a `Place`, in one of these states:
 
 - none: no number has come. The first message makes a place that is level.
-- replaying (`until`): a subscription began with some of the past, which comes like live messages. Holes are none.
-  The first number beyond makes it level.
+- replaying (`until`): some of the past comes like live messages, with holes. The first number beyond makes it level.
 - level: the next number is delivered, one that was had is dropped, a hole or another epoch makes it fall behind. What
   is to be acknowledged may leave a hole: the node sees to it that nothing is missing.
 - behind (`held`, and in `_behind`): live messages newer than `last` wait, with their acknowledgements. What the node
   delivers again of older ones goes on. A worker, and room in the queue, make it fetching.
 - fetching (`held` is the one it began with): a page moves `last`, never beyond the first that is held. One more page,
   or no connection: behind. All has come: level, and what was held is taken again, one after another.
-- gap: a page that is not complete, or a node that tells none. Told, then level before the first that is held.
+- gap: a page that is not complete, or none. Told, then level before the first that is held. Of a former epoch only
+  what is to be acknowledged is delivered after that, and moves nothing; unless the node has gone back to it.
 
 A reconnect in the same session leaves the state. A new session lets go what was held, goes back to before what was not
 acknowledged, and what comes again of the handled (`handled`) or being handled (`_flights`) is known by that. What was
@@ -139,7 +139,8 @@ class TopicFeed:
         if since is not None and answer.get("recovered") is True and place is not None:
             self.recovered = True
             self._go_back(self._pattern)
-            place.move(since.offset, since.epoch)
+            if place.epoch != since.epoch:
+                place.move(since.offset, since.epoch)
             return
         self.recovered = False
         self._tell_gap(self._pattern, "reconnected" if since is None else "not kept", told)
@@ -229,11 +230,14 @@ class TopicFeed:
         if flight is None:
             self._put(read_message(message, acknowledge))
             return
+        in_order = message.offset is not None and self._ordered and flight not in self._flights
+        if not (in_order and self._is_held(message, acknowledge)):
+            self._put_kept(flight, message, acknowledge)
+
+    def _put_kept(self, flight: Flight, message: TopicMessage, acknowledge: Acknowledge) -> None:
         known = self._flights.get(flight)
         if known is not None:  # it is still being handled, and the later delivery is the one that is answered
             known.acknowledge = acknowledge
-            return
-        if message.offset is not None and self._ordered and self._is_held(message, acknowledge):
             return
         arrival = self._flights[flight] = Arrival(acknowledge, partial(self._arrived, flight))
         self._put(read_message(message, arrival))
@@ -244,14 +248,9 @@ class TopicFeed:
         place = self._positions.get(topic)
         if place is None:
             place = self._positions.put(topic, Place(offset, epoch))
-        elif place.epoch != epoch:
-            if (message.attempt or 1) > 1:  # of the numbers before these
-                return False
+        elif place.epoch != epoch or (place.behind and offset > place.last):
             if not place.behind:
                 self._fall_behind(topic, place)
-            place.hold(message, acknowledge)
-            return True
-        elif place.behind and offset > place.last:
             place.hold(message, acknowledge)
             return True
         elif place.done(offset):
@@ -386,7 +385,7 @@ class TopicFeed:
             if asked.offset < place.last < min(page.offset, stop - 1):
                 return True
         place.move(max(place.last, min(page.offset, stop - 1)), page.epoch)  # the time of others was over
-        if live is not None and live.epoch != place.epoch:  # and of the numbers before it no more will come
+        if live is not None and live.epoch != place.epoch:
             self._give_up(topic, place, page)
         else:
             self._release(place)
@@ -420,6 +419,8 @@ class TopicFeed:
     def _give_up(self, topic: str, place: Place, page: HistoryPage | None) -> None:
         """What is missing cannot be had."""
         self.recovered = False
+        if page is not None:
+            place.go_on(page.epoch)
         first = place.first_held()
         if first is not None:
             told: Position | None = Position(first.offset - 1, first.epoch)
@@ -436,7 +437,11 @@ class TopicFeed:
 
     def _release(self, place: Place) -> None:
         for message, acknowledge in place.release():
-            if message.event is None or str(message.epoch) != place.epoch or message.offset > place.last:
+            flight = flight_of(message)
+            if flight is not None and flight[1] in place.former:  # it was overtaken, and a gap was told
+                if acknowledge is not None:
+                    self._put_kept(flight, message, acknowledge)
+            elif message.event is None or str(message.epoch) != place.epoch or message.offset > place.last:
                 self.take(message, acknowledge)  # unless what it tells as lost was fetched
 
     def stop(self) -> None:

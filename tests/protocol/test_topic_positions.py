@@ -89,7 +89,12 @@ def test_what_was_handled_is_known_while_an_older_one_is_not() -> None:
     place.arrive(4)
     place.go_back()
     assert (2, False, True) == (place.last, place.done(3), place.done(4))
+    place.depart(3)
     place.arrive(3)
+    assert place.done(4)
+    place.move(5, "e")
+    place.depart(5)
+    place.arrive(5)
     assert not place.done(4)
     place.depart(5)
     for offset in range(6, 3000):

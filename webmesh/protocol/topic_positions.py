@@ -22,6 +22,9 @@ the history, too."""
 MOST_HANDLED = 1024
 """Numbers of a topic that are known to be handled while an older one is not. Others may come twice after a loss."""
 
+MOST_FORMER = 4
+"""Epochs of a topic whose messages may be on their way while newer ones have come."""
+
 OWN_OFFSETS = 1024
 """Own publications that are remembered because they are not delivered to their publisher."""
 
@@ -48,11 +51,15 @@ class Place:
         held: What came live while older ones are fetched; `None` while nothing is.
         told: The subscriber has been told of a gap up to here.
         unacknowledged: Offsets that were delivered and are not acknowledged yet; `None` where nobody asked for that.
-        handled: Offsets that were acknowledged while an older one is not; `None` for none.
+        handled: Offsets that were acknowledged and may come again, as an older one was not; `None` for none.
+        newest: The newest when it went back to what was not acknowledged.
+        former: Epochs before this one, the latest last.
         fetched: Offsets that were delivered when the past was fetched last: the node may deliver them, too.
     """
 
-    __slots__ = ("epoch", "fetched", "handled", "held", "offset", "told", "unacknowledged", "until")
+    __slots__ = (
+        "epoch", "fetched", "former", "handled", "held", "newest", "offset", "told", "unacknowledged", "until",
+    )  # fmt: skip
 
     def __init__(self, offset: int | None, epoch: str, until: int | None = None) -> None:
         self.offset = offset
@@ -63,6 +70,8 @@ class Place:
         self.unacknowledged: set[int] | None = None
         self.handled: set[int] | None = None
         self.fetched = NOTHING
+        self.newest = 0
+        self.former: tuple[str, ...] = ()
 
     @property
     def behind(self) -> bool:
@@ -108,7 +117,8 @@ class Place:
     def move(self, offset: int, epoch: str) -> None:
         """Everything up to *offset* counts as had."""
         if epoch != self.epoch:
-            self.told, self.fetched, self.handled = 0, NOTHING, None
+            self.told, self.newest, self.fetched, self.handled = 0, 0, NOTHING, None
+            self.former = (*(one for one in self.former if one != epoch), self.epoch)[-MOST_FORMER:]
             self.unacknowledged = None if self.unacknowledged is None else set()
         self.offset, self.epoch, self.until = offset, epoch, None
 
@@ -124,7 +134,7 @@ class Place:
         if waiting is None:
             return
         waiting.discard(offset)
-        if not waiting:
+        if not waiting and self.last >= self.newest:
             self.handled = None
         elif self.handled is None:
             self.handled = {offset}
@@ -133,6 +143,7 @@ class Place:
 
     def go_back(self) -> None:
         """To before what was not acknowledged; what was comes again with it, and is known by `done`."""
+        self.newest = max(self.newest, self.last)
         self.move(*self.position)
         self.fetched = NOTHING
 
@@ -170,11 +181,16 @@ class Place:
         first: Position | None = None
         for message, _ in self.held or ():
             epoch, offset = str(message.epoch), message.offset + (message.event is not None)
-            if epoch == self.epoch and offset <= self.last:
+            if epoch in self.former or (epoch == self.epoch and offset <= self.last):
                 continue
             if first is None or (epoch == first.epoch and offset < first.offset):
                 first = Position(offset, epoch)
         return first
+
+    def go_on(self, epoch: str) -> None:
+        """The node counts in this epoch, be it a former one that it has gone back to."""
+        if epoch != self.epoch:
+            self.former = tuple(one for one in self.former if one != epoch)
 
     def release(self) -> list[Any]:
         """The older ones have come, or never will: what was held, with its acknowledgements."""
