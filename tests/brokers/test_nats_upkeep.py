@@ -124,6 +124,7 @@ def test_what_goes_on_is_said_in_time(nodes: tuple[Node, Node], in_loop: InLoop,
         told.set()
 
     monkeypatch.setattr(one.upkeep, "enter", enter_and_tell)
+    in_loop(one.upkeep.join(WORK))
 
     async def until_told() -> None:
         running = asyncio.create_task(one.upkeep.run(lambda: {WORK: 10.0}))
@@ -132,5 +133,31 @@ def test_what_goes_on_is_said_in_time(nodes: tuple[Node, Node], in_loop: InLoop,
         running.cancel()
 
     in_loop(until_told())
+    in_loop(one.upkeep.leave(WORK))
     other.now += 14.0
     assert [WORK] == in_loop(other.upkeep.names())
+
+
+def test_who_has_no_groups_asks_for_none(nodes: tuple[Node, Node], in_loop: InLoop, monkeypatch: pytest.MonkeyPatch):
+    """Live messages need no JetStream, which may not be there, or not be allowed."""
+    monkeypatch.setattr(nats_upkeep, "LOOK", 0.001)
+    one, _ = nodes
+    looks: list[object] = []
+
+    async def note(joined: object) -> None:
+        looks.append(joined)
+
+    monkeypatch.setattr(one.upkeep, "_look", note)
+
+    async def look_for_a_while() -> None:
+        running = asyncio.create_task(one.upkeep.run(dict))
+        for _ in range(20):
+            await asyncio.sleep(0.002)
+        assert [] == looks
+        await one.upkeep.join(WORK)
+        async with asyncio.timeout(10):
+            while not looks:
+                await asyncio.sleep(0.001)
+        running.cancel()
+
+    in_loop(look_for_a_while())

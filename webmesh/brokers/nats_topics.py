@@ -154,7 +154,8 @@ class Topics:
 
     async def _publish_kept(self, attempt: _Attempt) -> Accepted:
         if attempt.keep.ack and self.before_work is not None:
-            await self.before_work(attempt.subject)
+            with suppress(BrokerError):  # not to be known now; a bound is no reason to refuse what would be taken
+                await self.before_work(attempt.subject)
         subject = f"{self._prefix}.log.{attempt.subject}"
         known_head = self._heads.get(attempt.subject)
         head, untrimmed = known_head or (await self._find_head(subject), 1 << 30)

@@ -72,6 +72,7 @@ class GroupUpkeep:
         self._known: TopicTrie[GroupName] = TopicTrie()
         self._depths: dict[GroupName, int] = {}
         self._changing = asyncio.Lock()
+        self._used = False
 
     def forget(self) -> None:
         """Look again before anything is believed."""
@@ -84,6 +85,7 @@ class GroupUpkeep:
 
     async def join(self, group: GroupName) -> None:
         """This node has members."""
+        self._used = True
         await self._js.link.subscribe(self._here(group), self._answer, "here")
 
     async def leave(self, group: GroupName) -> None:
@@ -174,6 +176,7 @@ class GroupUpkeep:
         Raises:
             Overloaded: A group with members has too much to do.
         """
+        self._used = True
         if time.monotonic() - self._read_at > LOOK:
             await self._read()
         for group in self._known.match(tuple(subject.split("."))):
@@ -247,7 +250,7 @@ class GroupUpkeep:
         while True:
             await asyncio.sleep(LOOK * (0.5 + random.random()))
             with suppress(BrokerError, Overloaded):
-                if self._js.link.up:
+                if self._used and self._js.link.up:  # who has no groups needs no JetStream
                     await self._look(joined())
 
     async def _look(self, joined: dict[GroupName, float | None]) -> None:
