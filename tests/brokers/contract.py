@@ -647,6 +647,32 @@ class TwoNodeContract(Nodes):
         until(lambda: given.given)
         assert ([3], [1]) == ([p.payload for _, p, _ in given.given], [p.payload for _, p, _ in taken.given])
 
+    def test_a_group_is_the_same_for_all(self, node, monkeypatch):
+        """Its members may be anywhere: it is full, and can be dropped, for every node alike; one is told what it lost."""
+        monkeypatch.setattr(one_node, "GROUP_BACKLOG", 3)
+        (one, given), (other, taken) = node(), node()
+        keep = Keep(history=20, ack=True)
+        one.join(WORK, 1, durable=True)
+        other.publish(message("jobs/1", 0), keep)
+        until(lambda: given.given)
+        assert [WORK] == other.groups()
+        with pytest.raises(FailedPrecondition):
+            other.drop_group(WORK)
+        for number in range(1, 4):
+            other.publish(message("jobs/1", number), keep)
+        with pytest.raises(Overloaded):
+            other.publish(message("jobs/1", 4), keep)
+        one.leave(WORK)
+        other.publish(message("jobs/1", 5), keep)
+        other.join(WORK, 10, durable=True)
+        one.join(WORK, 10, durable=True)
+        until(lambda: len(taken.given) + len(given.given) >= 4)
+        assert 1 == sum(count for sink in (given, taken) for _, count, _ in sink.losses)
+        for broker in (one, other):
+            broker.leave(WORK)
+        assert one.drop_group(WORK)
+        assert [] == other.groups()
+
     @pytest.mark.once
     def test_a_node_that_dies_hands_its_work_on(self, node):
         """After its lease, but for what it had done; one that lives keeps what it has however long it takes."""

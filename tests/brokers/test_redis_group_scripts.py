@@ -59,6 +59,18 @@ def test_a_group_that_ends_leaves_the_count_of_its_work(server: RedisServer, key
     assert 0 == server.ask("EXISTS", f"{key}work:g", f"{key}plain:g", f"{key}lasts")
 
 
+def test_what_others_have_written_there_stops_nobody(server: RedisServer, key: str) -> None:
+    """A group whose end cannot be written down has none; a count that is none is not told."""
+    server.ask("SET", f"{key}lasts", "x")
+    join(server, key, lease=60_000, ttl=1)
+    assert [] == end(server, key)
+    keys = [f"{key}{name}" for name in ("work:g", "nodes", "lost", "plain:g")]
+    server.ask("HSET", f"{key}lost", "g", "many")
+    assert 0 == run(server, "take", keys, "node", 1, 0, 0, "g")[2]
+    server.ask("SET", f"{key}lost", "x")
+    assert 0 == run(server, "take", keys, "node", 1, 0, 0, "g")[2]
+
+
 def test_what_was_lost_is_told_to_one_node(server: RedisServer, key: str) -> None:
     """That has room for what comes after it."""
     join(server, key, lease=60_000, ttl="")

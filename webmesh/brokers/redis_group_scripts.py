@@ -31,9 +31,9 @@ if redis.call('HGET', groups, group) ~= durable then
   redis.call('HINCRBY', groups, '', 1)
 end
 if durable == '1' and ttl ~= '' then
-  redis.call('ZADD', lasts, text(now + math.max(ttl, lease)), group)
+  redis.pcall('ZADD', lasts, text(now + math.max(ttl, lease)), group)
 else
-  redis.call('ZREM', lasts, group)
+  redis.pcall('ZREM', lasts, group)
 end
 return 1
 """
@@ -43,10 +43,11 @@ END = NOW + """
 local groups, lasts, lost = unpack(KEYS)
 local works, plains, most = unpack(ARGV)
 local ended = {}
+if redis.call('TYPE', lasts).ok ~= 'zset' then return ended end
 for _, group in ipairs(redis.call('ZRANGEBYSCORE', lasts, '-inf', now, 'LIMIT', 0, 10)) do
   local length = redis.pcall('XLEN', works .. group)
   if type(length) ~= 'number' then length = 0 end
-  if length > 0 and redis.call('HLEN', lost) < tonumber(most) then redis.call('HINCRBY', lost, group, length) end
+  if length > 0 and redis.call('HLEN', lost) < tonumber(most) then redis.pcall('HINCRBY', lost, group, length) end
   redis.call('DEL', works .. group, plains .. group)
   redis.call('HDEL', groups, group)
   redis.call('HINCRBY', groups, '', 1)
@@ -138,7 +139,8 @@ if own == '1' then
   end
   return {1, taken, 0}
 end
-local missed = room > 0 and tonumber(redis.call('HGET', lost, group)) or 0
+local missed = room > 0 and redis.pcall('HGET', lost, group)
+missed = type(missed) == 'string' and tonumber(missed) or 0
 if missed > 0 then redis.call('HDEL', lost, group) end
 if rescue == '1' then
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', work, 'g')) do
