@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -341,3 +342,15 @@ def test_the_newest_that_still_counts_is_found_behind_others(node: Any):
     until(lambda: len(broker.history("a/b", Since()).items) == 1)
     found = broker.history("a/b", Since(), most=1, reverse=True)
     assert (["stays"], last.offset) == ([one.payload for one in found.items], found.offset)
+
+
+def test_nodes_whose_clocks_differ_agree_when_something_ends(node: Any):
+    """It is the server's clock that counts, as each has learnt it by a read: or one took the other for dead."""
+    nodes = [node(clock=lambda ahead=ahead: time.time() + ahead)[0] for ahead in (100.0, 0.0, -100.0)]
+    for broker in nodes:
+        broker.records("t")
+    for number, broker in enumerate(nodes):
+        broker.put("t", str(number), number, 50.0)
+    expected = {str(number): number for number in range(3)}
+    assert [expected] * 3 == [dict(broker.records("t")) for broker in nodes]
+    assert [0, 1, 2] == [nodes[number - 1].claim("t", str(number)) for number in range(3)]

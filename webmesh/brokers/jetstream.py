@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from webmesh.brokers.nats_clock import ServerClock
 from webmesh.brokers.nats_link import Link, Message, NoResponder
 from webmesh.exceptions import BrokerError, BrokerUnavailable, Overloaded
 
@@ -66,10 +67,12 @@ class JetStream:
 
     Args:
         replicas: Servers that keep each stream.
+        clock: Told what time it is at the server.
     """
 
-    def __init__(self, link: Link, replicas: int) -> None:
+    def __init__(self, link: Link, replicas: int, clock: ServerClock | None = None) -> None:
         self.link = link
+        self._clock = clock or ServerClock()
         self._replicas = replicas
         self._made: set[str] = set()
 
@@ -174,7 +177,7 @@ class JetStream:
         inbox = f"_INBOX.{os.urandom(11).hex()}"
         arrived: asyncio.Queue[Message] = asyncio.Queue()
         await self.link.subscribe(inbox, arrived.put_nowait)
-        name = None
+        name, before = None, self._clock.own()
         try:
             begin = {"deliver_policy": "last_per_subject" if newest_only else "all"}
             made = await self.api(f"CONSUMER.CREATE.{stream}", stream_name=stream, config={
@@ -183,6 +186,7 @@ class JetStream:
                 "inactive_threshold": 30 * NANOSECONDS, "mem_storage": True, "num_replicas": 1,
             })  # fmt: skip
             name = made["name"]
+            self._clock.told(made.get("created"), before, self._clock.own())
             count = int(made["num_pending"])
             return await self._fetch(stream, name, inbox, arrived, count if most is None else min(count, most))
         finally:

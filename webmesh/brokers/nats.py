@@ -21,6 +21,7 @@ from webmesh.brokers.asyncio_bridge import AsyncioBridge, NoAnswer
 from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Since, Sink
 from webmesh.brokers.nats_address import read_address
 from webmesh.brokers.nats_bodies import Arrived, Bodies
+from webmesh.brokers.nats_clock import ServerClock
 from webmesh.brokers.nats_groups import NatsGroups
 from webmesh.brokers.nats_link import MOST_UNSENT, Message
 from webmesh.brokers.nats_marks import MARK, Mark
@@ -75,7 +76,7 @@ class NatsBroker(Broker):
         patience: Seconds for one answer of a server, and for an attempt to connect; after the same time without
             messages it is checked that the server still answers.
         tls: For `tls://`, where the system's certificates are not what is wanted.
-        clock: The wall clock, since other nodes read its readings.
+        clock: The wall clock; the server's corrects it, since other nodes read its readings.
     """
 
     def __init__(
@@ -101,12 +102,12 @@ class NatsBroker(Broker):
                 raise ConfigurationError(f"{name} is a positive number of seconds, not {value}")
         if not 1 <= replicas <= 5:
             raise ConfigurationError(f"JetStream keeps 1 to 5 replicas, not {replicas}")
-        self.clock = clock
+        self.clock = self._clock = ServerClock(clock)
         self.invalid = 0
         """Messages that arrived and were none of a node's."""
         self._prefix, self._lease, self._replicas, self._tls = prefix, lease, replicas, tls
         self._timeout, self._patience = publish_timeout, patience
-        self._bodies = Bodies(clock, limits)
+        self._bodies = Bodies(self.clock, limits)
         self._sink: Sink | None = None
         self._name = os.urandom(8).hex()
         self._numbers = itertools.count()
@@ -128,7 +129,7 @@ class NatsBroker(Broker):
         node = groups.node = NatsNode(
             self._address, self, groups, bridge.tell, prefix=self._prefix, lease=self._lease, replicas=self._replicas,
             patience=self._patience, timeout=self._timeout, tls=self._tls, name=f"webmesh {self._name}",
-            is_over=self._is_over, clock=self.clock,
+            is_over=self._is_over, clock=self._clock,
         )  # fmt: skip
         self._sink, self._was_up, self._posted_bytes = sink, False, 0
         self._bridge, self._node, self._groups = bridge, node, groups

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from webmesh.brokers.base import GroupName
 from webmesh.brokers.jetstream import Delivery, JetStream
 from webmesh.brokers.nats_address import Address
+from webmesh.brokers.nats_clock import ServerClock
 from webmesh.brokers.nats_link import Link, Listener, Message, NoReply, NoResponder
 from webmesh.brokers.nats_marks import MARK
 from webmesh.brokers.nats_records import Records
@@ -24,7 +25,6 @@ from webmesh.brokers.nats_subjects import pattern_subject
 from webmesh.brokers.nats_topics import IsOver, Topics
 from webmesh.brokers.nats_upkeep import GroupUpkeep
 from webmesh.brokers.nats_work import WorkFeed, group_key
-from webmesh.deadline import Clock
 from webmesh.exceptions import BrokerError
 
 TOPIC = "Webmesh-Topic"
@@ -70,12 +70,12 @@ class NatsNode:
     def __init__(
         self, address: Address, hub: Hub, groups: Groups, tell: Callable[..., bool], *, prefix: str, lease: float,
         replicas: int, patience: float, timeout: float, tls: Any, name: str, is_over: IsOver,
-        clock: Clock,
+        clock: ServerClock,
     ) -> None:  # fmt: skip
         self._hub, self._groups, self._tell = hub, groups, tell
         self._prefix, self._lease, self._timeout = prefix, lease, timeout
         self.link = Link(address, self, tls=tls, name=name, check_every=patience, patience=patience)
-        self._js = JetStream(self.link, replicas)
+        self._js = JetStream(self.link, replicas, clock)
         self.topics = Topics(self._js, prefix, is_over)
         self.records = Records(self._js, f"{prefix}_records", prefix, self.topics.make_records)
         self.upkeep = GroupUpkeep(

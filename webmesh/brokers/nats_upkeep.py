@@ -59,7 +59,7 @@ class GroupUpkeep:
         stream: Of what groups have to do; *make_stream* makes it.
         ended: Told of a group that has ended, and how much it had to do.
         patience: Seconds for one question.
-        clock: The wall clock.
+        clock: That of the server.
     """
 
     def __init__(
