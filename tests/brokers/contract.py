@@ -648,7 +648,7 @@ class TwoNodeContract(Nodes):
         assert ([3], [1]) == ([p.payload for _, p, _ in given.given], [p.payload for _, p, _ in taken.given])
 
     def test_a_group_is_the_same_for_all(self, node, monkeypatch):
-        """Its members may be anywhere: it is full, and can be dropped, for every node alike; one is told what it lost."""
+        """Its members may be anywhere: it is full, or can be dropped, for every node; one is told what it lost."""
         monkeypatch.setattr(one_node, "GROUP_BACKLOG", 3)
         (one, given), (other, taken) = node(), node()
         keep = Keep(history=20, ack=True)

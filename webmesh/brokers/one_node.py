@@ -145,10 +145,11 @@ class OneNodeBroker(Broker):
         """See `Broker.start`."""
         now = self.clock()
         for kept in self._storage.open():
-            left = now if kept.left is None else kept.left
             queue = self._queue(kept.name)
-            queue.restore(kept.work, ttl=kept.ttl, left=left, lost=kept.lost)
-            self._lasts(queue)
+            queue.restore(kept.work, ttl=kept.ttl, left=now if kept.left is None else kept.left, lost=kept.lost)
+            if kept.left is None:  # the process was killed while it had members
+                self._storage.keep_group(queue.name, queue.ttl, now)
+            self._next_end = min(self._next_end, queue.end)
         self._sink = sink
         self._end_groups(now)
 
@@ -193,6 +194,9 @@ class OneNodeBroker(Broker):
 
     def _keep(self, publication: Publication, keep: Keep, now: float, queues: list[GroupQueue]) -> None:
         """In one step what is kept of it and whose work it is: a process killed between would have it half."""
+        if not queues:
+            self._storage.keep(publication, keep, now)
+            return
         outs = [(queue, queue.makes_room(GROUP_BACKLOG, ack=keep.ack)) for queue in queues]
         known = [(queue, out) for queue, out in outs if out is not None]
         if len(known) < len(outs):
