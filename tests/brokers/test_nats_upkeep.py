@@ -28,7 +28,7 @@ class Node:
         self.topics = Topics(self.js, prefix)
         self.records = Records(self.js, f"{prefix}_records", prefix, self.topics.make_records)
         self.upkeep = GroupUpkeep(
-            self.js, self.records, prefix, self.topics.work, make_stream=self.topics.make_work,
+            self.js, self.records, prefix, self.topics.work,
             ended=lambda group, lost: self.ended.append((group, lost)), patience=2.0, clock=lambda: self.now,
         )  # fmt: skip
         self.prefix = prefix

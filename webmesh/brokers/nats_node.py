@@ -79,8 +79,7 @@ class NatsNode:
         self.topics = Topics(self._js, prefix, is_over)
         self.records = Records(self._js, f"{prefix}_records", prefix, self.topics.make_records)
         self.upkeep = GroupUpkeep(
-            self._js, self.records, prefix, self.topics.work, make_stream=self.topics.make_work, ended=self._ended,
-            patience=timeout, clock=clock,
+            self._js, self.records, prefix, self.topics.work, ended=self._ended, patience=timeout, clock=clock,
         )  # fmt: skip
         self.topics.before_work = self.upkeep.check
         self._feeds: dict[GroupName, WorkFeed] = {}

@@ -15,7 +15,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -56,18 +56,18 @@ class GroupUpkeep:
     """See above.
 
     Args:
-        stream: Of what groups have to do; *make_stream* makes it.
+        stream: Of what groups have to do.
         ended: Told of a group that has ended, and how much it had to do.
         patience: Seconds for one question.
         clock: That of the server.
     """
 
     def __init__(
-        self, js: JetStream, records: Records, prefix: str, stream: str, *, make_stream: Callable[[], Awaitable[None]],
-        ended: Callable[[GroupName, int], None], patience: float, clock: Clock,
+        self, js: JetStream, records: Records, prefix: str, stream: str, *, ended: Callable[[GroupName, int], None],
+        patience: float, clock: Clock,
     ) -> None:  # fmt: skip
         self._js, self._records, self._prefix, self._stream = js, records, prefix, stream
-        self._make_stream, self._ended, self._patience, self._clock = make_stream, ended, patience, clock
+        self._ended, self._patience, self._clock = ended, patience, clock
         self._read_at = float("-inf")
         self._known: TopicTrie[GroupName] = TopicTrie()
         self._depths: dict[GroupName, int] = {}
