@@ -56,7 +56,7 @@ def peer() -> Peer:
 
 @pytest.fixture
 def common() -> CommonRoom:
-    return CommonRoom(10_000, lambda room: False)
+    return CommonRoom(10_000)
 
 
 @pytest.fixture
@@ -290,3 +290,57 @@ def test_a_function_that_lets_too_much_wait_is_told(
         local.take(Publication("safe/a", number))
     assert 2 == function.losses
     assert wait_for(lambda: len(local.deliveries) == 3)
+
+
+@pytest.mark.row(51)
+def test_the_greediest_of_all_sessions_is_cut_off_and_told(
+    peer: Peer, deliveries: PeerDeliveries, desk: Desk
+) -> None:
+    """Not whoever comes next, and takes what it gets."""
+    common = CommonRoom(1500)
+    greedy_peer: Any = Peer()
+    room = Room(1000, common)
+    greedy = PeerDeliveries(greedy_peer, desk, room)
+    room.cut = greedy.cut
+    modest = PeerDeliveries(peer, desk, Room(1000, common))  # type: ignore[arg-type]
+    put(greedy, 1, 2, size=450)
+    put(modest, 7, size=500)
+    put(modest, 8, size=300)
+    assert ([7, 8], []) == (peer.payloads, peer.closed)
+    assert ([4008], 800) == (greedy_peer.closed, common.taken)
+    greedy.tick()
+    assert [2] == greedy_peer.told
+    put(modest, 9, size=900)  # beyond its own room: its own loss
+    assert [4008] == peer.closed
+    greedy.end()
+    modest.end()
+    assert (0, {}) == (common.taken, common.rooms)
+
+
+def test_what_takes_the_place_of_another_counts_for_itself(
+    peer: Peer, deliveries: PeerDeliveries, common: CommonRoom
+) -> None:
+    """Its bytes and its subscriptions: there may be others by now."""
+    put(deliveries, 1, 2)
+    put(deliveries, 3, size=100, conflate_key="k")
+    put(deliveries, 4, size=300, subs=(1, 5), conflate_key="k")
+    assert 320 == common.taken
+    put(deliveries, 5, size=50, subs=(5,), conflate_key="k")
+    assert 70 == common.taken
+    peer.answers[0](None)
+    assert (5, 1, [5]) == peer.got[-1]
+    put(deliveries, 6, size=100, conflate_key="k")
+    put(deliveries, 7, size=980, conflate_key="k")
+    assert [4008] == peer.closed
+
+
+def test_a_key_is_forgotten_with_what_waited_under_it(
+    peer: Peer, deliveries: PeerDeliveries, clock: FakeClock
+) -> None:
+    """Also where that was never sent."""
+    put(deliveries, 1, 2)
+    for number in range(3, 6):
+        put(deliveries, number, conflate_key=str(number), ttl=1.0, at=clock())
+    clock.advance(2.0)
+    peer.answers[0](None)
+    assert ({}, 1) == (deliveries._newest, len(deliveries.deliveries))

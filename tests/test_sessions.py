@@ -270,7 +270,7 @@ def test_one_subject_does_not_push_out_the_sessions_of_others() -> None:
 
 @pytest.mark.row(86)
 def test_what_all_sessions_keep_is_bounded() -> None:
-    """The one that has been away longest ends; what nobody else can give up drops its own oldest."""
+    """Of those that keep most the one ends that has done so longest; whoever keeps most itself drops its own oldest."""
     with node(limits=Limits(sessions_size=1000)) as mesh:
         sessions = []
         for _ in range(2):
@@ -285,6 +285,23 @@ def test_what_all_sessions_keep_is_bounded() -> None:
         assert 600 < mesh.sessions.room.taken < 1000
         mesh.later(1000)
         assert 0 == mesh.sessions.room.taken
+
+
+@pytest.mark.row(51)
+def test_the_greediest_session_pays_for_the_others() -> None:
+    """Whose peer is there cannot resume what it has not had, and goes on; who keeps little is left alone."""
+    with node(limits=Limits(sessions_size=1000)) as mesh:
+        sessions = []
+        for _ in range(2):
+            client, server = mesh.link()
+            hello(client)
+            sessions.append(mesh.of(server))
+        small, large = sessions
+        mesh.sessions.home.run(small.room.take, 300)
+        large.notify("/a", "x" * 600)
+        mesh.sessions.home.run(small.room.take, 200)
+        assert (500, 0) == (small.room.taken, large.room.taken)
+        assert not (small.over or large.over)
 
 
 @pytest.mark.row(56)

@@ -55,7 +55,7 @@ class PeerDeliveries(Acknowledged):
         if self._lost is not None:  # it is told of all that is missing at once, where that is missing
             self._lost.add(publication, subs, "slow")
             return
-        if publication.conflate_key is not None and self._replace(publication):
+        if publication.conflate_key is not None and self._replace(publication, subs, size):
             return
         if len(self.deliveries) >= MOST_OPEN or not self._room.take(size):
             self._lost = self._overflow(publication, subs)
@@ -63,16 +63,35 @@ class PeerDeliveries(Acknowledged):
         letter = Letter(publication, options, subs)
         self._costs[letter] = size
         delivery = self.add(letter)
-        if publication.conflate_key is not None and delivery.to is None:
+        if publication.conflate_key is not None and delivery.to is None and letter in self._costs:
             self._newest[publication.topic, publication.conflate_key] = delivery
 
-    def _replace(self, publication: Publication) -> bool:
-        """Put it in the place of one that waits, has never been sent, and has the same key."""
+    def _replace(self, publication: Publication, subs: list[int], size: int) -> bool:
+        """Put it, with all that is known of it, in the place of one that waits, has never been sent, and has the same
+        key; False where there is none, or no room."""
         delivery = self._newest.get((publication.topic, publication.conflate_key or ""))
         if delivery is None or delivery.attempt or delivery.message not in self._costs:
             return False
-        delivery.message.publication = publication
+        letter = delivery.message
+        before = self._costs[letter]
+        if size > before and not self._room.take(size - before):
+            return False
+        if size < before:
+            self._room.give_back(before - size)
+        self._costs[letter] = size
+        letter.publication, letter.token = publication, subs
         return True
+
+    def cut(self) -> None:
+        """All sessions together keep too much, and this one most: nothing of it waits any more, and its peer is told of
+        the gaps when it is back."""
+        lost = self._lost
+        for delivery in tuple(self.deliveries):
+            if lost is None:
+                lost = self._overflow(delivery.message.publication, delivery.message.token)
+            lost.add(delivery.message.publication, delivery.message.token, "slow")
+            self.settle(delivery)
+        self._lost = lost
 
     def _overflow(self, publication: Publication, subs: list[int]) -> Losses:
         self.desk.observer.refused("delivery", "not acknowledged")
@@ -122,6 +141,12 @@ class PeerDeliveries(Acknowledged):
     def settled(self, letter: Letter) -> None:
         """`Acknowledged.settled`; a letter that is given up had been settled before."""
         self._room.give_back(self._costs.pop(letter, 0))
+        publication = letter.publication
+        if publication.conflate_key is not None:
+            place = publication.topic, publication.conflate_key
+            newest = self._newest.get(place)
+            if newest is not None and newest.message is letter:
+                del self._newest[place]
         if self._waiters and len(self.deliveries) < HALF:
             self._wake()
 

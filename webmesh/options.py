@@ -95,8 +95,9 @@ class Limits:
     been away longest."""
 
     sessions_size: int = 256 * 1024 * 1024
-    """Bytes that are kept for all sessions of a server together: what 256 full backlogs take. Beyond it the one ends
-    that has been away longest."""
+    """Bytes that are kept for all sessions of a server together: what 256 full backlogs take. Beyond it the one that
+    keeps most pays: it ends while its peer is away; a peer that is there and acknowledges nothing is cut off and told
+    of a gap, or cannot resume what it has not had."""
 
     wills: int = 16
     """Last wills of one session. Beyond it: `resource_exhausted`."""

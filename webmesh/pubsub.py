@@ -211,7 +211,9 @@ class Topics:
         """What a peer has to acknowledge."""
         if peer.letters is None:
             common = peer.owner.room.common if peer.kept is not None else None
-            peer.letters = PeerDeliveries(peer, self.desk, Room(self.limits.send_queue, common))
+            room = Room(self.limits.send_queue, common)
+            letters = peer.letters = PeerDeliveries(peer, self.desk, room)
+            room.cut = letters.cut
             peer.follow(peer.letters)
         return peer.letters
 

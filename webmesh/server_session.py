@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from webmesh.exceptions import ConnectionClosed
@@ -139,7 +140,8 @@ class ServerSession:
     def room(self) -> Room:
         """For everything that is kept."""
         if self._room is None:
-            self._room = Room(self._sessions.limits.session_backlog, self._sessions.room)
+            cut = partial(self._sessions.cut, self)
+            self._room = Room(self._sessions.limits.session_backlog, self._sessions.room, cut)
         return self._room
 
     # ------------------------------------------------------------------- receipts
@@ -177,9 +179,14 @@ class ServerSession:
             subscriber is not None and subscriber.unsettled
         )
 
-    def holds_more_than(self, room: Room) -> bool:
-        """Whether anything is retained here, and not in *room*."""
-        return self._room is not None and self._room is not room and self._room.taken > 0
+    def let_go(self) -> None:
+        """Retain nothing of what has been sent, as far as its peer can go on without a resume."""
+        if self._messages is not None:
+            self._messages.clear()
+        if self._streams is not None:
+            self._streams.let_go()
+        if self.subscriber is not None and self.subscriber.kept is not None:
+            self.subscriber.kept.let_go()
 
     def settle(self, now: float, patience: float) -> None:
         """Ask for a receipt of what is left, unless that was done within *patience* seconds."""

@@ -16,7 +16,7 @@ from webmesh.options import Limits, Timeouts
 from webmesh.observer import Observer
 from webmesh.protocol.envelope import MAX_ID, RequestId
 from webmesh.protocol.kept_streams import Position
-from webmesh.protocol.retained import CommonRoom, Room
+from webmesh.protocol.retained import CommonRoom
 from webmesh.server_session import ServerSession
 from webmesh.shares import Shares
 
@@ -103,7 +103,7 @@ class Sessions:
         self._sessions: dict[str, ServerSession] = {}
         self._away: dict[ServerSession, float] = {}  # the longest away first, as all wait equally long
         self._shares = Shares()
-        self.room = CommonRoom(limits.sessions_size, self._make_room)
+        self.room = CommonRoom(limits.sessions_size)
         self._closed = False
 
     def __len__(self) -> int:
@@ -186,13 +186,14 @@ class Sessions:
             return next(one for one in self._away if self._shares.is_greedy(_subject(one.identity)))
         return next(iter(self._away))
 
-    def _make_room(self, asking: Room) -> bool:
-        """All sessions together retain too much: the one ends that has been away longest, of those with anything."""
-        for session in self._away:
-            if session.holds_more_than(asking):
-                self._end(session, "too many bytes")
-                return True
-        return False
+    def cut(self, session: ServerSession) -> None:
+        """All sessions together retain too much, and this one most. It ends while its peer is away; a peer that is
+        there cannot resume what it has not acknowledged."""
+        if session.connection is None:
+            self._end(session, "too many bytes")
+        else:
+            self.observer.refused("session", "too many bytes")
+            session.let_go()
 
     def _come(self, session: ServerSession) -> bool:
         """It is not away any more; whether it was."""

@@ -90,8 +90,8 @@ class KeptDeliveries:
     """
 
     __slots__ = (
-        "_asked", "_granted", "_kept", "_loose", "_places", "_recount", "_room", "_size", "_ticked", "broken", "expired",
-        "first", "mark",
+        "_asked", "_granted", "_kept", "_loose", "_places", "_recount", "_room", "_size", "_ticked", "broken",
+        "expired", "first", "mark",
     )  # fmt: skip
 
     def __init__(self, room: Room) -> None:
@@ -288,6 +288,11 @@ class KeptDeliveries:
         if self._size > self._granted:
             self._grow()
 
+    def let_go(self) -> None:
+        """Keep nothing of what there is: it cannot be had again."""
+        self.broken = self.mark is not None and self.next > self.mark
+        self.clear()
+
     def clear(self) -> None:
         """Nothing is kept any more."""
         self.first = self.next
@@ -295,7 +300,7 @@ class KeptDeliveries:
         self._loose = self._recount = None
         self._size = 0
         self._room.give_back(self._granted)
-        self._granted = 0
+        self._granted = self._asked = 0
 
 
 def _messages(loose: Iterable[tuple[int, Shared]]) -> Iterator[Shared]:

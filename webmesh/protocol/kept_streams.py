@@ -109,6 +109,12 @@ class KeptStreams:
         """Those whose handlers have not ended."""
         return [one for request_id, one in self._streams.items() if request_id not in self._ends]
 
+    def let_go(self) -> None:
+        """Retain no item: those that were sent cannot be had again."""
+        for answering in self._streams.values():
+            if answering.sender.retained is not None:
+                answering.sender.retained.clear()
+
     def clear(self) -> None:
         """The session has ended."""
         for request_id in tuple(self._streams):

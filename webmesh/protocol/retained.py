@@ -14,23 +14,32 @@ from itertools import islice
 class CommonRoom:
     """Bytes that the rooms of all sessions may take together.
 
-    Args:
-        make_room: Called with the room that asks when there is none left; ends what another one holds, or returns
-            false.
+    Attributes:
+        rooms: Those that have anything, the one that has had something longest first.
     """
 
-    __slots__ = ("_make_room", "limit", "taken")
+    __slots__ = ("limit", "rooms", "taken")
 
-    def __init__(self, limit: int, make_room: Callable[[Room], bool]) -> None:
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
-        self._make_room = make_room
+        self.rooms: dict[Room, None] = {}
 
     def take(self, size: int, room: Room) -> bool:
-        """Whether there was, or could be made, room for *size* bytes more; they are counted then."""
+        """Whether there was, or could be made, room for *size* bytes more; they are counted then.
+
+        The greediest pays: what it has is dropped, unless that is the one who asks.
+        """
         while self.taken + size > self.limit:
-            if not self._make_room(room):
+            greediest = max(self.rooms, key=_taken, default=room)
+            if greediest is room or greediest.cut is None:
                 return False
+            greediest.cut()
+            if greediest in self.rooms and greediest.taken:  # it could not let go of everything
+                return self.taken + size <= self.limit and self._count(size)
+        return self._count(size)
+
+    def _count(self, size: int) -> bool:
         self.taken += size
         return True
 
@@ -40,19 +49,25 @@ class Room:
 
     Args:
         common: That of all sessions, of which this one is a part.
+        cut: Lets go of what is retained, when all sessions together retain too much and this one most.
     """
 
-    __slots__ = ("common", "limit", "taken")
+    __slots__ = ("common", "cut", "limit", "taken")
 
-    def __init__(self, limit: int, common: CommonRoom | None = None) -> None:
+    def __init__(
+        self, limit: int, common: CommonRoom | None = None, cut: Callable[[], object] | None = None
+    ) -> None:
         self.limit = limit
         self.taken = 0
         self.common = common
+        self.cut = cut
 
     def take(self, size: int) -> bool:
         """Whether there was room for *size* bytes more; they are counted then."""
         if self.taken + size > self.limit or not (self.common is None or self.common.take(size, self)):
             return False
+        if not self.taken and size and self.common is not None:
+            self.common.rooms[self] = None
         self.taken += size
         return True
 
@@ -61,12 +76,19 @@ class Room:
         self.taken -= size
         if self.common is not None:
             self.common.taken -= size
+            if not self.taken:
+                self.common.rooms.pop(self, None)
 
     def close(self) -> None:
         """Nothing of it counts for all any more."""
         if self.common is not None:
             self.common.taken -= self.taken
+            self.common.rooms.pop(self, None)
             self.common = None
+
+
+def _taken(room: Room) -> int:
+    return room.taken
 
 
 class Retained:
