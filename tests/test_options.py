@@ -10,9 +10,9 @@ import pytest
 
 from webmesh import options
 from webmesh.exceptions import ConfigurationError
-from webmesh.options import Backoff, Limits, RetryBudget, Timeouts
+from webmesh.options import Backoff, GossipSettings, Limits, RetryBudget, Timeouts
 
-CLASSES = [Limits, Timeouts, Backoff, RetryBudget]
+CLASSES = [Limits, Timeouts, Backoff, RetryBudget, GossipSettings]
 FIELDS = [(cls, field.name) for cls in CLASSES for field in dataclasses.fields(cls)]
 
 

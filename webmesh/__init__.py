@@ -51,7 +51,7 @@ from webmesh.exceptions import (
     WebMeshError,
 )
 from webmesh.observer import Observer
-from webmesh.options import Backoff, Limits, RetryBudget, Timeouts
+from webmesh.options import Backoff, GossipSettings, Limits, RetryBudget, Timeouts
 from webmesh.version import VERSION
 
 if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same names
@@ -72,6 +72,7 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.websocket.connection_stats import ConnectionStats
     from webmesh.websocket.websocket_connection import WebSocketConnection
     from webmesh.protocol.deliveries import Redelivery
+    from webmesh.protocol.node_record import NodeRecord
     from webmesh.topic_access import TopicRequest
     from webmesh.brokers.base import Broker
 
@@ -97,6 +98,7 @@ _HOMES = {
     "Published": "webmesh.messages",
     "Metrics": "webmesh.observability.metrics",
     "Redelivery": "webmesh.protocol.deliveries",
+    "NodeRecord": "webmesh.protocol.node_record",
     "Router": "webmesh.routing",
     "ServerSession": "webmesh.server_session",
     "Subscription": "webmesh.subscription",
@@ -132,6 +134,7 @@ __all__ = [
     "EncodeError",
     "FailedPrecondition",
     "FaultInjector",
+    "GossipSettings",
     "HandlerFailed",
     "HandshakeRejected",
     "HistoryPage",
@@ -146,6 +149,7 @@ __all__ = [
     "MessagePackSerializer",
     "MessageTooBig",
     "Metrics",
+    "NodeRecord",
     "NotFound",
     "Observer",
     "OutOfRange",

@@ -327,8 +327,54 @@ class RetryBudget:
         _check_positive(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GossipSettings:
+    """How the nodes of a mesh watch over each other; times in seconds. All nodes of a mesh should have the same."""
+
+    period: float = 1.0
+    """Between two probes of one node. SWIM's and memberlist's: a dead node is asked within two of them, as a rule."""
+
+    timeout: float = 0.5
+    """For the answer to a probe; memberlist's. A node that finds its own network bad waits up to nine times as long."""
+
+    indirect: int = 3
+    """Others who are asked to probe a node that has not answered; memberlist's. One of them gets through when only the
+    way from here is broken."""
+
+    suspicion: float = 3.0
+    """For a suspect to say that it lives. News needs about one of them to get to 200 nodes and back."""
+
+    spread: float = 0.2
+    """Between two tellings of news, while there is some; memberlist's."""
+
+    fan_out: int = 2
+    """Nodes that are told each time."""
+
+    sync: float = 30.0
+    """Between two comparisons of the whole state with a random node; memberlist's. It mends what news has missed."""
+
+    forget: float = 3600.0
+    """A lost node is remembered for so long: it counts when a majority is asked for."""
+
+    forget_left: float = 60.0
+    """A node that has left is remembered for so long, so that late news does not bring it back."""
+
+    members: int = 256
+    """Nodes of one mesh: each has a link to every other. Further ones are not taken up."""
+
+    news_size: int = 1024
+    """Bytes of news in one message, encoded as JSON; a single larger record goes alone."""
+
+    pause: float = 2.0
+    """A node that was itself away for so long, stopped or held by its own code, believes nothing that it measured
+    meanwhile."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+
 def _check_positive(
-    options: Limits | Timeouts | Backoff | RetryBudget, *, may_be_infinite: tuple[str, ...] = ()
+    options: Limits | Timeouts | Backoff | RetryBudget | GossipSettings, *, may_be_infinite: tuple[str, ...] = ()
 ) -> None:
     for field in fields(options):
         value = getattr(options, field.name)

@@ -40,6 +40,7 @@ RECORD_SIZE: Final = 8 * 1024
 HIGHEST: Final = 2**52
 """Of epochs and versions; every serializer carries it. The year 144683 as an epoch: only a liar gets there."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _ADDRESS = re.compile(r"wss?(?:\+unix)?://[!-~]+")
 
 
@@ -210,4 +211,4 @@ def _is_number(value: object) -> bool:
 
 
 def _encoded(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
