@@ -713,3 +713,23 @@ class TwoNodeContract(Nodes):
         gevent.joinall([gevent.spawn(claim, broker) for broker in (one, other, one, other)], raise_error=True)
         assert list(range(20)) == sorted(value for value in claimed if value is not None)
         assert {} == dict(one.records("wills"))
+
+    def test_a_record_that_is_put_again_meanwhile_is_not_missing(self, node):
+        """Whoever lives renews its record again and again: a single look without it would make it dead."""
+        (one, _), (other, _) = node(), node()
+        one.put("nodes", "one", 1, 60.0)
+        stopping = []
+
+        def renew() -> None:
+            while not stopping:
+                one.put("nodes", "one", 1, 60.0)
+                gevent.sleep(0.002)
+
+        renewing = gevent.spawn(renew)
+        looks = []
+        for _ in range(400):
+            other.put("nodes", "other", 1, 60.0)
+            looks.append({*other.records("nodes")})
+        stopping.append(True)
+        renewing.join()
+        assert [] == [look for look in looks if look != {"one", "other"}]

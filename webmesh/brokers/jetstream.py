@@ -26,6 +26,9 @@ NANOSECONDS = 1_000_000_000
 BATCH = 1000
 """Messages that are asked for at a time, as many as a connection's buffers hold easily."""
 
+READS = 5
+"""How often something is read at most until all of it has come: what is replaced meanwhile the server may leave out."""
+
 NO_CONSUMER = 10014
 """Number of the refusal where a consumer is not there."""
 
@@ -174,6 +177,16 @@ class JetStream:
         Args:
             start, most: Of a subject, only what begins with this sequence, and at most so many.
         """
+        for _ in range(READS):
+            found, complete = await self._read(stream, subject, newest_only=newest_only, start=start, most=most)
+            if complete:
+                break
+        return found
+
+    async def _read(
+        self, stream: str, subject: str, *, newest_only: bool, start: int | None, most: int | None
+    ) -> tuple[list[Stored], bool]:
+        """The same, and whether that were as many as the server had promised."""
         inbox = f"_INBOX.{os.urandom(11).hex()}"
         arrived: asyncio.Queue[Message] = asyncio.Queue()
         await self.link.subscribe(inbox, arrived.put_nowait)
@@ -188,16 +201,19 @@ class JetStream:
             name = made["name"]
             self._clock.told(made.get("created"), before, self._clock.own())
             count = int(made["num_pending"])
-            return await self._fetch(stream, name, inbox, arrived, count if most is None else min(count, most))
+            count = count if most is None else min(count, most)
+            found = await self._fetch(stream, name, inbox, arrived, count, newest_only=newest_only)
+            return found, len(found) >= count
         finally:
             await self.link.unsubscribe(inbox)
             if name is not None:
                 self.link.send(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
 
     async def _fetch(
-        self, stream: str, consumer: str, inbox: str, arrived: asyncio.Queue[Message], count: int
+        self, stream: str, consumer: str, inbox: str, arrived: asyncio.Queue[Message], count: int, *, newest_only: bool
     ) -> list[Stored]:
-        found: list[Stored] = []
+        # A server gives a message twice where the one before it was replaced meanwhile: it counts once.
+        found: dict[int | str, Stored] = {}
         while len(found) < count:
             batch = min(BATCH, count - len(found))
             asked = json.dumps({"batch": batch, "no_wait": True}).encode()
@@ -208,10 +224,15 @@ class JetStream:
                         message = await arrived.get()
                 except TimeoutError:
                     raise BrokerUnavailable("NATS did not give what it has") from None
-                if not message.reply:  # a status: some went meanwhile
-                    return found
-                found.append(Stored(delivered_sequence(message), message.subject, message.data, message.headers))
-        return found
+                if not message.reply:  # a status: some went, or were replaced, meanwhile
+                    return _in_order(found)
+                one = Stored(delivered_sequence(message), message.subject, message.data, message.headers)
+                found[one.subject if newest_only else one.sequence] = one
+        return _in_order(found)
+
+
+def _in_order(found: Mapping[int | str, Stored]) -> list[Stored]:
+    return sorted(found.values(), key=lambda one: one.sequence)
 
 
 def delivered_sequence(message: Message) -> int:
