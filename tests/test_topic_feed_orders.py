@@ -52,6 +52,10 @@ class Node:
         self.epoch = f"run {self.runs}"
         self.last = dict.fromkeys(TOPICS, 0)
 
+    def lags(self) -> bool:
+        """Whether something of a former run is still to come: which of three runs is the newest nobody could tell."""
+        return any(message.epoch != self.epoch for message, _ in self.wire) or bool(self.pending)
+
     # ------------------------------------------------------------------- publishing
 
     def publish(self, topic: str, *, live: bool = True, brief: bool = False, own: bool = False) -> None:
@@ -251,7 +255,7 @@ def play(node: Node, program: Program, step: Any) -> None:
         topic = "a" if node.exact else topic
         node.publish(topic, live=how != "missed", brief=how == "brief", own=how == "own")
         return
-    if step in ("flush", "restart"):
+    if step == "restart" or (step == "flush" and not node.lags()):
         node.begin_run()
     if step in ("lose", "restart"):
         node.lose()
@@ -287,8 +291,8 @@ def settle(node: Node, program: Program) -> None:
 @pytest.mark.row(96)
 @pytest.mark.parametrize("acks", [False, True], ids=["plain", "acknowledged"])
 @pytest.mark.parametrize("pattern", ["a", "*"])
-@given(steps=st.lists(STEPS, max_size=60))
-@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(STEPS, min_size=40, max_size=80))
+@settings(max_examples=150, deadline=None)
 def test_whatever_happens_nothing_is_skipped_untold_nor_comes_twice(pattern: str, acks: bool, steps: list[Any]) -> None:
     """Numbers of a topic go up, but for what was rejected; each delivery is answered once, and in the end all are."""
     with pytest.MonkeyPatch.context() as patch, gevent.Timeout(20):
