@@ -32,6 +32,9 @@ EXTRAS_REQUIRE = {
     "metrics": [
         "prometheus_client>=0.21",  # the oldest that the tests of the pages were tried with
     ],
+    "cli": [
+        "rich>=13.9",  # the oldest that `webmesh top` was tried with
+    ],
     "redis": [
         "redis>=6.2,<9",  # the oldest and newest that the engine was tried with; hiredis makes it quicker
     ],

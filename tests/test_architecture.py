@@ -156,7 +156,8 @@ LAYERS = {
 
 PARSERS = {"wsproto", "h11", "msgpack", "ujson"}
 SERVICES = {"gevent", "prometheus_client", "jwt", "itsdangerous", "redis", "nats"}
-THIRD_PARTY = {0: set(), 1: PARSERS, 2: PARSERS | {"gevent"}, 3: SERVICES, 4: {"gevent"}, 6: {"gevent", "pytest"}}
+EDGES = {"gevent", "pytest", "rich"}
+THIRD_PARTY = {0: set(), 1: PARSERS, 2: PARSERS | {"gevent"}, 3: SERVICES, 4: {"gevent"}, 6: EDGES}
 """Layer → packages from outside the standard library that it may import."""
 
 IMPURE = {

@@ -10,7 +10,7 @@ import pytest
 from tests.running import PATIENCE, connected, running, wait_for
 from webmesh.auth import Credentials, Identity
 from webmesh.call_counts import BUCKETS
-from webmesh.exceptions import InvalidArgument, NotFound, PermissionDenied, RequestTimeout
+from webmesh.exceptions import DeadlineExceeded, InvalidArgument, NotFound, PermissionDenied, RequestTimeout
 from webmesh.message_serializers import MessagePackSerializer, StandardJsonSerializer
 from webmesh.node_status import gather_stats
 from webmesh.routing import Router
@@ -161,4 +161,4 @@ def test_links_are_asked_all_at_once_and_within_a_time() -> None:
     with connection_pair(server=quick) as (first, _), connection_pair(server=hangs) as (second, _):
         found = gather_stats({"a": first, "b": second}, 1.0)
     assert {"seconds": 1} == found["a"]
-    assert isinstance(found["b"], RequestTimeout)
+    assert isinstance(found["b"], RequestTimeout | DeadlineExceeded)  # ours, or what its node says of itself

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from webmesh.cli.arguments import OneLineParser
+from webmesh.cli.connecting import add_login, add_url, dialling, seconds
 from webmesh.cli.loading import load_serializer
 from webmesh.deadline import Deadline
 from webmesh.exceptions import (
@@ -78,63 +79,27 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         epilog=f"Exit status: {ANSWERED} answered, {REMOTE_ERROR} answered with an error, {USAGE} used wrongly, "
         f"{NO_CONNECTION} no connection or it was lost, {TIMED_OUT} no answer in time.",
     )
-    parser.add_argument("url", metavar="URL", help="ws://host:port, wss://host:port or ws+unix:///path")
+    add_url(parser)
     parser.add_argument("path", metavar="PATH", help="of the route, such as /users/7")
     parser.add_argument("payload", metavar="JSON", nargs="?", default="null", help="what to send; - for stdin")
     parser.add_argument(
-        "--timeout", type=_seconds, default=timeout, metavar="S", help=f"for all; inf: no end (default: {timeout:g})"
+        "--timeout", type=seconds, default=timeout, metavar="S", help=f"for all; inf: no end (default: {timeout:g})"
     )
     parser.add_argument(
         "--header", action="append", type=_header, default=[], metavar="K=V", dest="headers", help="of the request"
     )
-    tokens = parser.add_mutually_exclusive_group()  # never itself: everybody on the machine sees command lines
-    tokens.add_argument("--token-env", metavar="NAME", help="log in with the token in this environment variable")
-    tokens.add_argument("--token-file", metavar="PATH", type=Path, help="log in with the token in this file")
     parser.add_argument("--serializer", default="msgpack", metavar="msgpack|json|module:Class", help="default: msgpack")
-    parser.add_argument("--insecure", action="store_true", help="accept any certificate of the server: for tests only")
+    add_login(parser)
     return parser
 
 
 def _call(options: argparse.Namespace, payload: object) -> int:
-    # Late, so that wrong arguments are told at once: gevent and ssl take a third of a second.
-    from webmesh.webmesh_client import WebMeshClient
-    from webmesh.websocket.tls import client_context
-
     deadline = Deadline(None if options.timeout == math.inf else options.timeout)
-    client = WebMeshClient(
-        options.url,
-        serializer_type=load_serializer(options.serializer, Path.cwd()),
-        tls=client_context(insecure_skip_verify=True) if options.insecure else None,
-        headers=_login(options),
-        reconnect=False,
-        session=False,  # a stream that waits for the next connection would wait in vain
-    )
+    client = dialling(options, load_serializer(options.serializer, Path.cwd()))
     with client:
         client.connect(deadline.remaining())
         _print_answer(client, options, payload, deadline)
     return ANSWERED
-
-
-def _login(options: argparse.Namespace) -> dict[str, str]:
-    """The header of the upgrade that logs in; none where no token was asked for.
-
-    Raises:
-        ConfigurationError: There is no token where it should be, or it is none. It is not quoted.
-    """
-    if options.token_env is not None:
-        where, token = f"the variable {options.token_env}", os.environ.get(options.token_env, "")
-    elif options.token_file is not None:
-        where = str(options.token_file)
-        try:
-            token = options.token_file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"cannot read the token: {getattr(error, 'strerror', None) or error}") from None
-    else:
-        return {}
-    token = token.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigurationError(f"there is no token in {where}: one is a line of ASCII without spaces")
-    return {"Authorization": f"Bearer {token}"}
 
 
 def _print_answer(client: WebMeshClient, options: argparse.Namespace, payload: object, deadline: Deadline) -> None:
@@ -213,13 +178,3 @@ def _header(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
     return name, value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
-    if not value > 0:  # NaN included
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value

@@ -15,6 +15,8 @@ from webmesh.cli.arguments import OneLineParser
 COMMANDS = {
     "serve": "serve a WebMeshServer; the same as python -m webmesh.serve",
     "call": "call a route by hand and print its answer as JSON",
+    "status": "show the nodes of a mesh, and how they are",
+    "top": "watch nodes, services or routes live",
 }
 """Command → what it does."""
 
@@ -34,6 +36,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "webmesh") -> in
 def _command(name: str) -> Callable[..., int]:
     if name == "serve":
         from webmesh.serve import main as command
+    elif name == "status":
+        from webmesh.cli.status import main as command
+    elif name == "top":
+        from webmesh.cli.top import main as command
     else:
         from webmesh.cli.call import main as command
     return command
