@@ -39,7 +39,7 @@ class Peer:
         self.answers.append(answer)
 
     def tell(self, lost: Losses) -> None:
-        self.told.extend(event["offset"] for event in lost.events(lambda sub: None))
+        self.told.extend(event["offset"] for event in lost.events(lambda sub: ("*",)))
 
     def cut_off(self, code: int, reason: str) -> None:
         self.closed.append(code)

@@ -15,7 +15,7 @@ def test_each_topic_is_told_of_once():
     assert [
         {"topic": "a", "event": "gap", "data": {"reason": "slow"}, "subs": [1], "offset": 2, "epoch": "e"},
         {"topic": "b", "event": "gap", "data": {"reason": "encoding"}, "subs": [1, 2]},
-    ] == losses.events(lambda sub: None)
+    ] == losses.events(lambda sub: ("*",))
 
 
 def test_beyond_a_number_of_topics_whole_patterns_are_told():
@@ -26,3 +26,15 @@ def test_beyond_a_number_of_topics_whole_patterns_are_told():
     events = losses.events(lambda sub: ("a", "*") if sub else None)
     assert MOST_TOPICS + 1 == len(events)
     assert {"topic": "a/*", "event": "gap", "data": {"reason": "slow", "pattern": True}, "subs": [1]} == events[-1]
+
+
+def test_each_subscription_is_told_of_its_own():
+    """One topic may be lost to one of them, and later to another; one that has ended is told nothing."""
+    losses = Losses()
+    losses.add(Publication("a", offset=1, epoch="e"), [1, 2, 3], "slow")
+    losses.add(Publication("a", offset=2, epoch="e"), [2], "encoding")
+    losses.forget(3)
+    events = losses.events(lambda sub: ("a",))
+    assert [([1], 1, "slow"), ([2], 2, "encoding")] == [
+        (event["subs"], event["offset"], event["data"]["reason"]) for event in events
+    ]

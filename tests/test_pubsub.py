@@ -15,6 +15,7 @@ from webmesh import losses
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.exceptions import BrokerUnavailable, InvalidArgument, Unavailable
 from webmesh.messages import Message
+from webmesh.options import Limits
 from webmesh.pubsub import topic_segments
 from webmesh.testing import RecordingObserver
 from webmesh.webmesh_server import WebMeshServer
@@ -206,3 +207,26 @@ def test_a_loss_on_very_many_topics_is_told_by_the_pattern(server: WebMeshServer
         told = [peer.next() for _ in range(4)]
     assert ["x/*", "x/0", "x/1", "x/2"] == sorted(one["topic"] for one in told)
     assert all([sub] == one["subs"] and "gap" == one["event"] for one in told)
+
+
+def test_what_may_be_left_out_and_found_no_room_while_away_is_told() -> None:
+    """To the subscriptions that may miss it, and to no others."""
+    server = WebMeshServer(limits=Limits(session_backlog=32 * 1024))
+    server.topic("d/**", slow_peer="drop_oldest")
+    with running(server), topic_peer(server) as before:
+        sub = before.subscribe("d/*")["sub"]
+        before.subscribe("x")
+        before.cut()
+        wait_for(lambda: server._begun.parts.sessions.away == 1)
+        server.publish("x", "kept")
+        for number in range(100):
+            server.publish("d/y", f"{number} {'x' * 1000}")
+        with topic_peer(server, resume=before.resume) as after:
+            assert after.greeting["resumed"]
+            server.publish("x", "end")
+            got = []
+            while not got or got[-1]["data"] != "end":
+                got.append(after.next())
+            gaps = [(one["subs"], one["data"]) for one in got if "event" in one]
+            assert [([sub], {"reason": "slow", "pattern": True})] == gaps
+            assert 0 < sum(one["topic"] == "d/y" for one in got) < 100

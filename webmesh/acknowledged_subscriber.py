@@ -118,6 +118,8 @@ class PeerDeliveries(Acknowledged):
 
     def unsubscribed(self, sub: int) -> None:
         """A subscription has ended: what is for it alone is not delivered again."""
+        if self._lost is not None:
+            self._lost.forget(sub)
         for delivery in self.deliveries:
             letter = delivery.message
             if sub in letter.token:

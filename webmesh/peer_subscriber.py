@@ -101,8 +101,8 @@ class PeerSubscriber:
     """
 
     __slots__ = (
-        "_desk", "_direct", "_lost", "_next_id", "_stream", "_ticked", "conversation", "followers", "judged", "kept",
-        "letters", "name", "over", "owner", "serializer", "subscriptions",
+        "_desk", "_direct", "_loose_subs", "_lost", "_next_id", "_stream", "_ticked", "conversation", "followers",
+        "judged", "kept", "letters", "name", "over", "owner", "serializer", "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +125,7 @@ class PeerSubscriber:
         self._ticked = 0
         self._speak_by(conversation.stream)
         self._lost: Losses | None = None
+        self._loose_subs: set[int] | None = None  # that may miss what was left out while it was away
 
     # ------------------------------------------------------------------ deliveries
 
@@ -168,6 +169,9 @@ class PeerSubscriber:
         stream, key = self._stream, publication.conflate_key
         if stream is None:
             if self.kept is not None:
+                if self._loose_subs is None:
+                    self._loose_subs = set()
+                self._loose_subs.update(subs)
                 self.kept.add_loose(message, None if key is None else (publication.topic, key))
             return self.kept is not None
         if self._lost is not None and not stream.full:
@@ -205,6 +209,9 @@ class PeerSubscriber:
         """These subscriptions, with their patterns, were ended here: what is kept for them does not go out, and it is
         told of their end."""
         reason = PermissionDenied.code
+        if self._lost is not None:
+            for sub in ended:
+                self._lost.forget(sub)
         told = [messages.ended(pattern, reason, sub) for sub, pattern in ended.items()]
         if self.kept is not None:
             filler = shared(self.serializer.serialize(told[0]), 1)  # in the place of what is counted
@@ -336,6 +343,11 @@ class PeerSubscriber:
                 subscription.catching_up.begin()  # its answer was lost with the old connection
 
     def _send_missed(self, kept: KeptDeliveries, stream: MessageStream) -> None:
+        for sub in (self._loose_subs or ()) if kept.left_out else ():
+            pattern = self._pattern_of(sub)
+            if pattern is not None:
+                self.send(messages.pattern_gap(pattern, "slow", [sub]))
+        self._loose_subs, kept.left_out = None, False
         desk, before = self._desk, kept.expired
         missed = kept.take_missed() if desk is None else kept.take_missed(desk.now(), self.serializer.serialize)
         for data in missed:

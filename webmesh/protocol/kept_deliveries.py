@@ -86,12 +86,13 @@ class KeptDeliveries:
         first: Number of the oldest that can be had again.
         mark: How many had been sent when the loss of the peer was noticed; `None` while it is there.
         expired: How many were worthless when the peer came back, so far.
+        left_out: Whether loose ones had to go, of which the peer is not told yet.
         broken: Whether something of what came while the peer was away had to go: then it cannot go on.
     """
 
     __slots__ = (
         "_asked", "_granted", "_kept", "_loose", "_places", "_recount", "_room", "_size", "_ticked", "broken",
-        "expired", "first", "mark",
+        "expired", "first", "left_out", "mark",
     )  # fmt: skip
 
     def __init__(self, room: Room) -> None:
@@ -107,7 +108,7 @@ class KeptDeliveries:
         self._asked = 0
         self.first = 0
         self.mark: int | None = None
-        self.broken = False
+        self.broken = self.left_out = False
         self.expired = 0
 
     def __len__(self) -> int:
@@ -160,6 +161,7 @@ class KeptDeliveries:
         if self._loose:
             place, (_, message) = self._loose.popitem(last=False)
             self._size -= message[1] + self._extra(place)
+            self.left_out = True
             return True
         if not self._kept:
             return False
