@@ -19,15 +19,15 @@ import gevent
 from webmesh.call import CURRENT, Call, follow_current
 from webmesh.deadline import Deadline, finite
 from webmesh.exceptions import ConnectionClosed, RequestTimeout, TransportError
-from webmesh.known_routes import KnownRoutes
 from webmesh.observer import Observer
 from webmesh.options import RetryBudget
 from webmesh.retries import ATTEMPTS, RETRIABLE, RetryTokens, exhausted, retry_delay, retry_reason, surely_not_begun
 from webmesh.websocket.future import Future
-from webmesh.websocket.hub import Completion
+from webmesh.websocket.hub import Completion, HubThread
 
 if TYPE_CHECKING:
     from webmesh.client_link import ClientLink
+    from webmesh.known_routes import KnownRoutes
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
 Send: TypeAlias = "Callable[[WebSocketConnection, float], Any]"
@@ -170,7 +170,7 @@ class CallAttempts:
     def _begin_anew(self, context: Context, call: tuple[Any, ...], spawned: Spawned, error: BaseException) -> None:
         """In the hub."""
         failed = None if isinstance(error, ConnectionClosed) else error
-        job = gevent.spawn(context.run, self._fulfil, spawned, (*call, failed))
+        job = gevent.spawn(context.run, _fulfil, spawned, lambda: self.run(*(*call, failed)))
         self._link.home.oversee(spawned)
         spawned.when_done(lambda: job.kill(block=False))
 
@@ -184,32 +184,9 @@ class CallAttempts:
         connection: WebSocketConnection,
     ) -> Future:
         """`run` in a greenlet of the client's hub, with a future for its result."""
-        home = self._link.home
-        completion: Completion[Any] = Completion(home.hub)
-        home.oversee(completion)
-        context, jobs = copy_context(), []
-
-        def start() -> None:  # there, since a greenlet belongs to the hub in which it is made
-            jobs.append(gevent.spawn(context.run, self._fulfil, completion, (send, path, deadline, terms, connection)))
-
-        def kill() -> None:
-            gevent.killall(jobs, block=False)
-
-        future = Future(path, completion, deadline, seconds, lambda: home.post(kill))
-        home.post(start)
-        home.post(future.expire_later, home)
-        handled = CURRENT.get()
-        if handled is not None and not home.inside():  # as `WebSocketConnection.start_call`
-            handled.follow(future)
-        return future
-
-    def _fulfil(self, completion: Completion[Any], call: tuple[Any, ...]) -> None:
-        try:
-            completion.succeed(self.run(*call))
-        except gevent.GreenletExit:
-            raise  # by the future, which has its result
-        except BaseException as error:  # whoever waits must see it
-            completion.fail(error)
+        return in_background(
+            self._link.home, partial(self.run, send, path, deadline, terms, connection), path, deadline, seconds
+        )
 
 
 class Spawned(Completion[Any]):
@@ -237,6 +214,38 @@ class Spawned(Completion[Any]):
             again(self, error)
         else:
             super().fail(error)
+
+
+def in_background(
+    home: HubThread, function: Callable[[], Any], path: str, deadline: Deadline, seconds: float | None
+) -> Future:
+    """Run *function*, which makes a call, in a greenlet of *home*, with a future for its result."""
+    completion: Completion[Any] = Completion(home.hub)
+    home.oversee(completion)
+    context, jobs = copy_context(), []
+
+    def start() -> None:  # there, since a greenlet belongs to the hub in which it is made
+        jobs.append(gevent.spawn(context.run, _fulfil, completion, function))
+
+    def kill() -> None:
+        gevent.killall(jobs, block=False)
+
+    future = Future(path, completion, deadline, seconds, lambda: home.post(kill))
+    home.post(start)
+    home.post(future.expire_later, home)
+    handled = CURRENT.get()
+    if handled is not None and not home.inside():  # as `WebSocketConnection.start_call`
+        handled.follow(future)
+    return future
+
+
+def _fulfil(completion: Completion[Any], function: Callable[[], Any]) -> None:
+    try:
+        completion.succeed(function())
+    except gevent.GreenletExit:
+        raise  # by the future, which has its result
+    except BaseException as error:  # whoever waits must see it
+        completion.fail(error)
 
 
 def call_deadline(path: str, seconds: float) -> Deadline:

@@ -37,6 +37,11 @@ class CallPolicy:
     that is missing. Without a zone of one's own it means nothing."""
 
     # ------------------------------------------------------------------------------ how often: `service_calls`
+    find_wait: float = 5.0
+    """Seconds that a call waits for a service of which no instance is known: a node that has just started does not know
+    all others yet, and a name that is misspelt is told soon. Where instances are known and none can be reached, a call
+    waits as long as it may."""
+
     attempts: int = 5
     """How often one call is sent at most, the first time included (gRPC's bound). 1 sends nothing twice."""
 
@@ -112,17 +117,17 @@ class CallPolicy:
             self._check(name, (int, float), math.ulp(0.0), math.inf)
         for name in ("same_zone", "hedge_share", "breaker_share", "eject_above"):
             self._check(name, (int, float), 0, 1)
+        self._check("find_wait", (int, float), 0, math.inf)
         if not isinstance(self.hedge, bool):
             self._check("hedge", (int, float), math.ulp(0.0), math.inf)
         for name in ("shared_keys", "in_flight_wait"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"CallPolicy.{name} must be true or false, not {getattr(self, name)!r}")
 
-    def _check(self, name: str, kind: type | tuple[type, ...], least: float, most: float) -> None:
+    def _check(self, name: str, kind: type[int] | tuple[type[int], type[float]], least: float, most: float) -> None:
         value: Any = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, kind):
             raise ConfigurationError(f"CallPolicy.{name} must be a number, {'whole, ' * (kind is int)}not {value!r}")
-        number: float = value
-        if not least <= number <= most or number == math.inf:
+        if not least <= value <= most or value == math.inf:
             limits = f"from {least:g} to {most:g}" if most < math.inf else "above 0 and finite"
             raise ConfigurationError(f"CallPolicy.{name} must be {limits}, not {value!r}")

@@ -28,9 +28,13 @@ class KnownRoutes:
 
     A new connection may lead to another version of the server, so it is learnt anew there; until then the old
     knowledge counts.
+
+    Args:
+        every: Know the patterns of all routes, for `route`, and not of the idempotent ones alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, every: bool = False) -> None:
+        self._every = every
         self._fixed: frozenset[str] = frozenset()
         self._router: Router | None = None
         self._learning: gevent.Greenlet[[WebSocketConnection, int], None] | None = None
@@ -42,6 +46,11 @@ class KnownRoutes:
             return True
         found = self._router.match(path) if self._router is not None else None
         return found is not None and found[0].options["idempotent"] is True
+
+    def route(self, path: str) -> str | None:
+        """The pattern of the route that *path* leads to, as far as is known."""
+        found = self._router.match(path) if self._router is not None else None
+        return found[0].pattern if found is not None else None
 
     # ------------------------------------------------------------------ learning
 
@@ -75,12 +84,12 @@ class KnownRoutes:
         flags = {path: one.get("idempotent") is True for one in routes if isinstance(path := one.get("path"), str)}
         # A path without parameters wins over every pattern, so these count whatever else there is.
         self._fixed = frozenset(path for path, idempotent in flags.items() if idempotent and "<" not in path)
-        self._router = _router_of(flags)
+        self._router = _router_of(flags, every=self._every)
 
 
-def _router_of(flags: dict[str, bool]) -> Router | None:
+def _router_of(flags: dict[str, bool], *, every: bool) -> Router | None:
     """Matches as the server does; `None` where it cannot, as with kinds of parameters that only the server knows."""
-    if not any(idempotent and "<" in path for path, idempotent in flags.items()):
+    if not every and not any(idempotent and "<" in path for path, idempotent in flags.items()):
         return None
     router = Router()
     try:

@@ -54,6 +54,15 @@ class Observer:
     def call_retried(self, path: str, reason: str) -> None:
         """A client sends a call again; *reason* is the wire code or the kind of loss that it follows."""
 
+    def call_hedged(self, path: str) -> None:
+        """A call was sent to a second instance as well, since the first took long."""
+
+    def instance_ejected(self, service: str, node: str, reason: str, seconds: float) -> None:
+        """An instance gets no calls for so long; *reason* is in fixed words."""
+
+    def breaker_changed(self, service: str, route: str, state: str) -> None:
+        """The circuit breaker of a route of a service; *state* is `open` or `closed`."""
+
     def published(self, receivers: int) -> None:
         """A publication was accepted here, and reached so many subscriptions of this node."""
 
@@ -120,6 +129,18 @@ class GuardedObserver(Observer):
     def call_retried(self, path: str, reason: str) -> None:
         """See `Observer`."""
         self._pass_on(self._inner.call_retried, path, reason)
+
+    def call_hedged(self, path: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.call_hedged, path)
+
+    def instance_ejected(self, service: str, node: str, reason: str, seconds: float) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.instance_ejected, service, node, reason, seconds)
+
+    def breaker_changed(self, service: str, route: str, state: str) -> None:
+        """See `Observer`."""
+        self._pass_on(self._inner.breaker_changed, service, route, state)
 
     def published(self, receivers: int) -> None:
         """See `Observer`."""
@@ -211,6 +232,21 @@ class ObserverPair(Observer):
         """See `Observer`."""
         self._first.call_retried(path, reason)
         self._second.call_retried(path, reason)
+
+    def call_hedged(self, path: str) -> None:
+        """See `Observer`."""
+        self._first.call_hedged(path)
+        self._second.call_hedged(path)
+
+    def instance_ejected(self, service: str, node: str, reason: str, seconds: float) -> None:
+        """See `Observer`."""
+        self._first.instance_ejected(service, node, reason, seconds)
+        self._second.instance_ejected(service, node, reason, seconds)
+
+    def breaker_changed(self, service: str, route: str, state: str) -> None:
+        """See `Observer`."""
+        self._first.breaker_changed(service, route, state)
+        self._second.breaker_changed(service, route, state)
 
     def published(self, receivers: int) -> None:
         """See `Observer`."""

@@ -109,6 +109,18 @@ class RecordingObserver(Observer):
         """`("call_retried", path, reason)`."""
         self.events.append(("call_retried", path, reason))
 
+    def call_hedged(self, path: str) -> None:
+        """`("call_hedged", path)`."""
+        self.events.append(("call_hedged", path))
+
+    def instance_ejected(self, service: str, node: str, reason: str, seconds: float) -> None:
+        """`("instance_ejected", service, node, reason, seconds)`."""
+        self.events.append(("instance_ejected", service, node, reason, seconds))
+
+    def breaker_changed(self, service: str, route: str, state: str) -> None:
+        """`("breaker_changed", service, route, state)`."""
+        self.events.append(("breaker_changed", service, route, state))
+
     def published(self, receivers: int) -> None:
         """`("published", receivers)`."""
         self.events.append(("published", receivers))

@@ -54,6 +54,7 @@ def test_every_counter_has_its_family() -> None:
         "refused": ("a", "b"), "link_changed": ("", "lost", ""), "session_changed": ("lost", ""),
         "login_finished": ("", "ok"), "peer_stalled": (None, True), "call_retried": ("", "a"), "hub_held": ("a", 1, ""),
         "published": (1,), "will_fired": ("", "lost"),
+        "call_hedged": ("",), "instance_ejected": ("", "", "a", 1.0), "breaker_changed": ("", "", "open"),
     }.items():  # fmt: skip
         getattr(metrics, hook)(*arguments)
     assert set(COUNTERS) == set(metrics.tables)

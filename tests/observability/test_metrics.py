@@ -69,6 +69,9 @@ def test_labels_hold_nothing_that_a_peer_says() -> None:
     metrics.session_changed("lost", "MARK")
     metrics.login_finished("MARK", "ok")
     metrics.call_retried("MARK", "unavailable")
+    metrics.call_hedged("MARK")
+    metrics.instance_ejected("MARK", "MARK", "failed again", 5.0)
+    metrics.breaker_changed("MARK", "MARK", "open")
     metrics.hub_held("/a", 0.2, "MARK")
     assert "MARK" not in json.dumps(metrics.snapshot())
 

@@ -105,6 +105,18 @@ class EventCounts(Observer):
         """See `Observer`; paths of calls hold ids, so they are no labels."""
         self._count("calls_retried", reason)
 
+    def call_hedged(self, path: str) -> None:
+        """See `Observer`."""
+        self._count("calls_hedged")
+
+    def instance_ejected(self, service: str, node: str, reason: str, seconds: float) -> None:
+        """See `Observer`; services and nodes are named by peers."""
+        self._count("instances_ejected", reason)
+
+    def breaker_changed(self, service: str, route: str, state: str) -> None:
+        """See `Observer`."""
+        self._count("breaker_changes", state)
+
     def will_fired(self, topic: str, reason: str) -> None:
         """See `Observer`; the topic is a peer's own text."""
         self._count("wills_fired", reason)

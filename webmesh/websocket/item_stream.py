@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ class ItemStream:
         self._credit_bell: Completion[None] = Completion(home.hub)
         self._sent_all = False
         self._timer: Any = None
+        self._on_over: Callable[[], object] | None = None
         self._deadline = Deadline(None)
 
     def opened(self, request: OpenRequest) -> None:
@@ -68,7 +69,19 @@ class ItemStream:
         self._inbox.fail(error)
         self._wind_up()
 
+    def when_over(self, callback: Callable[[], object]) -> None:
+        """Call *callback* once nothing more will come, in whichever thread learns of it; it must not block."""
+        self._on_over = callback
+        if self.over:
+            self._tell_over()
+
+    def _tell_over(self) -> None:
+        callback, self._on_over = self._on_over, None
+        if callback is not None:
+            callback()
+
     def _wind_up(self) -> None:
+        self._tell_over()
         if self._timer is not None:
             self._timer.close()
             self._timer = None
