@@ -21,6 +21,7 @@ from webmesh.exceptions import (
     DataLoss,
     DeadlineExceeded,
     DecodeError,
+    DiscoveryError,
     DuplicateRoute,
     EncodeError,
     FailedPrecondition,
@@ -45,6 +46,7 @@ from webmesh.exceptions import (
     RouteNotFound,
     RoutingError,
     SerializationError,
+    ServiceNotFound,
     TransportError,
     Unauthenticated,
     Unavailable,
@@ -58,7 +60,10 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.auth import CertificateAuthenticator, Credentials, Identity, SharedSecretAuthenticator
     from webmesh.authorisation import Policy
     from webmesh.call import Call, current_call
+    from webmesh.call_policy import CallPolicy
     from webmesh.fault_injection import FaultInjector
+    from webmesh.gathering import Answer, Gathering
+    from webmesh.instances import Instance
     from webmesh.link_states import LinkEvent
     from webmesh.message_serializers import AbstractMessageSerializer, MessagePackSerializer, StandardJsonSerializer
     from webmesh.messages import HistoryPage, Message, Position, Published
@@ -87,6 +92,10 @@ _HOMES = {
     "Broker": "webmesh.brokers.base",
     "Call": "webmesh.call",
     "current_call": "webmesh.call",
+    "CallPolicy": "webmesh.call_policy",
+    "Answer": "webmesh.gathering",
+    "Gathering": "webmesh.gathering",
+    "Instance": "webmesh.instances",
     "FaultInjector": "webmesh.fault_injection",
     "LinkEvent": "webmesh.link_states",
     "AbstractMessageSerializer": "webmesh.message_serializers",
@@ -116,10 +125,12 @@ __all__ = [
     "Aborted",
     "AbstractMessageSerializer",
     "AlreadyExists",
+    "Answer",
     "Backoff",
     "BadPattern",
     "Broker",
     "Call",
+    "CallPolicy",
     "Cancelled",
     "CertificateAuthenticator",
     "ConfigurationError",
@@ -130,15 +141,18 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "DecodeError",
+    "DiscoveryError",
     "DuplicateRoute",
     "EncodeError",
     "FailedPrecondition",
     "FaultInjector",
+    "Gathering",
     "GossipSettings",
     "HandlerFailed",
     "HandshakeRejected",
     "HistoryPage",
     "Identity",
+    "Instance",
     "InvalidArgument",
     "Limits",
     "LinkEvent",
@@ -173,6 +187,7 @@ __all__ = [
     "SerializationError",
     "ServerSession",
     "ServerTLS",
+    "ServiceNotFound",
     "SharedSecretAuthenticator",
     "StandardJsonSerializer",
     "Subscription",
