@@ -38,6 +38,8 @@ class Node:
     sent_bytes: int = 0
     lost_seen: list[str] = field(default_factory=list)
     """Whom it has held for lost, in order."""
+    late: list[Callable[[], None]] | None = None
+    """What happens when it goes on, if it is stopped."""
 
 
 class Mesh:
@@ -92,6 +94,18 @@ class Mesh:
     def kill(self, node: str) -> None:
         """It ends without a word."""
         self.nodes[node].running = False
+
+    def stop(self, node: str) -> None:
+        """It stands still, as by SIGSTOP: what is sent to it gets lost, and its own timers expire when it goes on."""
+        self.nodes[node].running, self.nodes[node].late = False, []
+
+    def go_on(self, node: str) -> None:
+        """As by SIGCONT."""
+        stopped = self.nodes[node]
+        late, stopped.late, stopped.running = stopped.late or [], None, True
+        for action in late:
+            action()
+        self._tick(stopped)
 
     def restart(self, node: str, known: str) -> Node:
         """It is there again, as another incarnation."""
@@ -160,7 +174,9 @@ class Mesh:
         waiting = [True]
 
         def end(reply: Any) -> None:
-            if waiting and node.running:
+            if node.late is not None:
+                node.late.append(lambda: end(reply))
+            elif waiting and node.running:
                 waiting.clear()
                 ended(reply)
 

@@ -111,6 +111,16 @@ def test_its_own_evidence_counts_more() -> None:
     assert (OK, LOST) == (table.members["n1"].state, table.members["n1"].seen)
 
 
+def test_evidence_of_an_old_incarnation_says_nothing_of_the_new() -> None:
+    """It was another process that answered."""
+    table = table_with(claim_of(record()))
+    table.prove("n1", 10.0)
+
+    table.learn(claim_of(record(epoch=6), LOST, age=5.0), 12.0)
+
+    assert SUSPECT == table.members["n1"].state
+
+
 def test_others_losses_are_asked_once_more() -> None:
     """A side that was cut off says of all others that they are lost: each may answer first, at once."""
     table = table_with(claim_of(record()))

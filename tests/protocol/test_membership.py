@@ -93,6 +93,19 @@ def test_who_does_not_answer_is_asked_through_others() -> None:
     assert ["lost"] == [change.after for change in here.changes()]
 
 
+def test_a_last_word_that_was_overtaken_counts_no_more() -> None:
+    """It has answered since then, and is suspect anew: it gets its time again."""
+    here = membership("n1")
+    here._table.accuse("n1", SUSPECT, 0.0)
+    last, now = probes_until(here, LAST)
+    here.heard("n1", now + 0.1)
+    here._table.accuse("n1", SUSPECT, now + 0.2)
+
+    here.failed(last, now + last.timeout)
+
+    assert "suspect" == state(here, "n1")
+
+
 def test_one_of_those_who_were_asked_gets_through() -> None:
     """The way from here is broken, the node is not."""
     here = membership("n1", "n2", "n3", "n4", "n5")
@@ -104,7 +117,7 @@ def test_one_of_those_who_were_asked_gets_through() -> None:
     here.answered(second, {"alive": True}, now + 1.0)
     here.failed(third, now + 1.0)
 
-    assert "ok" == state(here, "n1")
+    assert ("ok", now + 1.0) == (state(here, "n1"), here.members["n1"].proved_at)
 
 
 def test_one_who_is_asked_probes_and_answers() -> None:
@@ -153,6 +166,7 @@ def test_an_accused_node_refutes_at_once(seen: str) -> None:
     assert isinstance(reply, dict)
     assert {"node": {"id": "me", "epoch": 5, "version": 5}} == reply["news"][0]
     assert 5 == here.me.version
+    assert 1 == here._prober.health  # it was not heard in time: its own network may be what is bad
 
 
 def test_whoever_speaks_of_its_old_self_is_told_of_the_new() -> None:

@@ -109,6 +109,21 @@ def test_a_restarted_node_replaces_its_old_self() -> None:
         assert nodes.run_until(nodes.all_equal, 10) is not None
 
 
+@pytest.mark.row(70)
+def test_a_node_that_stood_still_for_a_minute_blames_nobody() -> None:
+    """The others had lost it; it comes back, and loses none of them on the way."""
+    nodes = mesh(20)
+    nodes.stop("n003")
+    assert nodes.run_until(lambda: nodes.all_hold("n003", "lost"), 10) is not None
+    nodes.run(50)
+
+    nodes.go_on("n003")
+
+    assert nodes.run_until(nodes.all_equal, 10) is not None
+    assert [] == nodes.nodes["n003"].lost_seen
+    assert {"n003"} == {lost for node in nodes.running for lost in node.lost_seen}
+
+
 def test_half_of_the_nodes_killed_at_once_are_noticed() -> None:
     """Though most of those who are asked to help are dead themselves."""
     nodes = mesh(40)
