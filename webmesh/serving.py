@@ -21,10 +21,11 @@ from webmesh.execution import stop_home
 from webmesh.message_serializers import AbstractMessageSerializer
 from webmesh.protocol.origins import is_loopback_host
 from webmesh.routing import Match
+from webmesh.websocket.binding import Listenable
 from webmesh.websocket.hub import Completion
 from webmesh.websocket.http import pages
 from webmesh.websocket.listener import Listener
-from webmesh.websocket.upgraded import TcpAddress, UnixAddress, Upgraded
+from webmesh.websocket.upgraded import TcpAddress, Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Serving:
     """
 
     def __init__(
-        self, parts: ServerParts, address: TcpAddress | UnixAddress, oversight: Oversight | None = None
+        self, parts: ServerParts, address: Listenable, oversight: Oversight | None = None
     ) -> None:
         self.parts = parts
         self._oversight = oversight
@@ -94,6 +95,11 @@ class Serving:
         """
         if not self.home.inherited and self._claim_end():
             self.home.post(gevent.spawn, self._shut_down, seconds, tuple(alternates))
+
+    def in_hub(self, act: Callable[..., object], *args: object) -> None:
+        """Let its hub do something soon that does not wait; from any thread. Nothing happens once it has ended."""
+        if not self.home.inherited and not self.stopped.done:
+            self.home.post(act, *args)
 
     @property
     def cut_off(self) -> int:
@@ -171,8 +177,8 @@ class Serving:
 
     def _guard_hosts(self) -> None:
         """Where only this machine gets in, a web page must not bring others in by a name of its own (DNS rebinding)."""
-        if self._host is not None and is_loopback_host(self.listener.address):
-            self.parts.endpoints.local_names = (self._host,)
+        if self.listener.port is not None and is_loopback_host(self.listener.address):
+            self.parts.endpoints.local_names = () if self._host is None else (self._host,)
             if self.parts.endpoints.any_host:
                 logger.warning("any web page can reach this server", extra={"allowed_hosts": "*"})
 

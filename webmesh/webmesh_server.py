@@ -6,6 +6,7 @@ server lives in a thread of its own (in a patched process: in greenlets of the o
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
@@ -165,7 +166,13 @@ class WebMeshServer(RouteHost, TopicHost):
     # ----------------------------------------------------------------- listening
 
     def listen(
-        self, host: str = "127.0.0.1", port: int = DEFAULT_PORT, *, unix: str | None = None, blocking: bool = False
+        self,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        *,
+        unix: str | None = None,
+        sock: socket.socket | None = None,
+        blocking: bool = False,
     ) -> None:
         """Begin to serve, in a thread of the server's own.
 
@@ -173,6 +180,7 @@ class WebMeshServer(RouteHost, TopicHost):
             host: Address or name; `::` or the empty text take IPv4 and IPv6.
             port: 0 lets the system choose; `port` tells which.
             unix: Path of a Unix socket to listen on instead.
+            sock: A socket that listens already, which the server takes over: it is closed with it, its file stays.
             blocking: Return only when the server has closed.
 
         Raises:
@@ -183,7 +191,7 @@ class WebMeshServer(RouteHost, TopicHost):
         """
         if self._serving is not None:
             raise ConfigurationError("listen() was called before: a server serves once, make a new one")
-        address = listening_address(host, port, unix)
+        address = listening_address(host, port, unix) if sock is None else sock
         parts = serving_context(self).run(self._parts)
         self._system.sessions, self._system.login = parts.sessions, parts.login
         self._system.wills, self._system.rights = parts.wills, parts.rights
@@ -225,6 +233,10 @@ class WebMeshServer(RouteHost, TopicHost):
         except WebMeshError:
             serving.home.stop()  # its thread has nothing to do any more
             raise
+
+    def in_hub(self, act: Callable[..., object], *args: object) -> None:
+        """Let the server's hub call *act* soon, which must not wait; from any thread. Shows whether the hub turns."""
+        self._begun.in_hub(act, *args)
 
     @property
     def listening(self) -> bool:

@@ -47,8 +47,8 @@ class FakeServer:
     def configure(self, **overrides: object) -> None:
         self._step("configure", overrides)
 
-    def listen(self, host: str, port: int, *, unix: str | None, blocking: bool) -> None:
-        assert not blocking
+    def listen(self, host: str, port: int, *, unix: str | None, sock: object, blocking: bool) -> None:
+        assert not blocking and sock is None
         self._step("listen", unix or (host, port))
 
     def await_started(self, timeout: float) -> None:

@@ -27,6 +27,9 @@ class ServeOptions:
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     unix: str | None = None
+    fd: int | None = None
+    addressed: bool = False
+    """Whether the command line says where to listen, so that no socket is taken over."""
     certfile: str | None = None
     keyfile: str | None = None
     client_ca: str | None = None
@@ -55,9 +58,14 @@ def parse_serve_options(arguments: Sequence[str], prog: str) -> ServeOptions:
     given = vars(parser.parse_args(arguments))
     if given["unix"] is not None and (given["host"] is not None or given["port"] is not None):
         parser.error("--unix takes no --host and no --port: a Unix socket has only its path")
+    if given["fd"] is not None and any(given[name] is not None for name in ("host", "port", "unix")):
+        parser.error("--fd takes no --host, --port or --unix: the socket listens already")
+    if given["fd"] is not None and given["reload"]:
+        parser.error("--fd takes no --reload: the process that is started again does not inherit the socket")
     for name in ("keyfile", "client_ca"):
         if given[name] is not None and given["certfile"] is None:
             parser.error(f"--{name.replace('_', '-')} needs --certfile")
+    given["addressed"] = True if given["host"] is not None or given["port"] is not None else None
     return ServeOptions(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -94,6 +102,11 @@ def _add_addresses(parser: argparse.ArgumentParser) -> None:
         "--port", type=integer(0, 65535), help=f"TCP port; 0 takes any that is free (default: {DEFAULT_PORT})"
     )
     group.add_argument("--unix", metavar="PATH", help="listen on a Unix socket instead")
+    group.add_argument(
+        "--fd", type=_descriptor, metavar="fd://N",
+        help="take over the listening socket that was handed over with this number; without --host, --port and --unix, "
+        "one that systemd hands over (LISTEN_FDS) is taken anyway",
+    )  # fmt: skip
     group.add_argument("--certfile", metavar="PEM", help="serve TLS with this certificate chain")
     group.add_argument("--keyfile", metavar="PEM", help="its private key (default: looked for in --certfile)")
     group.add_argument("--client-ca", metavar="PEM", help="turn away clients without a certificate of this authority")
@@ -118,6 +131,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--reload", action="store_true", help="start again when an imported file below the current directory changes"
     )
     group.add_argument("--report-to", type=int, help=argparse.SUPPRESS)
+
+
+def _descriptor(text: str) -> int:
+    return integer(0)(text.removeprefix("fd://"))
 
 
 def integer(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -7,20 +7,24 @@ module, which may patch by itself.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gevent
 from gevent import get_hub
 
 from webmesh.cli.announcing import Announcer, Banner
 from webmesh.cli.arguments import ServeOptions
 from webmesh.cli.loading import Loaded, LoadFailed, load_serializer, load_server
 from webmesh.cli.reloading import ImportReporter
+from webmesh.cli.systemd import Notifier, activated_descriptor, inherited_socket
 from webmesh.exceptions import ConfigurationError, TransportError
 from webmesh.observability.logs import QueuedHandler, set_up_logging
 from webmesh.processes import is_patched
@@ -82,17 +86,38 @@ def _serve(
     with StopSignals(force) as signals:
         _listen(loaded.server, options)
         announcer.serving(_banner(loaded))
-        _run(loaded.server, signals)
+        with _told(loaded.server) as notifier:
+            _run(loaded.server, signals, notifier)
     return CUT_OFF if loaded.server.drained is False else STOPPED
 
 
-def _run(server: WebMeshServer, signals: StopSignals) -> None:
+@contextlib.contextmanager
+def _told(server: WebMeshServer) -> Iterator[Notifier]:
+    """Tell the service manager that the server is ready, and as long as its hub turns that it lives."""
+    notifier = Notifier()
+    notifier.tell(READY=1, STATUS=f"serving at {server.url}")
+    signs = None if notifier.interval is None else gevent.spawn(_show_life, server, notifier, notifier.interval)
+    try:
+        yield notifier
+    finally:
+        if signs is not None:
+            signs.kill()
+
+
+def _show_life(server: WebMeshServer, notifier: Notifier, interval: float) -> None:
+    while True:
+        server.in_hub(notifier.show_life)
+        gevent.sleep(interval)
+
+
+def _run(server: WebMeshServer, signals: StopSignals, notifier: Notifier) -> None:
     """Serve until a signal says to stop, then stop accepting and finish the calls in progress."""
     number = signals.wait()
     while number is signal.SIGHUP and server.tls is not None:
         _reload_certificates(server)
         number = signals.wait()
     logger.info("draining", extra={"signal": number.name, "connections": len(server.connections)})
+    notifier.tell(STOPPING=1, STATUS="draining")
     server.close(server.timeouts.drain)
     if server.drained is False:
         logger.warning("calls were cut off: they had not ended in time", extra={"drain": server.timeouts.drain})
@@ -128,12 +153,22 @@ def _configure(server: WebMeshServer, options: ServeOptions, folder: Path) -> No
 
 def _listen(server: WebMeshServer, options: ServeOptions) -> None:
     """Listen, or raise a ConfigurationError that says what to do."""
+    handed_over = _handed_over(options)
+    sock = None if handed_over is None else inherited_socket(handed_over)
     try:
-        server.listen(options.host, options.port, unix=options.unix, blocking=False)
+        server.listen(options.host, options.port, unix=options.unix, sock=sock, blocking=False)
         server.await_started(server.timeouts.start)
     except (OSError, TransportError) as error:
         server.close(0)  # joins its native thread: one that ends together with the interpreter can crash it
         raise ConfigurationError(_listen_failure(options, error)) from error
+
+
+def _handed_over(options: ServeOptions) -> int | None:
+    """The number of the socket to take over; `None` where the server makes its own."""
+    activated = activated_descriptor()
+    if options.fd is not None:
+        return options.fd
+    return None if options.unix is not None or options.addressed else activated
 
 
 def _listen_failure(options: ServeOptions, error: Exception) -> str:
