@@ -61,6 +61,8 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.authorisation import Policy
     from webmesh.call import Call, current_call
     from webmesh.call_policy import CallPolicy
+    from webmesh.discovery.base import Discovery, Found
+    from webmesh.discovery.opening import open_discovery
     from webmesh.fault_injection import FaultInjector
     from webmesh.gathering import Answer, Gathering
     from webmesh.instances import Instance
@@ -96,6 +98,9 @@ _HOMES = {
     "Answer": "webmesh.gathering",
     "Gathering": "webmesh.gathering",
     "Instance": "webmesh.instances",
+    "Discovery": "webmesh.discovery.base",
+    "Found": "webmesh.discovery.base",
+    "open_discovery": "webmesh.discovery.opening",
     "FaultInjector": "webmesh.fault_injection",
     "LinkEvent": "webmesh.link_states",
     "AbstractMessageSerializer": "webmesh.message_serializers",
@@ -141,11 +146,13 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "DecodeError",
+    "Discovery",
     "DiscoveryError",
     "DuplicateRoute",
     "EncodeError",
     "FailedPrecondition",
     "FaultInjector",
+    "Found",
     "Gathering",
     "GossipSettings",
     "HandlerFailed",
@@ -202,6 +209,7 @@ __all__ = [
     "WebSocketConnection",
     "client_context",
     "current_call",
+    "open_discovery",
 ]
 
 
