@@ -47,7 +47,7 @@ def test_everything_given():
     assert options == ServeOptions(
         target="app:api", patch=False, host="::1", port=0, certfile="c", keyfile="k", client_ca="a",
         serializer="json", pool_size=9, threads=3, log_level="debug", log_format="json", reload=True, report_to=7,
-        metrics=True,
+        metrics=True, addressed=True,
     )  # fmt: skip
 
 
