@@ -279,7 +279,8 @@ class ServiceAttempts:
         if error is None:
             instance.took(seconds, now)
             instance.succeeded(now)
-            request.state.route(request.path).hedging.took(seconds)
+            if request.state.policy.hedge is True:
+                request.state.route(request.path).hedging.took(seconds)
         elif isinstance(error, TransportError):
             pass  # nothing was sent
         elif isinstance(error, Unavailable | Overloaded) and (

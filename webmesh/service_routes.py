@@ -115,6 +115,9 @@ class ServiceState:
 
     def route(self, path: str) -> RouteState:
         """What is kept for the route of *path*."""
+        state = self._routes.get(path)
+        if state is not None:  # it has no parameters, as most
+            return state
         name = self.known.route(path) if self.known is not None else None
         if name is None:
             name = "/".join(path.split("/", 2)[:2])  # all of "/stock/…" is one until more is known

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench_parts.balancing import BalancingCost
 from bench_parts.brokers import Engines
 from bench_parts.contestants import CONTESTANTS, FLOOR, SIZES, Contestant
 from bench_parts.fan_out import CONTESTANTS as AUDITIONERS
@@ -19,7 +20,7 @@ from bench_parts.report import MachineUse, Report, Section
 from bench_parts.rounds import Bench, Outcome, Settings
 
 IDLE, HANDSHAKES, ROUTES = "idle", "handshakes", "routes"
-SECTIONS = ("fan-out", "matching", "brokers", "gossip")
+SECTIONS = ("fan-out", "matching", "brokers", "gossip", "balancing")
 """What is measured in a way of its own. Named alone, they need no floor of messages."""
 DESCRIPTION = """Measure WebMesh beside plain gevent, WebSocket libraries, gRPC and zerorpc: server CPU per message,
 messages a second, latency, memory of idle connections, handshakes. Prints one report in markdown.
@@ -104,6 +105,8 @@ def sections(options: argparse.Namespace) -> list[Section]:
         made.append(Engines(rounds=rounds, seconds=options.seconds or (0.3 if options.quick else 2.0)))
     if "gossip" in wanted:
         made.append(GossipCost(rounds=rounds, **({"counts": (10, 50)} if options.quick else {})))
+    if "balancing" in wanted:
+        made.append(BalancingCost(rounds=rounds))
     return made
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from bench_parts import audience, brokers, matching, wire  # noqa: E402
+from bench_parts import audience, balancing, brokers, matching, wire  # noqa: E402
 from bench_parts.command import chosen, main  # noqa: E402
 from bench_parts.contestants import CONTESTANTS, FLOOR  # noqa: E402
 from bench_parts.fan_out import CONTESTANTS as AUDITIONERS  # noqa: E402
@@ -243,6 +243,17 @@ def test_fan_out_is_held_against_the_raw_send_of_the_same_round() -> None:
 
     assert ("pass", 1.5, 1.5) == (ours.word, ours.bound, ours.measured)
     assert {"not measured"} == {verdict.word for verdict in rivals}
+
+
+def test_each_way_to_balance_is_measured() -> None:
+    """And the section makes a table of what it was given, and holds it against its claims."""
+    costs = balancing.choosing(2)
+    assert {"least-pending", "round-robin", "two-choices", "key"} == {cost.what for cost in costs}
+
+    section = balancing.BalancingCost(rounds=1)
+    section.samples = {("connection.call", 1): [20.0], ("call of a service", 2): [28.0], ("least-pending", 200): [9.0]}
+    assert "| call of a service | 2 | 28.0 | 1.40 |" in section.markdown()
+    assert [1.4, 9.0] == [verdict.measured for verdict in section.verdicts()]
 
 
 def test_matching_finds_what_it_looks_up() -> None:
