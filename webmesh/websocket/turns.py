@@ -141,7 +141,8 @@ class Turns(Generic[T]):
                 return
             self._handover = run_callback(switched)
             self.since = now = clock()
-            until = now + HOLD
+            if len(todo) > 1:
+                until = now + HOLD
             while todo:
                 handle(todo.pop())
                 if self._leader is not me:
