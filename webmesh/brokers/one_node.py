@@ -212,6 +212,10 @@ class OneNodeBroker(Broker):
         self._wanted[pattern] = self._wanted.get(pattern, 0) + 1
         self._interest.add(pattern, pattern)
 
+    def wants(self, segments: tuple[str, ...]) -> bool:
+        """Whether what is published on a topic is delivered."""
+        return bool(self._interest.match(segments))
+
     def unwant(self, pattern: tuple[str, ...]) -> None:
         """See `Broker.unwant`."""
         count = self._wanted.pop(pattern, 0) - 1

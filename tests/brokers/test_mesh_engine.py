@@ -1,0 +1,105 @@
+"""MeshEngine: what the leader does for all nodes; the whole is looked at in `test_mesh`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.brokers.contract import WORK, message
+from webmesh.brokers.base import GroupName, Keep
+from webmesh.brokers.mesh_engine import MeshEngine
+from webmesh.brokers.mesh_messages import group_to_wire, keep_to_wire, publication_to_wire
+from webmesh.exceptions import InvalidArgument
+from webmesh.protocol.publication import Publication
+from webmesh.testing import FakeClock
+
+
+class Outlet:
+    """Writes down where things go."""
+
+    def __init__(self) -> None:
+        self.delivered: list[Publication] = []
+        self.given: list[tuple[str, Any]] = []
+        self.told: list[tuple[str, int]] = []
+
+    def deliver(self, publication: Publication) -> None:
+        self.delivered.append(publication)
+
+    def work(self, node: str, group: GroupName, publication: Publication, token: int) -> None:
+        self.given.append((node, publication.payload))
+
+    def lost(self, node: str, group: GroupName, count: int) -> None:
+        self.told.append((node, count))
+
+
+@pytest.fixture
+def outlet() -> Outlet:
+    return Outlet()
+
+
+@pytest.fixture
+def engine(outlet: Outlet) -> MeshEngine:
+    return MeshEngine(outlet, clock=FakeClock())
+
+
+def publish(engine: MeshEngine, payload: Any, keep: Keep = Keep(ack=True)) -> Any:
+    wire = publication_to_wire(message("jobs/x", payload), 0.0)
+    return engine.ask("p", {"op": "publish", "publication": wire, "keep": keep_to_wire(keep)})
+
+
+def join(engine: MeshEngine, node: str, window: int = 2, *, durable: bool = True) -> None:
+    said = {"op": "join", "group": group_to_wire(WORK), "window": window, "durable": durable}
+    engine.ask(node, said)
+
+
+def test_work_is_shared_by_nodes_and_taken_from_those_that_are_gone(engine: MeshEngine, outlet: Outlet) -> None:
+    """What they have not done goes to others, first."""
+    join(engine, "a")
+    join(engine, "b")
+    for number in range(4):
+        publish(engine, number)
+    assert {"a": 2, "b": 2} == {node: [n for n, _ in outlet.given].count(node) for node in "ab"}
+    mine = [payload for node, payload in outlet.given if node == "a"]
+    del outlet.given[:]
+    engine.gone("a")
+    engine.gone("never")
+    assert [] == outlet.given  # the other one's window is full
+    join(engine, "b", 9)
+    assert sorted(mine) == sorted(payload for _, payload in outlet.given)
+
+
+def test_a_durable_group_waits_for_its_next_member(engine: MeshEngine, outlet: Outlet) -> None:
+    """Wherever that is."""
+    join(engine, "a")
+    engine.gone("a")
+    publish(engine, 1)
+    assert [] == outlet.given and [WORK] == engine.durable
+    join(engine, "b")
+    assert [("b", 1)] == outlet.given
+
+
+def test_only_who_has_work_may_say_that_it_is_done(engine: MeshEngine, outlet: Outlet) -> None:
+    """Another node's word does not count."""
+    join(engine, "a", 1)
+    join(engine, "b", 1)
+    publish(engine, 0)
+    (node, _), other = outlet.given[0], {"a": "b", "b": "a"}[outlet.given[0][0]]
+    engine.ask(other, {"op": "done", "group": group_to_wire(WORK), "token": 0})
+    engine.gone(node)
+    assert [(node, 0), (other, 0)] == outlet.given
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {}, {"op": "x"}, {"op": "publish"}, {"op": "publish", "publication": 5, "keep": {}}, {"op": "history"},
+        {"op": "join", "group": ["a", "g"], "window": "x", "durable": True}, {"op": "done", "group": 5, "token": 1},
+        {"op": "put", "table": "t", "key": "k", "value": 1, "ttl": "x"}, {"op": "topics", "pattern": 5},
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_and_harms_nobody(engine: MeshEngine, said: dict[str, Any]) -> None:
+    """It came from another node."""
+    with pytest.raises(InvalidArgument):
+        engine.ask("p", said)
+    assert 1 == publish(engine, 1)[0]

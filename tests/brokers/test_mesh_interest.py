@@ -1,0 +1,36 @@
+"""MeshInterest: which nodes want what."""
+
+from webmesh.brokers.mesh_interest import MeshInterest
+
+A, B, ALL = ("a",), ("b", "*"), ("**",)
+
+
+def test_nodes_are_known_by_what_they_have_told_last() -> None:
+    """More, less, or everything anew."""
+    interest = MeshInterest()
+    interest.told("x", [A, B], [], all=True)
+    interest.told("y", [ALL], [], all=False)
+    assert {"x", "y"} == interest.nodes(("a",)) == interest.nodes(("b", "c"))
+    interest.told("x", [], [A, ("never",)], all=False)
+    assert {"y"} == interest.nodes(("a",))
+    interest.told("x", [A], [], all=True)
+    assert ({"x", "y"}, {"y"}) == (interest.nodes(("a",)), interest.nodes(("b", "c")))
+
+
+def test_one_that_is_gone_wants_nothing() -> None:
+    """Nor has it groups."""
+    interest = MeshInterest()
+    interest.told("x", [ALL], [], all=True)
+    interest.told_groups("x", [B])
+    assert interest.grouped(("b", "c")) and not interest.grouped(("a",))
+    interest.forget("x")
+    interest.forget("x")
+    assert set() == interest.nodes(("a",)) and not interest.grouped(("b", "c"))
+
+
+def test_groups_are_those_that_were_told_last() -> None:
+    """A pattern that is left out has none any more."""
+    interest = MeshInterest()
+    interest.told_groups("x", [A, B])
+    interest.told_groups("x", [B])
+    assert not interest.grouped(("a",)) and interest.grouped(("b", "c"))

@@ -1,0 +1,185 @@
+"""`MeshEngine`: what the leader of a mesh does for all nodes: numbers, history, groups and records.
+
+An engine of one node, in memory, whose deliveries and work go to the nodes that want them. Everything here runs in the
+leader's hub.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from webmesh.brokers.base import GroupName
+from webmesh.brokers.memory import MemoryStorage
+from webmesh.brokers.mesh_messages import (
+    accepted_to_wire, group_to_wire, history_to_wire, publication_to_wire, read_group, read_keep, read_patterns,
+    read_since, read_wire,
+)  # fmt: skip
+from webmesh.brokers.one_node import OneNodeBroker
+from webmesh.exceptions import InvalidArgument
+from webmesh.protocol.group_shares import GroupShares
+from webmesh.protocol.publication import Publication
+
+
+class Outlet(Protocol):
+    """Where the engine's deliveries go."""
+
+    def deliver(self, publication: Publication) -> None:
+        """To all nodes that want it."""
+
+    def work(self, node: str, group: GroupName, publication: Publication, token: int) -> None:
+        """To one node."""
+
+    def lost(self, node: str, group: GroupName, count: int) -> None:
+        """Tell one node of a group what the group has lost."""
+
+
+class MeshEngine:
+    """See above.
+
+    Args:
+        clock: Monotonic.
+    """
+
+    def __init__(
+        self, outlet: Outlet, storage: MemoryStorage | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._outlet = outlet
+        self._clock = clock
+        self._shares: dict[GroupName, GroupShares] = {}
+        self._kinds: dict[GroupName, tuple[bool, float | None]] = {}
+        self._broker = OneNodeBroker(storage or MemoryStorage(), clock)
+        self._broker.start(self)
+        self._broker.want(("**",))
+        self._table: dict[str, Callable[[str, dict[str, Any]], Any]] = {
+            "publish": self._publish, "history": self._history, "topics": self._topics, "retained": self._retained,
+            "join": self._join, "leave": self._leave, "done": self._done, "groups": self._groups,
+            "drop": self._drop, "put": self._put, "claim": self._claim, "records": self._records,
+        }  # fmt: skip
+
+    def ask(self, node: str, said: dict[str, Any]) -> Any:
+        """What a node asks for, as it came from there.
+
+        Raises:
+            InvalidArgument: It makes no sense.
+            Overloaded, FailedPrecondition: As the engine raises them.
+        """
+        act = self._table.get(str(said.get("op")))
+        if act is None:
+            raise InvalidArgument("there is no such operation of the engine")
+        try:
+            return act(node, said)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise InvalidArgument(f"what was asked of the engine makes no sense: {error}"[:200]) from None
+
+    @property
+    def durable(self) -> list[GroupName]:
+        """The durable groups, those without members too."""
+        return self._broker.groups()
+
+    def gone(self, node: str) -> None:
+        """A node cannot be reached: others do its work."""
+        for group in [group for group, shares in self._shares.items() if node in shares]:
+            self._out(node, group)
+
+    def stop(self) -> None:
+        """Another one leads, or nobody."""
+        self._broker.stop()
+
+    # ------------------------------------------------------------------ operations
+
+    def _publish(self, node: str, said: dict[str, Any]) -> Any:
+        publication = read_wire(said["publication"], self._clock())
+        return accepted_to_wire(self._broker.publish(publication, read_keep(said["keep"])))
+
+    def _history(self, node: str, said: dict[str, Any]) -> Any:
+        found = self._broker.history(
+            said["topic"], read_since(said["since"]), most=said.get("most"), reverse=said.get("reverse") is True
+        )
+        return history_to_wire(found, self._clock())
+
+    def _topics(self, node: str, said: dict[str, Any]) -> Any:
+        (pattern,) = read_patterns([said["pattern"]])
+        return self._broker.topics(pattern)
+
+    def _retained(self, node: str, said: dict[str, Any]) -> Any:
+        (pattern,) = read_patterns([said["pattern"]])
+        now = self._clock()
+        return [publication_to_wire(one, now) for one in self._broker.retained(pattern)]
+
+    def _groups(self, node: str, said: dict[str, Any]) -> Any:
+        return [group_to_wire(group) for group in self._broker.groups()]
+
+    def _drop(self, node: str, said: dict[str, Any]) -> Any:
+        return self._broker.drop_group(read_group(said["group"]))
+
+    def _put(self, node: str, said: dict[str, Any]) -> None:
+        self._broker.put(said["table"], said["key"], said["value"], said["ttl"])
+
+    def _claim(self, node: str, said: dict[str, Any]) -> Any:
+        return self._broker.claim(said["table"], said["key"])
+
+    def _records(self, node: str, said: dict[str, Any]) -> Any:
+        return dict(self._broker.records(said["table"]))
+
+    # ---------------------------------------------------------------------- groups
+
+    def _join(self, node: str, said: dict[str, Any]) -> None:
+        group = read_group(said["group"])
+        shares = self._shares.setdefault(group, GroupShares())
+        shares.join(node, int(said["window"]))
+        self._kinds[group] = said["durable"] is True, said.get("ttl")
+        self._open(group, shares)
+
+    def _open(self, group: GroupName, shares: GroupShares) -> None:
+        durable, ttl = self._kinds[group]
+        self._broker.join(group, shares.window, durable=durable, ttl=ttl)
+        self._give(group, shares)
+
+    def _leave(self, node: str, said: dict[str, Any]) -> None:
+        self._out(node, read_group(said["group"]))
+
+    def _out(self, node: str, group: GroupName) -> None:
+        shares = self._shares.get(group)
+        if shares is None or node not in shares:
+            return
+        shares.leave(node)
+        if len(shares):
+            self._open(group, shares)
+        else:
+            del self._shares[group], self._kinds[group]
+            self._broker.leave(group)
+
+    def _done(self, node: str, said: dict[str, Any]) -> None:
+        group = read_group(said["group"])
+        shares = self._shares.get(group)
+        if shares is not None and shares.done(node, said["token"]):
+            self._broker.done(group, said["token"])
+            self._give(group, shares)
+
+    def _give(self, group: GroupName, shares: GroupShares) -> None:
+        for node, token, publication in shares.give():
+            self._outlet.work(node, group, publication, token)
+
+    # ------------------------------------------------------- what the engine tells
+
+    def deliver(self, publication: Publication) -> None:
+        """`Sink.deliver`."""
+        self._outlet.deliver(publication)
+
+    def work(self, group: GroupName, publication: Publication, token: Any) -> None:
+        """`Sink.work`."""
+        shares = self._shares[group]
+        shares.add(token, publication)
+        self._give(group, shares)
+
+    def lost(self, group: GroupName, count: int) -> None:
+        """`Sink.lost`."""
+        self._outlet.lost(self._shares[group].any(), group, count)
+
+    def gap(self, reason: str) -> None:
+        """`Sink.gap`: this engine has none."""
+
+    def health(self, up: bool, reason: str) -> None:
+        """`Sink.health`: likewise."""

@@ -1,0 +1,181 @@
+"""What the nodes of a mesh send each other of publications, and how it is read.
+
+Pure. Other nodes are trusted with what is published, as they are with calls, but not to be of this version: what makes
+no sense is an `InvalidArgument`. No two nodes share a clock, so ages are sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
+from webmesh.exceptions import InvalidArgument
+from webmesh.protocol.publication import Publication, read_stored
+
+_NAME_SIZE = 1024
+
+
+def publication_to_wire(publication: Publication, now: float) -> dict[str, Any]:
+    """The map that `read_wire` reads; what is absent is left out."""
+    wire: dict[str, Any] = {"topic": publication.topic, "age": round(max(0.0, now - publication.at), 6)}
+    for name in ("publisher", "offset", "epoch"):
+        if getattr(publication, name) is not None:
+            wire[name] = getattr(publication, name)
+    if publication.payload is not None:
+        wire["data"] = publication.payload
+    if publication.headers:
+        wire["headers"] = dict(publication.headers)
+    if publication.retained:
+        wire["retained"] = True
+    return wire
+
+
+def read_wire(wire: object, now: float) -> Publication:
+    """A publication of another node's.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    said = _map(wire)
+    topic, headers, publisher = said.get("topic"), said.get("headers", {}), said.get("publisher")
+    if not isinstance(topic, str) or not 0 < len(topic) <= _NAME_SIZE:
+        raise InvalidArgument("a publication has a topic")
+    if not isinstance(headers, dict) or not all(isinstance(text, str) for pair in headers.items() for text in pair):
+        raise InvalidArgument("headers are a map of text to text")
+    if publisher is not None and not (isinstance(publisher, str) and len(publisher) <= _NAME_SIZE):
+        raise InvalidArgument("a publisher is a text")
+    made = read_stored(topic, said.get("data"), headers, at=now - _number(said, "age"), publisher=publisher)
+    if said.get("offset") is not None:
+        made.offset, made.epoch = _integer(said, "offset"), _text(said, "epoch")
+    made.retained = said.get("retained") is True
+    return made
+
+
+def keep_to_wire(keep: Keep) -> dict[str, Any]:
+    """The map that `read_keep` reads."""
+    return {"history": keep.history, "ttl": keep.ttl, "retain": keep.retain, "ack": keep.ack}
+
+
+def read_keep(wire: object) -> Keep:
+    """How a topic is kept.
+
+    Raises:
+        InvalidArgument: It says no such thing.
+    """
+    said = _map(wire)
+    ttl = None if said.get("ttl") is None else _number(said, "ttl")
+    return Keep(_integer(said, "history"), ttl, said.get("retain") is True, said.get("ack") is True)
+
+
+def group_to_wire(group: GroupName) -> list[str]:
+    """The list that `read_group` reads."""
+    return ["/".join(group.pattern), group.name]
+
+
+def read_group(wire: object) -> GroupName:
+    """A group's name.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    if not isinstance(wire, list) or len(wire) != 2 or not all(isinstance(one, str) and one for one in wire):
+        raise InvalidArgument("a group is a pattern and a name")
+    return GroupName(tuple(wire[0].split("/")), wire[1])
+
+
+def accepted_to_wire(accepted: Accepted) -> list[Any]:
+    """The list that `read_accepted` reads."""
+    return list(accepted)
+
+
+def read_accepted(wire: object) -> Accepted:
+    """What the leader says of a publication.
+
+    Raises:
+        InvalidArgument: It says no such thing.
+    """
+    if not isinstance(wire, list) or len(wire) != 3:
+        raise InvalidArgument("what became of a publication is a list of three")
+    return Accepted(*wire)
+
+
+def history_to_wire(history: History, now: float) -> dict[str, Any]:
+    """The map that `read_history` reads."""
+    return {
+        "items": [publication_to_wire(one, now) for one in history.items], "offset": history.offset,
+        "epoch": history.epoch, "complete": history.complete,
+    }  # fmt: skip
+
+
+def read_history(wire: object, now: float) -> History:
+    """Part of a topic's past.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    said = _map(wire)
+    items = [read_wire(one, now) for one in _list(said.get("items"))]
+    return History(items, _integer(said, "offset"), _text(said, "epoch"), said.get("complete") is True)
+
+
+def since_to_wire(since: Since) -> list[Any]:
+    """The list that `read_since` reads."""
+    return [since.offset, since.epoch, since.seconds]
+
+
+def read_since(wire: object) -> Since:
+    """From where to read.
+
+    Raises:
+        InvalidArgument: It says no such thing.
+    """
+    if not isinstance(wire, list) or len(wire) != 3:
+        raise InvalidArgument("from where to read is a list of three")
+    return Since(*wire)
+
+
+def read_patterns(wire: object) -> list[tuple[str, ...]]:
+    """A list of patterns.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    patterns = _list(wire)
+    if not all(isinstance(one, str) and 0 < len(one) <= _NAME_SIZE for one in patterns):
+        raise InvalidArgument("a pattern is a text")
+    return [tuple(one.split("/")) for one in patterns]
+
+
+def _map(wire: object) -> Mapping[str, Any]:
+    if not isinstance(wire, dict):
+        raise InvalidArgument("a map is wanted")
+    return wire
+
+
+def _list(wire: object) -> list[Any]:
+    if not isinstance(wire, list):
+        raise InvalidArgument("a list is wanted")
+    return wire
+
+
+def _number(said: Mapping[str, Any], name: str) -> float:
+    value = said.get(name)
+    if type(value) not in (int, float) or not isfinite(value) or value < 0:  # type: ignore[arg-type,operator]
+        raise InvalidArgument(f"{name} is a number, 0 or more")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _integer(said: Mapping[str, Any], name: str) -> int:
+    value = said.get(name)
+    if type(value) is not int or value < 0:
+        raise InvalidArgument(f"{name} is an integer, 0 or more")
+    return value
+
+
+def _text(said: Mapping[str, Any], name: str) -> str:
+    value = said.get(name)
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{name} is a text")
+    return value
