@@ -127,6 +127,11 @@ LAYERS = {
     "webmesh.node_links": 4,
     "webmesh.node_dialler": 4,
     "webmesh.mesh_joins": 4,
+    "webmesh.mesh_node": 4,
+    "webmesh.mesh_directory": 4,
+    "webmesh.node_port": 4,
+    # 5 mesh
+    "webmesh.mesh": 5,
     "webmesh.route_host": 4,
     "webmesh.topic_host": 4,
     "webmesh.webmesh_server": 4,
@@ -166,7 +171,7 @@ LAYERS = {
 PARSERS = {"wsproto", "h11", "msgpack", "ujson"}
 SERVICES = {"gevent", "prometheus_client", "jwt", "itsdangerous", "redis", "nats", "dns"}
 EDGES = {"gevent", "pytest", "rich"}
-THIRD_PARTY = {0: set(), 1: PARSERS, 2: PARSERS | {"gevent"}, 3: SERVICES, 4: {"gevent"}, 6: EDGES}
+THIRD_PARTY = {0: set(), 1: PARSERS, 2: PARSERS | {"gevent"}, 3: SERVICES, 4: {"gevent"}, 5: set(), 6: EDGES}
 """Layer → packages from outside the standard library that it may import."""
 
 IMPURE = {

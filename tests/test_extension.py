@@ -35,6 +35,9 @@ class Recorder:
     def drain(self) -> None:
         self.told.append("drain")
 
+    def keeps(self, connection: Any) -> bool:
+        return False
+
     def stop(self) -> None:
         self.told.append("stop")
 

@@ -106,8 +106,8 @@ def test_a_node_alone_knows_itself() -> None:
 def test_a_node_of_a_mesh_tells_whom_it_knows() -> None:
     """What the mesh says of itself is no second entry."""
     server = shop()
-    server._system.record = lambda: {"id": "me", "epoch": 5, "version": 3, "services": []}
-    server._system.peers = lambda: [other(1), other(2, state="lost"), {"node": {"id": "me"}, "state": "ok"}]
+    server.system.record = lambda: {"id": "me", "epoch": 5, "version": 3, "services": []}
+    server.system.peers = lambda: [other(1), other(2, state="lost"), {"node": {"id": "me"}, "state": "ok"}]
     with connected(server) as client:
         listed = client.call("$peers", timeout=PATIENCE)
     assert ["me", "n1", "n2"] == [one["node"]["id"] for one in listed]
@@ -124,8 +124,8 @@ def test_counts_of_all_nodes_come_with_them() -> None:
         asked.append(seconds)
         return {"n1": {"seconds": 7}, "n2": RequestTimeout("$stats", 1), "n3": PermissionDenied("no")}
 
-    server._system.peers = lambda: [other(number) for number in (1, 2, 3, 4)]
-    server._system.peer_stats = peer_stats
+    server.system.peers = lambda: [other(number) for number in (1, 2, 3, 4)]
+    server.system.peer_stats = peer_stats
     with connected(server) as client:
         own, *others = client.call("$peers", {"stats": True}, timeout=1.0)
 

@@ -71,6 +71,7 @@ class WillNode:
         self.topics = Topics(
             self.broker, self.table, limits=Limits(), observer=self.observer, access=TopicAccess(self.table)
         )
+        self.topics.connect()
         self.topics.start()
         self.lease = NodeLease(self.broker, clock)
         self.firing = WillFiring(self.topics, self.lease.node, self.observer)

@@ -73,6 +73,8 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` finds the same
     from webmesh.routing import Router
     from webmesh.server_session import ServerSession
     from webmesh.subscription import Subscription
+    from webmesh.mesh import WebMesh
+    from webmesh.mesh_directory import NodeView
     from webmesh.webmesh_client import WebMeshClient
     from webmesh.webmesh_server import WebMeshServer
     from webmesh.websocket.tls import ServerTLS, client_context
@@ -117,6 +119,8 @@ _HOMES = {
     "ServerSession": "webmesh.server_session",
     "Subscription": "webmesh.subscription",
     "TopicRequest": "webmesh.topic_access",
+    "NodeView": "webmesh.mesh_directory",
+    "WebMesh": "webmesh.mesh",
     "WebMeshClient": "webmesh.webmesh_client",
     "WebMeshServer": "webmesh.webmesh_server",
     "ConnectionStats": "webmesh.websocket.connection_stats",
@@ -171,6 +175,7 @@ __all__ = [
     "MessageTooBig",
     "Metrics",
     "NodeRecord",
+    "NodeView",
     "NotFound",
     "Observer",
     "OutOfRange",
@@ -203,6 +208,7 @@ __all__ = [
     "TransportError",
     "Unauthenticated",
     "Unavailable",
+    "WebMesh",
     "WebMeshClient",
     "WebMeshError",
     "WebMeshServer",

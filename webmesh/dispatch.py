@@ -51,6 +51,10 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple}
 
 _CLOSING = Unavailable("this node is closing", retry_after=1.0)
 """For whoever may go elsewhere at once, or come back when another process listens here."""
+_TO_THE_END = frozenset(
+    {"$goodbye", "$gossip", "$news", "$lead", "$resign", "$engine", "$interest", "$topic", "$deliver", "$work", "$done"}
+)
+"""Paths that a node answers until it closes: other nodes would take it for dead, and its own topics need them."""
 _CLOSED = Unavailable(_CLOSING.message, retry_after=_CLOSING.retry_after, details=NOT_STARTED)
 """For what comes after that."""
 
@@ -244,7 +248,7 @@ class Dispatcher:
     ) -> tuple[Plan, dict[str, object]] | None:
         """The plan and path arguments for a path that is no fixed one; `None` when it has been refused."""
         if self._draining and (self._told_all or conversation.connection in self._told):
-            if request.path != "$goodbye":
+            if request.path not in _TO_THE_END:
                 self._failures.refuse(request, conversation, _CLOSED)
                 return None
         try:

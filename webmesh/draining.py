@@ -65,11 +65,11 @@ class Draining:
         it: streams so that their readers know it."""
         dispatcher, connections = self._parts.dispatcher, self._parts.connections
         dispatcher.wait_idle(self._deadline.remaining() or 0.0)
-        self._wait_while(lambda: any(map(_asks, connections.values())))
+        self._wait_while(lambda: any(_asks(one) for one in connections.values() if not self._parts.kept(one)))
         self._wait_while(lambda: any(connection.unsent for connection in connections.values()))
         self._cut_off = dispatcher.cut_off()
         gevent.sleep(0)  # what its handlers ask of peers is given up with them
-        self._cut_off += sum(map(_asks, connections.values()))
+        self._cut_off += sum(_asks(one) for one in connections.values() if not self._parts.kept(one))
 
     @property
     def cut_off(self) -> int:
@@ -81,10 +81,23 @@ class Draining:
         """Close them all, spread over what is left of the time, and those that come now at once."""
         for batch in self._batches(min(self._spread, self._deadline.remaining() or 0.0)):
             for connection in batch:
-                self.close(connection)
+                if not self._parts.kept(connection):
+                    self.close(connection)
         self._closed_all = True
         for connection in tuple(self._parts.connections.values()):
+            if not self._parts.kept(connection):
+                self.close(connection)
+
+    def close_kept(self) -> None:
+        """Close what was kept open."""
+        for connection in tuple(self._parts.connections.values()):
             self.close(connection)
+
+    def await_others(self, seconds: float) -> None:
+        """Wait until only what is kept is open, for *seconds* at most."""
+        deadline, parts = Deadline(seconds), self._parts
+        while not deadline.expired and not all(map(parts.kept, tuple(parts.connections.values()))):
+            gevent.sleep(min(INTERVAL, deadline.remaining() or 0.0))
 
     def admit(self, connection: WebSocketConnection) -> None:
         """One that was being accepted when the end began."""

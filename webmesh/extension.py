@@ -24,5 +24,8 @@ class Extension(Protocol):
     def drain(self) -> None:
         """The end begins: nothing new is welcome, what is in progress goes on. May wait a moment."""
 
+    def keeps(self, connection: WebSocketConnection) -> bool:
+        """Whether a connection is needed until `stop`, while all others are closed."""
+
     def stop(self) -> None:
-        """Calls are over; connections are closed next. May wait a moment. Without `start` too."""
+        """Calls and sessions are over; what is kept is closed next. May wait a moment. Without `start` too."""

@@ -7,11 +7,11 @@ Decides who may become a node: whoever knows the mesh's secret; without a secret
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from webmesh.exceptions import (
-    FailedPrecondition, InvalidArgument, PermissionDenied, RemoteError, RemoteProtocolError, Unauthenticated,
+    FailedPrecondition, InvalidArgument, PermissionDenied, RemoteProtocolError, Unauthenticated,
 )  # fmt: skip
 from webmesh.protocol.mesh_proof import NONCE_SIZE, Handshake, acceptor_proof, dialler_proof, is_proof, read_nonce
 from webmesh.protocol.node_record import NodeRecord, read_record
@@ -24,14 +24,15 @@ NODE_ROLE = "node"
 """The role that makes a peer that has logged in a node."""
 
 MOST_KNOWN = 1024
-"""Records in one `$join` that are looked at."""
+"""Claims in one `$join` that are looked at."""
 
 
 class Joined(NamedTuple):
     """What the other side has said."""
 
     node: NodeRecord
-    known: tuple[NodeRecord, ...]
+    known: list[Any]
+    """What it claims of all nodes that it knows, as it came; see `protocol.claims`."""
 
 
 class _Asked(NamedTuple):
@@ -46,7 +47,7 @@ class MeshJoins:
 
     Args:
         me: This node's record, as it is now.
-        known: The records of all nodes that this one knows.
+        known: What is claimed of all nodes that this one knows.
         secret: Of the mesh; `None` for none.
         logins: Whether peers of this server must log in.
         joined: Called with a connection that came, and what its peer said, once it may be a node; raises a
@@ -56,7 +57,7 @@ class MeshJoins:
     def __init__(
         self,
         me: Callable[[], NodeRecord],
-        known: Callable[[], Sequence[NodeRecord]],
+        known: Callable[[], Sequence[Mapping[str, Any]]],
         *,
         secret: bytes | None,
         logins: Callable[[], bool],
@@ -97,7 +98,7 @@ class MeshJoins:
         node = _answered_node(answer)
         if self._secret is not None:
             answer = self._show(connection, answer, node, nonce, seconds)
-        return Joined(node, _records(answer.get("known")))
+        return Joined(node, _claims(answer.get("known")))
 
     def _show(
         self, connection: WebSocketConnection, answer: dict[str, Any], node: NodeRecord, nonce: str, seconds: float
@@ -125,12 +126,12 @@ class MeshJoins:
             identity = client.identity
             if self._logins() and (identity is None or NODE_ROLE not in identity.roles):
                 raise PermissionDenied(f"only peers with the role {NODE_ROLE!r} may join the mesh")
-            self._joined(client, Joined(node, _records(payload.get("known"))))
+            self._joined(client, Joined(node, _claims(payload.get("known"))))
             return self._said()
         if payload.get("nonce") is None:
             raise Unauthenticated("this mesh has a secret")
         handshake = Handshake(node.id, self._me().id, read_nonce(payload["nonce"]), os.urandom(NONCE_SIZE).hex())
-        self._asked[client] = _Asked(Joined(node, ()), dialler_proof(self._secret, handshake))
+        self._asked[client] = _Asked(Joined(node, []), dialler_proof(self._secret, handshake))
         proof = acceptor_proof(self._secret, handshake)
         return {"node": self._me().to_wire(), "nonce": handshake.accepting_nonce, "proof": proof}
 
@@ -140,11 +141,11 @@ class MeshJoins:
             raise FailedPrecondition("$join comes before $proof")
         if not isinstance(payload, dict) or not is_proof(payload.get("proof"), asked.expected):
             raise Unauthenticated("that is not the mesh's secret")
-        self._joined(client, Joined(asked.joined.node, _records(payload.get("known"))))
+        self._joined(client, Joined(asked.joined.node, _claims(payload.get("known"))))
         return {"known": self._said()["known"]}
 
     def _said(self) -> dict[str, Any]:
-        return {"node": self._me().to_wire(), "known": [record.to_wire() for record in self._known()]}
+        return {"node": self._me().to_wire(), "known": list(self._known())}
 
 
 def _answered_node(answer: object) -> NodeRecord:
@@ -154,12 +155,6 @@ def _answered_node(answer: object) -> NodeRecord:
         raise RemoteProtocolError(f"the answer to $join: {error}"[:200]) from None
 
 
-def _records(wire: object) -> tuple[NodeRecord, ...]:
-    """Those of a list that are records: what somebody else said of a third must not keep two from linking."""
-    found = []
-    for one in wire[:MOST_KNOWN] if isinstance(wire, list) else ():
-        try:
-            found.append(read_record(one))
-        except RemoteError:
-            continue
-    return tuple(found)
+def _claims(wire: object) -> list[Any]:
+    """The list, unless it is none or too long: what is said of third nodes must not keep two from linking."""
+    return wire if isinstance(wire, list) and len(wire) <= MOST_KNOWN else []

@@ -42,6 +42,9 @@ class NodeDialler:
         linked: Whether a node has a link.
         refused: Called with the node's id when the systems at all its URLs said that nobody listens there.
         delay: Seconds before the first attempt.
+
+    Attributes:
+        looked: Whether each URL was tried once at least.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class NodeDialler:
         self._delay = delay
         self._series = BackoffSeries(backoff, random.random)
         self._wake = Event()
+        self.looked = False
         self._told: tuple[str, int] = ("", 0)
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
@@ -95,6 +99,12 @@ class NodeDialler:
 
     def _round(self) -> bool:
         """Try all URLs once; whether somebody is there."""
+        try:
+            return self._try_all()
+        finally:
+            self.looked = True
+
+    def _try_all(self) -> bool:
         gone = 0
         for url in self.urls:
             try:

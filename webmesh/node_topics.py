@@ -45,12 +45,11 @@ class NodeTopics(Topics):
         self._local = [LocalSubscriber(one, runner) for one in subscriptions]
 
     def start(self) -> None:
-        """Connect to the engine, and begin the program's subscriptions.
+        """Begin what needs the engine: this node's lease, and the program's subscriptions.
 
         Raises:
             BrokerError: It cannot be used.
         """
-        super().start()
         self.lease.start()
         for one in self._local:
             pattern, group = read_topic_pattern(one.subscription.pattern), one.subscription.group

@@ -80,7 +80,7 @@ class Topics:
         self._peers: dict[PeerSubscriber, None] = {}
         self.on_behalf = OnBehalf(self)
 
-    def start(self) -> None:
+    def connect(self) -> None:
         """Connect to the engine.
 
         Raises:

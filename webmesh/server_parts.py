@@ -37,6 +37,7 @@ from webmesh.websocket.hub import HubThread
 from webmesh.websocket.outgoing import Policy
 from webmesh.websocket.pulse import Pulse
 from webmesh.websocket.tls import ServerTLS
+from webmesh.websocket.upgraded import OWN_ADDRESS
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 
@@ -187,7 +188,13 @@ class ServerParts:
 
     def welcomed(self) -> tuple[WebSocketConnection, ...]:
         """The connections that are open now and that the program may know of; from any thread."""
-        return tuple(filter(self.is_welcome, tuple(self.connections.values())))
+        return tuple(
+            one for one in tuple(self.connections.values()) if self.is_welcome(one) and one.address != OWN_ADDRESS
+        )
+
+    def kept(self, connection: WebSocketConnection) -> bool:
+        """Whether some extension needs it until its own end."""
+        return any(extension.keeps(connection) for extension in self.registered.extensions)
 
     def kick(self, who: str | Callable[[WebSocketConnection], bool], reason: str) -> int:
         """`WebMeshServer.kick`; from any thread."""

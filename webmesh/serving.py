@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import gevent
+import gevent.socket
 
 from webmesh.deadline import Deadline
 from webmesh.draining import Draining
@@ -25,7 +26,7 @@ from webmesh.websocket.binding import Listenable
 from webmesh.websocket.hub import Completion
 from webmesh.websocket.http import pages
 from webmesh.websocket.listener import Listener
-from webmesh.websocket.upgraded import TcpAddress, Upgraded
+from webmesh.websocket.upgraded import OWN_ADDRESS, TcpAddress, Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 if TYPE_CHECKING:
@@ -148,20 +149,29 @@ class Serving:
 
     def _start(self) -> None:
         try:
-            self.parts.topics.start()
-            self.parts.wills.start()
-            self.listener.start()
-            self._guard_hosts()
-            self.parts.pulse.start()
-            if self.watch is not None:
-                self.watch.start()
-            for extension in self.parts.registered.extensions:
-                extension.start(self)
+            self._begin_parts()
         except Exception as error:  # the supervisor's edge: who awaits the start must learn of it
             self._not_started(error)
             return
         self.started.succeed(None)
         logger.info("listening", extra={"address": self.listener.address, "tls": self.parts.tls is not None})
+
+    def _begin_parts(self) -> None:
+        parts, extensions = self.parts, self.parts.registered.extensions
+        parts.topics.connect()
+        if not extensions:
+            parts.topics.start()
+        # An engine that lives in the mesh needs links first, and those the address.
+        self.listener.start()
+        self._guard_hosts()
+        parts.pulse.start()
+        if self.watch is not None:
+            self.watch.start()
+        for extension in extensions:
+            extension.start(self)
+        if extensions:
+            parts.topics.start()
+        parts.wills.start()
 
     def _not_started(self, error: Exception) -> None:
         self.listener.stop_accepting()
@@ -200,10 +210,9 @@ class Serving:
             self._tell_extensions(lambda extension: extension.drain())
             draining.say_goodbye()
             draining.finish_calls()
-            self._tell_extensions(lambda extension: extension.stop())
             self.listener.stop_accepting()
             draining.close_connections()
-            self._end_parts(Deadline(self.parts.timeouts.close))
+            self._end_parts(Deadline(self.parts.timeouts.close), draining)
         finally:
             if self.watch is not None:
                 self.watch.stop()
@@ -223,15 +232,23 @@ class Serving:
             self._starter.kill()
         self.started.fail(LocalProtocolError("the server was closed before it had started"))
 
-    def _end_parts(self, deadline: Deadline) -> None:
+    def _end_parts(self, deadline: Deadline, draining: Draining) -> None:
         """End what has not ended by itself at *deadline*."""
         parts = self.parts
-        self.listener.close(deadline.remaining() or 0.0)
+        extended = bool(parts.registered.extensions)
+        if extended:  # what follows may need the links that they keep
+            draining.await_others(deadline.remaining() or 0.0)
+        else:
+            self.listener.close(deadline.remaining() or 0.0)
         parts.sessions.close()
         parts.dispatcher.stop(parts.timeouts.close)
         parts.wills.stop(deadline.remaining() or LAST_CHANCE)
         parts.topics.end_local(deadline.remaining() or LAST_CHANCE)
         parts.topics.stop()
+        if extended:
+            self._tell_extensions(lambda extension: extension.stop())
+            draining.close_kept()
+            self.listener.close(deadline.remaining() or LAST_CHANCE)
         parts.pulse.stop()
         parts.keyed.close(deadline.remaining() or LAST_CHANCE)
         for executor in self._executors:
@@ -261,16 +278,32 @@ class Serving:
                 parts.callbacks.tell(parts.registered.closed, connection, why)
         return None if connection.close_reason is None else connection.close_reason.code
 
-    def adopt(
-        self, upgraded: Upgraded, serializer: AbstractMessageSerializer, identity: Identity | None
+    def loop(
+        self, serializer: Callable[[], AbstractMessageSerializer], identity: Identity | None
     ) -> WebSocketConnection:
+        """A connection of this server to itself, for what is served to others to be called in the same way.
+
+        Args:
+            serializer: Makes one for each of its ends.
+        """
+        ours, theirs = (
+            Upgraded(end, None, None, [], b"", OWN_ADDRESS, None)
+            for end in gevent.socket.socketpair()
+        )
+        self.adopt(theirs, serializer(), identity, dialled=False)
+        return self.adopt(ours, serializer(), identity)
+
+    def adopt(
+        self, upgraded: Upgraded, serializer: AbstractMessageSerializer, identity: Identity | None, *,
+        dialled: bool = True,
+    ) -> WebSocketConnection:  # fmt: skip
         """A connection that was dialled from here, served like those that came: its peer may call the same routes. It
         is read in a greenlet of its own; `on_connect` and `on_disconnect` do not hear of it.
 
         Args:
             identity: Who the peer counts as, where peers must log in: it need not.
         """
-        connection = self._made(upgraded, dialled=True)
+        connection = self._made(upgraded, dialled=dialled)
         connection.identity = identity
         self._be_mesh(connection, serializer)
         gevent.spawn(self._live, connection)

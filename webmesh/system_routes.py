@@ -60,6 +60,11 @@ class SystemRoutes:
         self.login: Login | None = None
         """Says who peers are; set when serving begins, `None` where nobody asks."""
 
+    def name_node(self, node: str | None, name: str | None) -> None:
+        """Be known by another id, or name, than so far; before serving begins."""
+        self.node["id"] = node or self.node["id"]
+        self.node["name"] = name or self.node["name"]
+
     def register(self) -> None:
         """Put them into the router; handlers that only compute, so they never need a thread."""
         table = {"$hello": self.hello, "$goodbye": self.goodbye, "$info": self.info, "$routes": self.routes}

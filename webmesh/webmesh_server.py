@@ -126,9 +126,9 @@ class WebMeshServer(RouteHost, TopicHost):
         self._access = Access(checked_authenticators(authenticate), token_in_url, requirement(requires))
         self.registered = Registered(topics=self.topic_table, subscriptions=self.local_subscriptions)
         self._serving: Serving | None = None
-        self._system = SystemRoutes(self.router, name, VERSION, limits=self.limits, timeouts=self.timeouts)
-        self._system.register()
-        self._status = NodeStatus(self._system, self._oversight.check, self._oversight.events)
+        self.system = SystemRoutes(self.router, name, VERSION, limits=self.limits, timeouts=self.timeouts)
+        self.system.register()
+        self._status = NodeStatus(self.system, self._oversight.check, self._oversight.events)
 
     # ------------------------------------------------------------- registration
 
@@ -157,7 +157,7 @@ class WebMeshServer(RouteHost, TopicHost):
         self.observer = observer or self.observer
         if metrics is not None:
             self._oversight.count(metrics)
-        self._system.limits, self._system.timeouts = self.limits, self.timeouts
+        self.system.limits, self.system.timeouts = self.limits, self.timeouts
 
     def _check_registering(self, what: str) -> None:
         if self._serving is not None:
@@ -193,9 +193,9 @@ class WebMeshServer(RouteHost, TopicHost):
             raise ConfigurationError("listen() was called before: a server serves once, make a new one")
         address = listening_address(host, port, unix) if sock is None else sock
         parts = serving_context(self).run(self._parts)
-        self._system.sessions, self._system.login = parts.sessions, parts.login
-        self._system.wills, self._system.rights = parts.wills, parts.rights
-        self._system.topics_epoch = parts.topics.broker.run
+        self.system.sessions, self.system.login = parts.sessions, parts.login
+        self.system.wills, self.system.rights = parts.wills, parts.rights
+        self.system.topics_epoch = parts.topics.broker.run
         self._serve_topics(parts)
         self._serving = serving = Serving(parts, address, self._oversight)
         self._status.attend(parts.dispatcher.counted, lambda: self.url, lambda: serving.closing)
@@ -237,6 +237,20 @@ class WebMeshServer(RouteHost, TopicHost):
     def in_hub(self, act: Callable[..., object], *args: object) -> None:
         """Let the server's hub call *act* soon, which must not wait; from any thread. Shows whether the hub turns."""
         self._begun.in_hub(act, *args)
+
+    def trust(self, trusts: Callable[[WebSocketConnection], bool]) -> None:
+        """Let those connections see what operators see; before serving begins."""
+        self._oversight.trusts = trusts
+
+    @property
+    def begun(self) -> bool:
+        """Whether `listen` was called."""
+        return self._serving is not None
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether peers must log in."""
+        return bool(self._access.authenticators)
 
     @property
     def listening(self) -> bool:

@@ -98,7 +98,7 @@ def test_a_foreign_program_that_tells_only_its_session_gets_what_came_since() ->
             resume = {"session": said["session"], "epoch": said["epoch"]}
             assert peer.ask("$hello", 1, {"resume": resume})["data"]["resumed"]
             assert {"path": "/news", "data": "missed", "kept": 2} == peer.hear()
-            assert {"id": 2, "data": server._system.node} == peer.ask("$info", 2)
+            assert {"id": 2, "data": server.system.node} == peer.ask("$info", 2)
 
 
 @pytest.mark.row(57)
@@ -185,7 +185,7 @@ def test_a_full_backlog_ends_a_resume() -> None:
         with foreign(server) as peer:
             resume = {"session": said["session"], "epoch": said["epoch"], "received": 0}
             assert not peer.ask("$hello", 0, {"resume": resume})["data"]["resumed"]
-            assert {"id": 1, "data": server._system.node} == peer.ask("$info", 1)
+            assert {"id": 1, "data": server.system.node} == peer.ask("$info", 1)
 
 
 # --------------------------------------------------------------------- our own client

@@ -1,8 +1,8 @@
 """How two nodes show each other that they know the mesh's secret, without telling it.
 
 Pure: random texts are handed in. Each side chooses a nonce, and proves with an HMAC over both nonces, both nodes' ids
-and its own part in it; so nobody can answer with what it was asked, or use a proof on another link. It keeps strangers out
-of the mesh; what is said on a link only TLS hides. Wire form: docs/PROTOCOL.md, "Between nodes".
+and its own part in it; so nobody can answer with what it was asked, or use a proof on another link. It keeps strangers
+out of the mesh; what is said on a link only TLS hides. Wire form: docs/PROTOCOL.md, "Between nodes".
 """
 
 from __future__ import annotations

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from webmesh.protocol.handshake import UpgradeRequest
 
 
+OWN_ADDRESS = "self"
+"""`Upgraded.address` of a peer that is this server itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
     """Where to listen with TCP.

@@ -1,0 +1,143 @@
+"""MeshNode: nodes that find each other, link once, tell of themselves and notice each other's end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.mesh_nodes import Node, meshed
+from tests.running import wait_for
+from webmesh.auth import Credentials, Identity
+from webmesh.exceptions import PermissionDenied, WebMeshError
+from webmesh.webmesh_client import WebMeshClient
+from webmesh.webmesh_server import WebMeshServer
+
+
+def all_linked(*nodes: Node) -> bool:
+    return all(len(nodes) - 1 == len(one.linked()) for one in nodes)
+
+
+def test_nodes_that_know_one_seed_are_all_linked_once() -> None:
+    """Whoever is told of by another is dialled; one connection for each pair, and either side calls over it."""
+    with Node("a") as a, Node("b", a.url) as b, Node("c", a.url) as c, Node("d", b.url) as d:
+        nodes = (a, b, c, d)
+        assert wait_for(lambda: all_linked(*nodes))
+        assert wait_for(lambda: [3] * 4 == [len(one.server.connections) for one in nodes])
+        for one in nodes:
+            others = sorted({"a", "b", "c", "d"} - {one.server.name})
+            assert others == one.linked()
+            assert others == [one.ask(name, "/who") for name in others]
+
+
+def test_a_node_that_cannot_be_dialled_is_called_over_the_link_it_has_dialled() -> None:
+    """As behind NAT: it says no address, and dials whom it hears of."""
+    with Node("a") as a, Node("b", a.url) as b, Node("hidden", a.url, advertise=()) as hidden:
+        assert wait_for(lambda: all_linked(a, b, hidden))
+        assert "hidden" == b.ask("hidden", "/who")
+        assert () == b.node.membership.members[hidden.id].record.addresses
+
+
+def test_both_seeds_of_each_other_end_up_with_one_link() -> None:
+    """Both dial at once; one connection stays."""
+    with Node("b") as b, Node("a", b.url) as a:
+        b.hub(b.node._seed, a.url)
+        assert wait_for(lambda: all_linked(a, b))
+        assert wait_for(lambda: 1 == len(a.server.connections) == len(b.server.connections))
+        assert "b" == a.ask("b", "/who") and "a" == b.ask("a", "/who")
+
+
+def test_its_own_address_among_the_seeds_is_let_be() -> None:
+    """Every node of a deployment may have the same list."""
+    with Node("a") as a:
+        a.hub(a.node._seed, a.url)
+        with Node("b", a.url) as b:
+            assert wait_for(lambda: all_linked(a, b))
+            assert ["b"] == a.linked()
+
+
+def test_a_node_that_drains_says_so_at_once_and_one_that_has_left_is_gone() -> None:
+    """Nothing is to be routed to it, and nobody looks for it."""
+    with Node("a") as a:
+        seen: list[str] = []
+        with Node("b", a.url) as b:
+            assert wait_for(lambda: all_linked(a, b))
+            a.node.watchers.append(lambda: seen.append(a.states()["b"]))
+        assert "draining" in seen and wait_for(lambda: "left" == a.states()["b"] and not a.linked())
+
+
+def test_a_node_whose_process_is_gone_is_lost_at_once() -> None:
+    """Its address refuses: that is proof, and no majority counts it any more."""
+    with Node("a") as a, Node("b", a.url) as b, Node("c", a.url) as c:
+        assert wait_for(lambda: all_linked(a, b, c))
+        b.hub(b.node.serving.listener.stop_accepting)
+        for connection in b.server.connections:
+            connection.abort()
+        b.node._stopped = True
+        b.hub(lambda: [one.stop() for one in b.node._diallers.values()])
+        assert wait_for(lambda: "lost" == a.states()["b"] and "lost" == c.states()["b"])
+        assert a.node.membership.members[b.id].proven and 2 == a.node.membership.known_count
+
+
+def test_a_node_that_comes_back_under_its_id_is_the_later_one() -> None:
+    """Its former incarnation loses, and the link is made anew."""
+    with Node("a") as a:
+        with Node("b", a.url, id="the-same") as b:
+            assert wait_for(lambda: all_linked(a, b))
+            first = a.node.membership.members["the-same"].record.epoch
+        with Node("b", a.url, id="the-same") as again:
+            assert wait_for(lambda: all_linked(a, again) and "ok" == a.states()["b"])
+            assert first < a.node.membership.members["the-same"].record.epoch
+
+
+@pytest.mark.parametrize(
+    "other, joins", [(b"the secret of this mesh", True), (b"that of another mesh", False), (None, False)]
+)
+def test_only_who_knows_the_secret_joins(other: bytes | None, joins: bool) -> None:
+    """The others learn nothing of who is there."""
+    with Node("a", secret=b"the secret of this mesh") as a, Node("b", a.url, secret=other) as b:
+        if joins:
+            assert wait_for(lambda: all_linked(a, b))
+        else:
+            assert not wait_for(a.linked, 0.5)
+            assert not b.linked() and not b.states() and not a.states()
+
+
+def test_where_peers_log_in_a_node_shows_its_token() -> None:
+    """The role `node` is what makes it one."""
+
+    def who(credentials: Credentials) -> Identity | None:
+        return {"n": Identity("b", ["node"]), "c": Identity("client", ["user"])}.get(credentials.token or "")
+
+    with Node("a", server=WebMeshServer(name="a", authenticate=who)) as a:
+        a.node._joins._logins = lambda: True
+        with Node("b", a.url, token=lambda: "n") as b, Node("c", a.url, token=lambda: "c") as c:
+            assert wait_for(lambda: all_linked(a, b))
+            assert not wait_for(c.linked, 0.3)
+
+
+@pytest.mark.parametrize("path", ["$gossip", "$news"])
+def test_a_stranger_s_word_of_nodes_is_not_heard(path: str) -> None:
+    """Only nodes that have joined may tell of others."""
+    liar = {"node": {"id": "x", "epoch": 1}}
+    with Node("a") as a, WebMeshClient(a.url) as client, pytest.raises(PermissionDenied):
+        client.call(path, {"news": [liar]} if path == "$gossip" else [liar])
+    assert {} == a.states()
+
+
+@pytest.mark.parametrize("said", [None, 5, [], {"news": 5}, {"probe": 5}, {"ask": {}}, {"probe": {"id": 1}}])
+def test_gossip_that_makes_no_sense_harms_nobody(said: Any) -> None:
+    """It is refused, and the sender stays what it is."""
+    with Node("a") as a, Node("b", a.url) as b:
+        assert wait_for(lambda: all_linked(a, b))
+        try:
+            b.ask("a", "$gossip", said)
+        except WebMeshError as error:
+            assert "invalid_argument" == getattr(error, "code", "")
+        assert {"b": "ok"} == a.states() and {"a": "ok"} == b.states()
+
+
+def test_a_mesh_of_one_says_goodbye_without_waiting() -> None:
+    """There is nobody to hear it."""
+    with meshed(Node("a")):
+        pass

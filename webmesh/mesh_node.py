@@ -1,0 +1,411 @@
+"""One node of a mesh: whom it knows, whom it is linked to, and what it says of itself.
+
+Puts together who is alive (`protocol.membership`), links (`node_links`), dialling (`node_dialler`), joining
+(`mesh_joins`) and where addresses come from (`discovery`). Everything here runs in the server's hub. What programs see
+of it is `mesh`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.event import Event
+
+from webmesh.advertising import own_urls
+from webmesh.auth import Identity
+from webmesh.exceptions import (
+    AlreadyExists, InvalidArgument, Overloaded, PermissionDenied, WebMeshError,
+)  # fmt: skip
+from webmesh.mesh_joins import NODE_ROLE, Joined, MeshJoins
+from webmesh.message_serializers import MessagePackSerializer, subprotocol
+from webmesh.node_dialler import NodeDialler
+from webmesh.node_links import LOOK_TIMEOUT, NodeLinks
+from webmesh.options import GossipSettings
+from webmesh.protocol.claims import claim_of
+from webmesh.protocol.membership import Forward, Membership
+from webmesh.protocol.node_record import NodeRecord
+from webmesh.protocol.probing import Probe
+from webmesh.websocket.dialer import dial
+from webmesh.websocket.upgraded import OWN_ADDRESS
+
+if TYPE_CHECKING:
+    import ssl
+
+    from webmesh.discovery.base import Discovery, Found
+    from webmesh.routing import Router
+    from webmesh.serving import Serving
+    from webmesh.websocket.websocket_connection import WebSocketConnection
+
+TICK = 0.2
+"""Seconds between two looks at what is due."""
+DEFER = 0.3
+"""Seconds that the node with the larger id waits before it dials one that can dial it: mostly there is a link then."""
+GRACE = 0.2
+"""Seconds of draining in which others hear of it, before calls are refused."""
+
+logger = logging.getLogger("webmesh.mesh")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings:
+    """What a program says of its node; see `WebMesh`."""
+
+    id: str
+    epoch: int
+    name: str | None = None
+    services: tuple[str, ...] = ()
+    zone: str | None = None
+    release: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    advertise: tuple[str, ...] | None = None
+    seeds: tuple[str, ...] = ()
+    secret: bytes | None = field(default=None, repr=False)
+    token: Callable[[], str | None] = field(default=lambda: None, repr=False)
+    tls: ssl.SSLContext | None = None
+    gossip: GossipSettings = field(default_factory=GossipSettings)
+
+
+class MeshNode:
+    """An `Extension` of one server.
+
+    Args:
+        logins: Whether peers of the server must log in.
+
+    Attributes:
+        links: Who is linked.
+        watchers: Called in the hub, in no order, when anything has changed that nodes or links are.
+        heard: Called in the hub with the id of a node whose link is new.
+    """
+
+    def __init__(
+        self, settings: NodeSettings, discoveries: Sequence[Discovery], router: Router, logins: Callable[[], bool]
+    ) -> None:
+        self.settings = settings
+        self.links = NodeLinks(settings.id, self._link_changed)
+        self.watchers: list[Callable[[], None]] = []
+        self._record = NodeRecord(
+            id=settings.id, epoch=settings.epoch, name=settings.name, services=settings.services,
+            zone=settings.zone, release=settings.release, metadata=settings.metadata,
+            addresses=settings.advertise or (),
+        )  # fmt: skip
+        self._membership: Membership | None = None
+        self._discoveries = tuple(discoveries)
+        self._found: dict[Discovery, tuple[str, ...]] = {}
+        self._serving: Serving | None = None
+        self._joins = MeshJoins(
+            lambda: self.me, self._known, secret=settings.secret, logins=logins, joined=self._came
+        )
+        self._joins.register(router)
+        router.add("$gossip", self._gossip, reserved=True, blocking=False)
+        router.add("$news", self._news, reserved=True, blocking=False)
+        self._seeds: dict[str, NodeDialler] = {}
+        self._diallers: dict[str, NodeDialler] = {}
+        self._jobs: set[gevent.Greenlet[..., None]] = set()
+        self._stopped = False
+        self._own: WebSocketConnection | None = None
+        self._joining: dict[WebSocketConnection, Event] = {}
+
+    @property
+    def me(self) -> NodeRecord:
+        """This node's record, as it is now."""
+        return self._record if self._membership is None else self._membership.me
+
+    @property
+    def started(self) -> bool:
+        """Whether its server listens."""
+        return self._membership is not None
+
+    @property
+    def expects(self) -> bool:
+        """Whether it was told where others may be, and has not looked there yet."""
+        looked = self._membership is not None and all(dialler.looked for dialler in self._seeds.values())
+        return bool(self.settings.seeds or self._discoveries) and not looked
+
+    @property
+    def membership(self) -> Membership:
+        """Whom this node knows; once it has started."""
+        assert self._membership is not None, "the mesh has not started"
+        return self._membership
+
+    @property
+    def serving(self) -> Serving:
+        """The run of its server; once it has started."""
+        assert self._serving is not None, "the mesh has not started"
+        return self._serving
+
+    def connection_to(self, node: str) -> WebSocketConnection | None:
+        """Over which *node* is asked; itself, too."""
+        if node == self.me.id:
+            return self._own
+        link = self.links.get(node)
+        return None if link is None else link.connection
+
+    def update(self, **changes: Any) -> None:
+        """Say something else of this node from now on; see `NodeRecord`."""
+        self.membership.update_me(**changes)
+        self._tell_all()
+
+    # ---------------------------------------------------------------- an extension
+
+    def start(self, serving: Serving) -> None:
+        """`Extension.start`."""
+        self._serving = serving
+        record = self._record
+        if self.settings.advertise is None:
+            parts = serving.parts
+            urls = own_urls(serving.listener.address, parts.mount, secure=parts.tls is not None)
+            record = record.changed(addresses=urls)
+        self._membership = Membership(record, self.settings.gossip, random.Random(), time.monotonic())
+        self._own = serving.loop(
+            lambda: MessagePackSerializer(serving.parts.limits), Identity("this node", frozenset({NODE_ROLE}))
+        )
+        self._spawn(self._beat)
+        self._tell_watchers()
+        for url in self.settings.seeds:
+            self._seed(url)
+        for discovery in self._discoveries:
+            self._spawn(self._discover, discovery)
+
+    def ended(self, connection: WebSocketConnection) -> None:
+        """`Extension.ended`."""
+        self._joins.forget(connection)
+        node = self.links.ended(connection)
+        if node is not None and self._membership is not None and not self._stopped:
+            self._membership.link_lost(node, time.monotonic())
+            for dialler in (self._diallers.get(node), *self._seeds.values()):
+                if dialler is not None:
+                    dialler.wake()
+
+    def drain(self) -> None:
+        """`Extension.drain`."""
+        if self._membership is not None:
+            self.update(state="draining")
+            for discovery in self._discoveries:
+                with suppress(WebMeshError):
+                    discovery.announce(self.me)
+            gevent.sleep(GRACE if len(self.links) else 0)
+
+    def keeps(self, connection: WebSocketConnection) -> bool:
+        """`Extension.keeps`: links are needed until the topics have ended."""
+        return self.links.node_of(connection) is not None
+
+    def trusts(self, connection: WebSocketConnection) -> bool:
+        """Whether at its other end is a node that has joined, or this one."""
+        return self.links.node_of(connection) is not None or connection.address == OWN_ADDRESS
+
+    def stop(self) -> None:
+        """`Extension.stop`."""
+        self._stopped = True
+        if self._membership is not None:
+            self._membership.leave(time.monotonic())
+            self._tell_all()
+        for dialler in (*self._seeds.values(), *self._diallers.values()):
+            dialler.stop()
+        gevent.killall(list(self._jobs), block=False)
+        self.links.stop()
+        for discovery in self._discoveries:
+            with suppress(WebMeshError):
+                discovery.stop()
+
+    # ------------------------------------------------------------------ who is there
+
+    def _known(self) -> list[dict[str, Any]]:
+        return [] if self._membership is None else self._membership.full_state()
+
+    def _came(self, connection: WebSocketConnection, joined: Joined) -> None:
+        """On a connection that was accepted."""
+        if self._stopped:
+            raise PermissionDenied("this node leaves the mesh")
+        self._take(connection, joined, dialled=False)
+
+    def _take(self, connection: WebSocketConnection, joined: Joined, *, dialled: bool) -> None:
+        """Make a link of it.
+
+        Raises:
+            AlreadyExists: Another process has the id, or had it and is older.
+            Overloaded: There are too many nodes.
+        """
+        node, now = joined.node, time.monotonic()
+        if not self.membership.joined(node, now):
+            if node.id == self.me.id or node.id in self.membership.members:
+                raise AlreadyExists("there is a later node of this id")
+            raise Overloaded(f"a mesh has at most {self.settings.gossip.members} nodes")
+        with suppress(InvalidArgument):
+            self.membership.merge(joined.known, now)
+        connection.metadata["node"] = node.to_wire()
+        self.links.settle(connection, node.id, dialled=dialled)
+        self._look()
+
+    def _link_changed(self, node: str) -> None:
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        for watcher in self.watchers:
+            watcher()
+
+    # ---------------------------------------------------------------------- dialling
+
+    def _seed(self, url: str) -> None:
+        if url not in self._seeds:
+            self._seeds[url] = dialler = NodeDialler([url], None, self._meet, self._is_linked, self._refused)
+            dialler.start()
+
+    def _discover(self, discovery: Discovery) -> None:
+        """Begin to hear of addresses."""
+
+        def found(entries: Sequence[Found]) -> None:
+            mine = set(self.me.addresses)
+            self._found[discovery] = tuple(url for entry in entries for url in entry.urls if url not in mine)
+            self._look()
+
+        discovery.start(found)
+        discovery.announce(self.me)
+
+    def _is_linked(self, node: str) -> bool:
+        return node == self.me.id or self.links.get(node) is not None
+
+    def _refused(self, node: str) -> None:
+        self.membership.refused(node, time.monotonic())
+        self._look()
+
+    def _meet(self, url: str) -> tuple[str, WebSocketConnection | None]:
+        """Dial *url* and join; the id of the node there, which may be this one."""
+        serving, settings = self.serving, self.settings
+        limits, seconds = serving.parts.limits, serving.parts.timeouts.connect
+        upgraded = dial(
+            url, timeout=seconds, limits=limits, subprotocols=(subprotocol(MessagePackSerializer),),
+            tls=settings.tls if url.startswith("wss:") else None,
+        )  # fmt: skip
+        connection = serving.adopt(
+            upgraded, MessagePackSerializer(limits), Identity(f"node at {upgraded.address}", frozenset({NODE_ROLE}))
+        )
+        kept = False
+        self._joining[connection] = settled = Event()
+        try:
+            token = settings.token()
+            if token is not None:
+                connection.call("$hello", {"token": token}, timeout=seconds)
+            joined = self._joins.ask(connection, seconds)
+            if joined.node.id == self.me.id:
+                return joined.node.id, None
+            self._take(connection, joined, dialled=True)
+            kept = True
+            return joined.node.id, connection
+        finally:
+            del self._joining[connection]
+            settled.set()
+            if not kept:
+                connection.close(1000, "", timeout=0)
+
+    # ------------------------------------------------------------------------ gossip
+
+    def _beat(self) -> None:
+        while True:
+            gevent.sleep(TICK)
+            try:
+                for probe in self.membership.tick(time.monotonic()):
+                    self._spawn(self._probe, probe)
+                self._look()
+            except Exception as error:  # a supervisor's edge: who is alive must be looked at again
+                logger.error("the mesh could not be looked after", exc_info=error)
+
+    def _probe(self, probe: Probe) -> None:
+        reply = self._ask(probe.to, probe.message, probe.timeout)
+        now = time.monotonic()
+        further = self.membership.failed(probe, now) if reply is None else self.membership.answered(probe, reply, now)
+        for one in further:
+            self._spawn(self._probe, one)
+        self._look()
+
+    def _ask(self, node: str, message: dict[str, Any], timeout: float) -> Any:
+        """Its answer; `None` without one."""
+        link = self.links.get(node)
+        if link is not None:
+            with suppress(WebMeshError):
+                return link.connection.call("$gossip", message, timeout=timeout)
+        return None
+
+    def _gossip(self, payload: Any, path: str, client: WebSocketConnection) -> Any:
+        answer = self.membership.received(self.node_of(client), payload, time.monotonic())
+        if isinstance(answer, Forward):
+            reply = self._ask(answer.target, answer.message, answer.timeout)
+            answer = self.membership.forwarded(answer, reply, time.monotonic())
+        self._look()
+        return answer
+
+    def _news(self, payload: Any, path: str, client: WebSocketConnection) -> None:
+        self.node_of(client)
+        self.membership.merge(payload, time.monotonic())
+        self._look()
+
+    def node_of(self, client: WebSocketConnection) -> str:
+        """The node that has joined on this connection.
+
+        Raises:
+            PermissionDenied: None has.
+        """
+        node = self.links.node_of(client)
+        if node is None and client in self._joining:
+            # The answer to our `$join` has come just before this, and whoever waits for it has yet to run.
+            self._joining[client].wait(LOOK_TIMEOUT)
+            node = self.links.node_of(client)
+        if node is None:
+            raise PermissionDenied("this is for nodes that have joined")
+        return node
+
+    def _tell_all(self) -> None:
+        """What this node says of itself, to all at once: it must not wait until it has spread."""
+        for link in self.links:
+            link.connection.say("$news", [claim_of(self.me).to_wire()])
+
+    def _look(self) -> None:
+        """Act on what has changed in the membership."""
+        changes = self.membership.changes()
+        for change in changes:
+            told = {"node": change.record.id, "service": change.record.name, "state": change.after}
+            logger.info("a node has changed", extra=told | {"before": change.before})
+        self._dial_who_is_there()
+        if changes:
+            self._tell_watchers()
+
+    def _dial_who_is_there(self) -> None:
+        """One dialler for each node that has addresses, lost ones included: a partition may end."""
+        wanted = {
+            node: member.record.addresses
+            for node, member in self.membership.members.items()
+            if member.record.addresses and member.state != "left" and node != self.me.id
+        }
+        for node, dialler in tuple(self._diallers.items()):
+            if wanted.get(node) != dialler.urls:
+                del self._diallers[node]
+                dialler.stop()
+        for node, urls in wanted.items():
+            if node not in self._diallers:
+                delay = DEFER if self.me.addresses and node < self.me.id else 0.0
+                self._diallers[node] = dialler = NodeDialler(
+                    urls, node, self._meet, self._is_linked, self._refused, delay=delay
+                )
+                dialler.start()
+        self._follow_found()
+
+    def _follow_found(self) -> None:
+        """What discovery has found are seeds, for as long as it finds them."""
+        found = {url for urls in self._found.values() for url in urls}
+        for url in found:
+            self._seed(url)
+        for url, dialler in tuple(self._seeds.items()):
+            if url not in found and url not in self.settings.seeds:
+                del self._seeds[url]
+                dialler.stop()
+
+    def _spawn(self, job: Callable[..., None], *args: Any) -> None:
+        greenlet = gevent.spawn(job, *args)
+        self._jobs.add(greenlet)
+        greenlet.rawlink(self._jobs.discard)
