@@ -94,6 +94,15 @@ def test_what_is_not_numbered_is_told_apart_by_its_time(catching: CatchUp, peer:
     assert ["old", "new", "other"] == peer.sent
 
 
+def test_a_value_published_meanwhile_comes_in_its_turn(catching: CatchUp, peer: Peer):
+    """It was read after it had come: what came before it in its topic is neither lost nor overtaken by it."""
+    for number in (1, 2, 3):
+        catching.take(kept(number))
+    catching.replay([kept(2).as_retained(), Publication("b", "b")])
+    catching.run()
+    assert ["b", 1, 2, 3] == peer.sent
+
+
 def test_too_much_to_wait_is_lost_and_told(catching: CatchUp, peer: Peer, monkeypatch: pytest.MonkeyPatch):
     """The oldest go."""
     monkeypatch.setattr(module, "MOST_WAITING", 2)

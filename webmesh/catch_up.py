@@ -1,7 +1,9 @@
 """`CatchUp`: a subscription from its answer on until it has what came before.
 
-Decides the order: first the answer, then what is replayed, then what was published meanwhile, then what is live. Lives
-in the node's hub.
+Decides the order: first the answer, then what is replayed, then what was published meanwhile, then what is live. The
+past is read in pages, and topics change between them: a retained value that was published since the subscription began
+is not replayed but comes in its turn among what was published meanwhile, so that nothing is lost, doubled or overtaken
+within its topic. Lives in the node's hub.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription
     from webmesh.protocol.publication import Publication
 
+HOLD = 0.005
+"""Seconds for which a replay may hold the hub before others are served."""
+SLICE = 64
+"""Publications between two looks at the clock."""
 MOST_WAITING = 10_000
 """Publications that may come while one subscriber catches up; beyond it the oldest are lost to it, and it is told."""
 
@@ -58,8 +64,6 @@ class CatchUp:
     def replay(self, publications: list[Publication]) -> None:
         """What comes first; to be given before `begin`."""
         self._replay.extend(publications)
-        for one in publications:
-            self._had[one.topic] = (one.at, one.offset, one.epoch)
 
     def take(self, publication: Publication) -> None:
         """`Taker.take`."""
@@ -87,8 +91,7 @@ class CatchUp:
     def run(self) -> None:
         """Send what comes before what is live."""
         try:
-            for publication in self._replay:
-                self._send(publication)
+            self._send_replay()
             while self._waiting:
                 publication = self._waiting.popleft()
                 if not self._has_had(publication):
@@ -98,6 +101,18 @@ class CatchUp:
         finally:
             if not self._peer.over:
                 self._go_live()
+
+    def _send_replay(self) -> None:
+        came = {(one.topic, one.at, one.offset, one.epoch) for one in self._waiting}
+        until = time.monotonic() + HOLD
+        for number, one in enumerate(self._replay, 1):
+            if one.retained and (one.topic, one.at, one.offset, one.epoch) in came:
+                continue
+            self._had[one.topic] = (one.at, one.offset, one.epoch)
+            self._send(one)
+            if number % SLICE == 0 and time.monotonic() > until:
+                gevent.sleep(0)
+                until = time.monotonic() + HOLD
 
     def _send(self, publication: Publication) -> None:
         peer = self._peer

@@ -1,12 +1,14 @@
 """The engine in memory: the contract, and its bounds."""
 
+import gevent
 import pytest
 
 from tests.brokers.contract import KEPT, BrokerContract, RecordingSink, message
-from webmesh.brokers import one_node
+from webmesh.brokers import memory, one_node
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.exceptions import Overloaded
+from webmesh.protocol.publication import Publication
 from webmesh.testing import FakeClock
 
 
@@ -75,3 +77,27 @@ def test_topics_that_ended_with_their_time_make_room(broker: MemoryBroker, monke
     assert ["a", "c"] == sorted(broker.topics(("*",)))
     assert not broker.history("a", Since(first.offset - 1, first.epoch)).complete
     assert broker.history("a", Since()).offset > first.offset
+
+
+def test_retained_values_are_read_in_pages(monkeypatch: pytest.MonkeyPatch):
+    """Others have their turn in between; what they take away is not found, what they leave is found once."""
+    monkeypatch.setattr(memory, "HOLD", -1.0)
+    broker, went = MemoryBroker(FakeClock()), []
+    broker.start(RecordingSink())
+    for number in range(4 * memory.SLICE):
+        broker.publish(Publication(f"a/{number}", number), Keep(retain=True))
+
+    def meanwhile() -> None:
+        for number in range(0, 4 * memory.SLICE, 2):
+            broker.publish(Publication(f"a/{number}", None), Keep(retain=True))
+        broker.publish(Publication("b", "new"), Keep(retain=True))
+        went.append(True)
+
+    other = gevent.spawn(meanwhile)
+    found = [one.topic for one in broker.retained(("**",))]
+    assert went
+    other.join()
+    assert len(found) == len(set(found))
+    assert {f"a/{number}" for number in range(1, 4 * memory.SLICE, 2)} <= set(found)
+    assert len(found) < 4 * memory.SLICE
+    broker.stop()

@@ -437,3 +437,13 @@ def test_a_past_that_goes_while_it_is_read_is_not_taken_for_whole(restarted, mon
     gevent.spawn(lambda: [broker.publish(message(payload=number), keep) for number in range(11, 21)])
     found = broker.history("a/b", Since(0, epoch))
     assert (False, []) == (found.complete, found.items)
+
+
+def test_a_retained_value_keeps_its_number(restarted):
+    """Who gets it after a restart knows where it stands."""
+    broker, _ = restarted()
+    accepted = broker.publish(Publication("a", 1), Keep(history=5, retain=True))
+    broker, _ = restarted()
+    (value,) = broker.retained(("a",))
+    assert accepted[:2] == (value.offset, value.epoch)
+    assert value.offset == 1

@@ -84,6 +84,15 @@ def test_pages():
     assert [5, 4, 3] == offsets(log.page(5.0, after=2, reverse=True))
 
 
+def test_pages_of_a_log_that_has_let_go_of_its_beginning():
+    """By offset, wherever that stands now."""
+    log = filled(9, most=4)
+    assert [6, 7] == offsets(log.page(9.0, after=2, most=2))
+    assert [8] == offsets(log.page(9.0, after=7, most=1))
+    assert [9, 8] == offsets(log.page(9.0, after=7, reverse=True))
+    assert [] == log.page(9.0, after=20, most=2)
+
+
 def test_a_log_that_keeps_nothing_counts():
     """A subscriber that is up to date is so without any history."""
     log = filled(3, most=0)

@@ -7,7 +7,10 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
+
+import gevent
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since, in_parts
@@ -15,7 +18,7 @@ from webmesh.brokers.one_node import KeptGroup, OneNodeBroker, Work
 from webmesh.deadline import Clock
 from webmesh.exceptions import ConfigurationError, Overloaded
 from webmesh.protocol.publication import Publication
-from webmesh.protocol.topic_log import TopicLog
+from webmesh.protocol.topic_log import Entry, TopicLog
 from webmesh.protocol.topic_trie import TopicTrie
 
 
@@ -26,6 +29,10 @@ def open_memory(url: str, *, clock: Clock = time.monotonic) -> MemoryBroker:
     return MemoryBroker(clock)
 
 
+HOLD = 0.005
+"""Seconds for which reading retained values may hold the hub before others are served."""
+SLICE = 64
+"""Values between two looks at the clock."""
 SWEEP = 1.0
 """Seconds between two looks, where there is no room for another topic, at what has ended with its time."""
 
@@ -143,11 +150,16 @@ class MemoryStorage:
 
     def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
         """See `Storage.retained`."""
-        found = [self._retained[topic] for topic in self._retained_topics.select(pattern)]
-        for one in found:
+        found = []
+        for topic in give_way_in(self._retained_topics.select(pattern)):
+            one = self._retained.get(topic)  # others had their turn: it may have gone
+            if one is None:
+                continue
             if one.expired(now):
-                self._forget(one.topic)
-        return [one.as_retained() for one in found if not one.expired(now)]
+                self._forget(topic)
+            else:
+                found.append(one.as_retained())
+        return found
 
     # ------------------------------------------------------- groups and records
 
@@ -189,19 +201,27 @@ class MemoryStorage:
         return in_parts(self.records(table, now), most)  # they are here already: nothing is read
 
 
+def give_way_in(topics: Iterable[str]) -> Iterator[str]:
+    """*topics*, with a turn for others now and then."""
+    until = time.monotonic() + HOLD
+    for number, topic in enumerate(topics, 1):
+        yield topic
+        if number % SLICE == 0 and time.monotonic() > until:
+            gevent.sleep(0)
+            until = time.monotonic() + HOLD
+
+
 def read_log(
     log: TopicLog[Publication], since: Since, now: float, *, most: int | None, reverse: bool
 ) -> History:
     """What `Broker.history` answers where *log* is all that is kept of the topic."""
     complete = True
     if since.seconds is not None:
-        found = log.recent(since.seconds, now)
-    elif since.offset is not None and not reverse:
-        recovered = log.after(since.offset, since.epoch or "", now)
-        found, complete = recovered.entries, recovered.complete
+        recent = log.recent(since.seconds, now)
+        found: Iterable[Entry[Publication]] = reversed(recent) if reverse else recent
     else:
-        found = log.page(now, after=since.offset or 0)
-    items = [entry.message for entry in found if not entry.message.expired(now)]
-    if reverse:
-        items.reverse()
-    return History(items if most is None else items[:most], log.offset, log.epoch, complete)
+        complete = reverse or since.offset is None or log.reaches(since.offset, since.epoch or "", now)
+        after = since.offset or 0 if complete else log.offset
+        found = log.walk(now, after=after, reverse=reverse, few=most is not None)
+    items = islice((entry.message for entry in found if not entry.message.expired(now)), most)
+    return History(list(items), log.offset, log.epoch, complete)

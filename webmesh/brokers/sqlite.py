@@ -182,8 +182,8 @@ class SqliteStorage:
     def _row(self, statement: str, *values: object) -> tuple[Any, ...]:
         return next(iter(self._run(statement, *values)), (None, None))
 
-    def _packed(self, publication: Publication) -> bytes:
-        stored = {"p": publication.payload, "h": dict(publication.headers), "at": publication.at}
+    def _packed(self, publication: Publication, **more: int | None) -> bytes:
+        stored = {"p": publication.payload, "h": dict(publication.headers), "at": publication.at} | more
         try:
             return bytes(self._serializer.serialize(stored))
         except SerializationError as error:
@@ -291,7 +291,8 @@ class SqliteStorage:
         if not self._run("SELECT 1 FROM retained WHERE topic = ?", topic):
             self._check_room("retained", topic, now)
             self._counts["retained"] += 1
-        self._run("INSERT OR REPLACE INTO retained VALUES (?, ?)", topic, self._packed(publication))
+        packed = self._packed(publication, n=publication.offset)
+        self._run("INSERT OR REPLACE INTO retained VALUES (?, ?)", topic, packed)
 
     def history(self, topic: str, since: Since, now: float, *, most: int | None, reverse: bool) -> History:
         """See `Storage.history`."""
@@ -350,8 +351,13 @@ class SqliteStorage:
 
     def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
         """See `Storage.retained`."""
-        found = [self._unpacked(*row) for row in self._matching("retained", pattern)]
+        found = [self._value(*row) for row in self._matching("retained", pattern)]
         return [one.as_retained() for one in found if not one.expired(now)]
+
+    def _value(self, topic: str, message: bytes) -> Publication:
+        """With its number, which files of former versions do not tell."""
+        number = self._loaded(message).get("n")
+        return replace(self._unpacked(topic, message), offset=number, epoch=number and self._epoch)
 
     def _matching(self, table: str, pattern: tuple[str, ...]) -> list[tuple[Any, ...]]:
         """The rows whose topics match."""

@@ -78,11 +78,18 @@ class TopicLog(Generic[M]):
 
     def after(self, offset: int, epoch: str, now: float) -> Recovered[M]:
         """What came after *offset* of *epoch*: all of it, or nothing."""
-        self.expire(now)
-        oldest = self._entries[0].offset if self._entries else self._next
-        if epoch != self.epoch or not oldest - 1 <= offset <= self.offset:
+        if not self.reaches(offset, epoch, now):
             return Recovered(False, [])
-        return Recovered(True, list(islice(self._entries, offset - oldest + 1, None)))
+        return Recovered(True, list(self.walk(now, after=offset)))
+
+    def reaches(self, offset: int, epoch: str, now: float) -> bool:
+        """Whether everything that came after *offset* of *epoch* is kept."""
+        self.expire(now)
+        return epoch == self.epoch and self._oldest - 1 <= offset <= self.offset
+
+    @property
+    def _oldest(self) -> int:
+        return self._entries[0].offset if self._entries else self._next
 
     def newest(self, now: float) -> Entry[M] | None:
         """The last message, unless its time is over."""
@@ -98,11 +105,18 @@ class TopicLog(Generic[M]):
 
     def page(self, now: float, *, after: int = 0, most: int | None = None, reverse: bool = False) -> list[Entry[M]]:
         """Part of what is kept: the messages above offset *after*, oldest first, or newest first with *reverse*."""
+        return list(islice(self.walk(now, after=after, reverse=reverse, few=most is not None), most))
+
+    def walk(self, now: float, *, after: int = 0, reverse: bool = False, few: bool = False) -> Iterator[Entry[M]]:
+        """See `page`; to be read before the log changes. With *few*, what lies before *after* is not walked through."""
         self.expire(now)
-        kept = [entry for entry in self._entries if entry.offset > after]
+        first = max(0, after + 1 - self._oldest)  # offsets have no holes
+        count = max(0, len(self._entries) - first)
         if reverse:
-            kept.reverse()
-        return kept if most is None else kept[:most]
+            return islice(reversed(self._entries), count)
+        if few:
+            return (self._entries[index] for index in range(first, first + count))
+        return islice(self._entries, first, None)
 
 
 def _until_older(entries: Iterator[Entry[M]], than: float) -> Iterator[Entry[M]]:

@@ -135,18 +135,19 @@ class TopicTrie(Generic[V]):
     def select(self, pattern: Segments) -> Iterator[V]:
         """The values at all topics that *pattern* matches, where what was put here are topics and no patterns.
 
-        It costs by what matches, and by the topics that agree with the pattern's start.
+        It costs by what matches, and by the topics that agree with the pattern's start. The trie may change between
+        two steps: what stands at its place all the time is found once, of what comes or goes meanwhile nothing is said.
         """
         ways: list[tuple[_Node[V], int]] = [(self._root, 0)]
         while ways:
             node, depth = ways.pop()
             if depth == len(pattern):
-                yield from node.values or ()
+                yield from tuple(node.values or ())
                 continue
             below = node.below or {}
             if pattern[depth] == REST:
-                for lower in below.values():
-                    yield from lower.values or ()
+                for lower in tuple(below.values()):
+                    yield from tuple(lower.values or ())
                     ways.append((lower, depth))
             elif pattern[depth] == ONE:
                 ways.extend((lower, depth + 1) for lower in below.values())
