@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosedError
 
 from tests.running import running, wait_for
 from tests.topic_peer import Refused, topic_peer
@@ -253,6 +255,34 @@ def test_what_is_too_much_to_keep_ends_the_session(server: WebMeshServer):
             made.publish("a", "x" * 10_000)
         with topic_peer(made, resume=first.resume) as second:
             assert not second.greeting["resumed"]
+
+
+@pytest.mark.row(101)
+def test_what_becomes_too_much_while_a_resume_is_answered_ends_the_session_too():
+    """Nothing is lost without a word: a resume that was granted too early is taken back."""
+    made = WebMeshServer(limits=Limits(session_backlog=64 * 1024))
+    will = [{"id": "w", "topic": "w", "data": 1}]
+    with running(made), topic_peer(made) as first:
+        first.subscribe("a")
+        first.cut()
+        assert wait_for(lambda: made._begun.parts.sessions.away == 1)
+        broker = made._begun.parts.topics.broker
+        put = broker.put
+
+        def flooded(*what: Any) -> None:
+            for _ in range(7):
+                made.publish("a", "x" * 10_000)
+            put(*what)
+
+        broker.put = flooded
+        with topic_peer(made, hello=False) as second:
+            assert second.hello(resume=first.resume, wills=will)["resumed"]
+            with pytest.raises(ConnectionClosedError) as caught:
+                second.next()
+            assert 4010 == caught.value.rcvd.code
+        broker.put = put
+        with topic_peer(made, resume=first.resume) as third:
+            assert not third.greeting["resumed"]
 
 
 def test_without_a_session_subscriptions_end_with_the_connection(server: WebMeshServer):

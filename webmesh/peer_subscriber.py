@@ -324,6 +324,11 @@ class PeerSubscriber:
         for follower in tuple(self.followers or ()):
             follower.left()
 
+    @property
+    def behind(self) -> bool:
+        """Whether something had to go that came for it while it was away."""
+        return self.kept is not None and self.kept.broken
+
     def can_resume(self, received: int | None) -> bool:
         """Whether it can go on after *received* counted deliveries."""
         return self.kept is None or self.kept.resume(received)

@@ -31,6 +31,7 @@ RECEIPT_SIZE = 64 * 1024
 MESSAGE_COST = 256
 """Bytes that a message counts for besides its own, so that many small ones are asked for too."""
 _RECEIPT = b"kept"
+POSITION_LOST = 4010
 
 logger = logging.getLogger("webmesh.server")
 
@@ -259,10 +260,22 @@ class ServerSession:
         self._cancel([missed[0]])
         return False
 
+    @property
+    def _behind(self) -> bool:
+        """Whether something that the peer, which is back, misses is not kept any more."""
+        if self._messages is not None and self._messages.after(self._resumed_from) is None:
+            return True
+        return self.subscriber is not None and self.subscriber.behind
+
     def release(self, going: list[RequestId]) -> None:
         """In the hub: the answer to `$hello` is on its way. What was kept follows it, and then what is live."""
         conversation = self._conversation
         if conversation is None or self._live:
+            return
+        if self._behind:  # since it was granted; the answer has said that nothing is missing
+            why = ConnectionClosed(POSITION_LOST, "what was missed is not kept any more: resume again")
+            conversation.stream.flush()
+            conversation.stream.abort(why, say=True)
             return
         self._live = True
         resumed = self.resumed

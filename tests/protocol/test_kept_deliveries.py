@@ -88,6 +88,20 @@ def test_what_came_while_away_is_whole_or_there_is_no_resume():
     assert not deliveries.resume(deliveries.next)
 
 
+def test_once_resumed_it_is_whole_from_where_the_peer_is():
+    """Until it is taken, more may come: what was sent before the loss is missed as well, if the peer says so."""
+    deliveries = kept(4096)
+    for number in range(4):
+        deliveries.add(shared(b"%0936d" % number, 1))
+    deliveries.leave()
+    assert deliveries.resume(1)
+    deliveries.add(shared(b"%0936d" % 4, 1))
+    assert not deliveries.broken
+    deliveries.add(shared(b"%0936d" % 5, 1))
+    deliveries.add(shared(b"%0936d" % 6, 1))
+    assert deliveries.broken
+
+
 def test_loose_ones_keep_their_place_among_the_counted():
     """In the order in which they were published."""
     deliveries = kept()

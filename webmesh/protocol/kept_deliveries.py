@@ -233,6 +233,8 @@ class KeptDeliveries:
         if self.broken or not self.first <= received <= self.next:
             return False
         self.acknowledge(received)
+        if self.mark is not None:
+            self.mark = received  # from here on it must be whole until it is taken
         return True
 
     def take_missed(
