@@ -202,7 +202,7 @@ class Dispatcher:
                 return
             plan, arguments = found
         seconds, bounded = plan.seconds, plan.bounded
-        if type(request) is Request and request.timeout_ms is not None:
+        if request.timeout_ms is not None:
             if request.timeout_ms <= 0:
                 self._failures.refuse(request, conversation, DeadlineExceeded("no time was left when the request came"))
                 return
@@ -212,6 +212,8 @@ class Dispatcher:
         call = HandledCall(request, conversation, plan.route, arguments, seconds, bounded)
         counts = plan.counts
         counts.left = left = counts.left - 1
+        if left < 0:
+            _note_time(conversation)
         if greenlet is None:
             conversation.current = call
         else:
@@ -225,12 +227,13 @@ class Dispatcher:
                 call.await_room()
             if call.armed:
                 self._disarm(call)
-            if call.armed and call.request_id is not None:
-                call.answer(envelope.reply(call.request_id, result))
-            elif call.request_id is not None:
-                conversation.send(envelope.reply(call.request_id, result))
-            elif result is not None:
-                conversation.send(envelope.notification(call.path, result, None))
+            if request.id is None:
+                if result is not None:
+                    conversation.send(envelope.notification(call.path, result, None))
+            elif call.armed:
+                call.answer(envelope.reply(request.id, result))
+            else:
+                conversation.send(envelope.reply(request.id, result))
         except BaseException as error:  # the edge around user code: whatever it raises is answered
             code = self._fail(call, error)
             counts.fail(code)
@@ -281,7 +284,7 @@ class Dispatcher:
         return self._keyed.run(call, plan.enter, run, check)
 
     def _run(self, plan: Plan, call: HandledCall, enter: CallNext) -> Any:
-        if type(call.request) is Request and call.request.stream:
+        if call.request.stream:
             call.unbound()
             call.open_items(self._home, self._limits.stream_credit)
         context = self._context.copy()
@@ -414,8 +417,16 @@ class Dispatcher:
 
 
 def _read_at(conversation: Conversation) -> float:
-    """When the request that is handled now was read."""
-    return time.monotonic() if conversation.turns is None else conversation.turns.since
+    """When the request that is handled now was read, as far as that was noted."""
+    turns = conversation.turns
+    return time.monotonic() if turns is None or turns.since is None else turns.since
+
+
+def _note_time(conversation: Conversation) -> None:
+    """The request that is handled now is to be timed from here on, unless it came with others and was timed before."""
+    turns = conversation.turns
+    if turns is not None and turns.since is None:
+        turns.since = time.monotonic()
 
 
 def _is_series(result: object) -> bool:

@@ -15,7 +15,6 @@ import gevent
 from webmesh.call import NO_HEADERS, NO_ITEMS, Call
 from webmesh.exceptions import Aborted, Cancelled, InvalidArgument, PermissionDenied, RemoteError
 from webmesh.protocol import envelope
-from webmesh.protocol.envelope import Request
 from webmesh.websocket.hub import Completion, HubThread
 from webmesh.websocket.inbox import Inbox
 
@@ -57,7 +56,7 @@ class HandledCall(Call):
         self.connection = conversation.connection
         self.route = route
         self.arguments = arguments
-        self.request_id = request.id if type(request) is Request else None
+        self.request_id = request.id
         self.seconds = seconds
         self.items = NO_ITEMS
         self.cancelled = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 RequestId = int | str
 Wire = dict[str, Any]
@@ -30,8 +30,15 @@ class Request:
 
 @dataclass(slots=True)
 class Notification:
-    """Is never answered with an error. *kept* is its number among those that the sender's session keeps, from 1."""
+    """Is never answered with an error. *kept* is its number among those that the sender's session keeps, from 1.
 
+    It has what asks for an answer as constants, so that one can be served as a request without being told apart first.
+    """
+
+    id: ClassVar[None] = None
+    timeout_ms: ClassVar[None] = None
+    credit: ClassVar[None] = None
+    stream: ClassVar[bool] = False
     path: str
     data: Any = field(default=None, repr=False)
     headers: dict[str, str] | None = field(default=None, repr=False)

@@ -97,9 +97,8 @@ class Conversation:
             return
         kind = type(event)
         if kind is Request or kind is Notification:
-            if kind is Request and event.credit is not None:
-                if self._serve_apart(event):
-                    return
+            if event.credit is not None and self._serve_apart(event):
+                return
             free = not self.stream.full and (self.turns is None or self.turns.in_flight < self._places)
             if free and len(item) < LARGE:
                 self.answerer.serve(event, self)
