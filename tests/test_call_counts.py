@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from webmesh.call_counts import BUCKETS, OTHER, SAMPLE, CallCounts, quantile
 
@@ -59,6 +61,41 @@ def test_a_sample_that_waited_is_taken_from_the_next_call() -> None:
     assert begin(counts)
     counts.quick(0.001, 1.0)
     assert (3, 3) == (counts.begun, sum(counts.latency))
+
+
+def test_a_call_that_waits_unexpectedly_has_the_next_one_timed() -> None:
+    """From its beginning; of a route whose calls wait only the first may be timed from its first wait on."""
+    counts = CallCounts()
+    run(counts, 1000, every=0.0001)
+    assert not begin(counts)
+    counts.slow(0.5)
+    assert begin(counts)
+    counts.quick(0.001, 0.2)
+    assert 1002 == counts.begun
+    assert 1002 == pytest.approx(sum(counts.latency), abs=1)
+
+
+@given(st.lists(st.sampled_from(["begin", "quick", "slow"]), max_size=300), st.sampled_from([0.0001, 0.1]))
+def test_each_call_is_counted_in_whatever_order_they_end(events: list[str], every: float) -> None:
+    """Whichever of them are timed."""
+    counts = CallCounts()
+    now, begun, waiting = 0.0, 0, 0
+    for event in events:
+        now += every
+        if event == "slow":
+            if waiting:
+                waiting -= 1
+                counts.slow(0.5)
+            continue
+        begun += 1
+        timed = begin(counts)
+        if event == "begin":
+            waiting += 1
+        elif timed:
+            counts.quick(0.001, now)
+        assert begun == counts.begun
+    assert (begun, waiting) == (counts.begun, counts.to_wire(waiting)["in_flight"])
+    assert min(counts.latency) >= 0
 
 
 def test_what_has_not_ended_is_in_flight() -> None:

@@ -120,6 +120,16 @@ def test_a_disarmed_call_interrupts_nobody():
     assert call.expiry is None
 
 
+def test_a_call_that_never_waited_was_interrupted_by_nothing():
+    """So whatever its handler raises is the handler's own; and nothing is left of it to end."""
+    call = call_of(Peer(), Request("/", 1))
+    assert not call.expired_with(gevent.Timeout(1))
+    call.disarm()
+    call.credited()
+    call.unbound()
+    assert not call.armed
+
+
 @pytest.mark.row(73)
 @pytest.mark.parametrize(
     ("mode", "interrupted", "told"), [("raise", True, True), ("flag", False, True), ("never", False, False)]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+from bisect import bisect_left
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 
 from tests.running import PATIENCE, connected, running, wait_for
 from webmesh.auth import Identity
+from webmesh.call_counts import BUCKETS
 from webmesh.exceptions import ConfigurationError, HandlerFailed, PermissionDenied
 from webmesh.observability.metrics import Metrics
 from webmesh.oversight import Oversight
@@ -232,3 +235,25 @@ def test_a_token_that_is_none_is_refused(token: Any) -> None:
     """When the server is made."""
     with pytest.raises(ConfigurationError, match="metrics_token"):
         WebMeshServer(metrics=True, metrics_token=token)
+
+
+def test_calls_are_counted_one_by_one_however_they_are_timed() -> None:
+    """Quick ones, ones that wait, ones that fail, alone or many at a time; those that wait are all timed."""
+    server = WebMeshServer()
+    server.on("/quick", blocking=False)(lambda payload, path, client: payload)
+
+    @server.on("/waits", blocking=False)
+    def waits(payload: Any, path: str, client: Any) -> None:
+        if payload:
+            gevent.sleep(0.05)
+
+    with connected(server) as client:
+        for number in range(300):
+            client.call("/quick", number, timeout=PATIENCE)
+            client.call("/waits", number % 100 == 99, timeout=PATIENCE)
+        gevent.joinall([gevent.spawn(client.call, "/quick", n, timeout=PATIENCE) for n in range(100)], raise_error=True)
+        routes = client.call("$stats", timeout=PATIENCE)["routes"]
+
+    assert (400, {"ok": 400}, 0) == tuple(routes["/quick"][key] for key in ("count", "codes", "in_flight"))
+    assert (300, {"ok": 300}, 0) == tuple(routes["/waits"][key] for key in ("count", "codes", "in_flight"))
+    assert 3 <= sum(routes["/waits"]["latency"][bisect_left(BUCKETS, 0.045) :])

@@ -1,7 +1,8 @@
 """What is counted of the calls of one route, always and whatever is installed: how many, how they ended, how long.
 
 Pure. A call takes one from a number, and only when none is left it is timed: of a route that is called often, one of
-sixty-four calls that end at once is, and stands for the others. Calls that wait are all timed.
+sixty-four calls that end at once is, and stands for the others. Calls that wait are all timed; where a quick one was
+expected perhaps only from the first wait on, but then the next one is from its beginning.
 """
 
 from __future__ import annotations
@@ -68,6 +69,11 @@ class CallCounts:
         """A call that has waited took so long."""
         self.latency[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds
+        left = self.left
+        if left > 0:  # it began as one that is not timed: the next one of its kind is, from its beginning
+            self._weight -= left
+            self._granted -= left
+            self.left = 0
 
     def fail(self, code: str) -> None:
         """A call ended with an error. Codes of a handler's own are not kept apart: there could be any number."""

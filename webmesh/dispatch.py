@@ -40,6 +40,7 @@ from webmesh.websocket.inbox import Inbox
 from webmesh.websocket.item_stream import ITEMS_BEFORE_SWITCH
 
 if TYPE_CHECKING:
+    from webmesh.call_counts import CallCounts
     from webmesh.websocket.conversation import Conversation
     from webmesh.websocket.hub import HubThread
     from webmesh.websocket.roles import TopicReceiver
@@ -241,8 +242,7 @@ class Dispatcher:
             if conversation.current is call:
                 conversation.current = None
         if left < 0 and not call.armed:
-            now = time.monotonic()
-            counts.quick(now - _read_at(conversation), now)
+            _count_quick(counts, conversation)
         if self._timed:
             self._observer.request_finished(plan.route.pattern, code, time.monotonic() - started)
 
@@ -427,6 +427,12 @@ def _note_time(conversation: Conversation) -> None:
     turns = conversation.turns
     if turns is not None and turns.since is None:
         turns.since = time.monotonic()
+
+
+def _count_quick(counts: CallCounts, conversation: Conversation) -> None:
+    """The request that is handled now has ended, and never waited."""
+    now = time.monotonic()
+    counts.quick(now - _read_at(conversation), now)
 
 
 def _is_series(result: object) -> bool:

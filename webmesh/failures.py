@@ -43,7 +43,7 @@ class Failures:
         """What *error*, raised by the call's handler or thrown into it, is on the wire."""
         if isinstance(error, RemoteError):
             return _of_one_that_began(error) if error.details == NOT_STARTED else error
-        if error is call.expiry:
+        if call.expired_with(error):
             return DeadlineExceeded(f"{call.path[:200]} did not end within {call.seconds:g} s")
         if isinstance(error, gevent.GreenletExit | ConnectionClosed) and not call.connection.open:
             return Cancelled("the connection has ended")

@@ -28,9 +28,10 @@ class HandledCall(Call):
     """One request or notification of the peer's, while it is answered. Lives in the hub.
 
     Attributes:
-        armed: Whether there is anything to `disarm`.
+        armed: Whether there is anything to `disarm`. Only then there are a greenlet, a timer, an expiry and a `since`:
+            to set them would cost every call.
         expiry: What is thrown into the greenlet when the time is up; tells ours from a Timeout of the handler's.
-        since: When it was read, by the monotonic clock. Only once it is armed; `None` when its time has been counted.
+        since: When it was read, by the monotonic clock; `None` when its time has been counted.
         bounded: False when neither the caller nor the route named a time: then a stream has no end.
     """
 
@@ -39,6 +40,10 @@ class HandledCall(Call):
         "timer",
     )  # fmt: skip
     since: float | None
+    greenlet: Any
+    timer: Any
+    expiry: gevent.Timeout | None
+    _bell: Completion[None] | None
 
     def __init__(
         self,
@@ -67,10 +72,6 @@ class HandledCall(Call):
         self.bounded = bounded
         self.armed = False
         self.answering: Answering | None = None
-        self.greenlet: Any = None
-        self.timer: Any = None
-        self.expiry: gevent.Timeout | None = None
-        self._bell: Completion[None] | None = None
 
     @property
     def streams(self) -> bool:
@@ -91,7 +92,7 @@ class HandledCall(Call):
             InvalidArgument: The peer has used the id of a request that is still open.
         """
         if not self.armed:
-            self.armed = True
+            self._set_up()
             self.since = time.monotonic()
         if self.answering is None and self.request_id is not None:
             self.answering = self.conversation.session.begin(self.request, self)
@@ -99,7 +100,8 @@ class HandledCall(Call):
 
     def arm(self, greenlet: Any, loop: Any, since: float) -> None:
         """In the hub: its handler has switched in *greenlet*, so from now on it can be interrupted."""
-        self.armed = True
+        if not self.armed:
+            self._set_up()
         self.since = since
         self.greenlet = greenlet
         try:
@@ -112,17 +114,24 @@ class HandledCall(Call):
             self.timer = loop.timer(left)
             self.timer.start(self._expire)
 
+    def _set_up(self) -> None:
+        """It lasts: from now on there is what only such a call has."""
+        self.armed = True
+        self.greenlet = self.timer = self.expiry = self._bell = None
+
     def unbound(self) -> None:
         """It has become a stream for which nobody named a time: it may last."""
         if not self.bounded:
             self.seconds = None
             self._deadline = None
-            if self.timer is not None:
+            if self.armed and self.timer is not None:
                 self.timer.close()
                 self.timer = None
 
     def disarm(self) -> None:
         """Its handler is over: nothing may be thrown into that greenlet any more."""
+        if not self.armed:
+            return
         self.greenlet = None
         if self.timer is not None:
             self.timer.close()
@@ -172,12 +181,16 @@ class HandledCall(Call):
                 inner.cancel()
         self._inner = ()
 
+    def expired_with(self, error: BaseException) -> bool:
+        """Whether *error* is what its handler was interrupted with when its time was up."""
+        return self.armed and error is self.expiry
+
     def _expire(self) -> None:
         self.expiry = gevent.Timeout(self.seconds)
         self._throw(self.expiry)
 
     def _throw(self, error: BaseException) -> None:
-        greenlet = self.greenlet
+        greenlet = self.greenlet if self.armed else None
         if greenlet is not None and not greenlet.dead:
             greenlet.throw(error)
 
@@ -288,6 +301,8 @@ class HandledCall(Call):
 
     def credited(self) -> None:
         """The peer takes more items, or none any more."""
+        if not self.armed:
+            return
         bell, self._bell = self._bell, None
         if bell is not None:
             bell.succeed(None)

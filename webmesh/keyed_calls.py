@@ -151,7 +151,7 @@ class KeyedCalls:
             if began and isinstance(error, GreenletExit | KeyboardInterrupt):
                 raise  # it was cut off, and nobody knows how far it came
             answer = self._answer_for(call, error)
-            if began and error is call.expiry and attempt.succeeded:  # just when the time was up
+            if began and call.expired_with(error) and attempt.succeeded:  # just when the time was up
                 attempt.outcome = self._encoded({"data": attempt.ended.wait()[1]})
             elif began and not attempt.ended.done:
                 attempt.told = answer

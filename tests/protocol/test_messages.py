@@ -74,3 +74,12 @@ def test_messages_take_no_attributes_beyond_their_own() -> None:
     """Slots: a typing error in a name fails at once."""
     with pytest.raises(AttributeError):
         Reply(1, None).dta = 1  # type: ignore[attr-defined]
+
+
+def test_a_notification_can_be_served_like_a_request_that_asks_for_nothing():
+    """It has the same attributes, so who serves both need not tell them apart; they are no part of its value."""
+    request, notification = Request("/a", 1, "x"), Notification("/a", "x")
+    for name in ("timeout_ms", "credit", "stream", "headers"):
+        assert getattr(request, name) == getattr(notification, name)
+    assert notification.id is None
+    assert "Notification(path='/a', kept=None)" == repr(notification)

@@ -198,6 +198,25 @@ def test_a_batch_of_quick_handlers_gives_way_by_time():
     stage.finish()
 
 
+def test_it_is_noted_when_a_batch_was_read():
+    """Of what comes alone it is not: whoever wants to know reads the clock when its handling begins."""
+    clock = FakeClock()
+    stage = Stage(clock)
+    noted: list[float | None] = []
+
+    def look() -> None:
+        noted.append(stage.turns.since)
+        clock.advance(0.001)
+
+    began = clock()
+    stage.feed(look)
+    stage.feed(look, look)
+    stage.feed(look)
+
+    assert [None, began + 0.001, began + 0.001, None] == noted
+    stage.finish()
+
+
 def test_what_was_answered_leaves_before_a_batch_gives_way():
     """Nobody waits for the rest of another's batch."""
     clock = FakeClock()
