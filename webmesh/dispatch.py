@@ -53,7 +53,8 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple}
 _CLOSING = Unavailable("this node is closing", retry_after=1.0)
 """For whoever may go elsewhere at once, or come back when another process listens here."""
 _TO_THE_END = frozenset(
-    {"$goodbye", "$gossip", "$news", "$lead", "$resign", "$engine", "$interest", "$topic", "$deliver", "$work", "$done"}
+    {"$goodbye", "$gossip", "$news", "$lead", "$resign", "$engine", "$interest", "$topic", "$deliver", "$work", "$done",
+     "$lost", "$copy"}
 )
 """Paths that a node answers until it closes: other nodes would take it for dead, and its own topics need them."""
 _CLOSED = Unavailable(_CLOSING.message, retry_after=_CLOSING.retry_after, details=NOT_STARTED)

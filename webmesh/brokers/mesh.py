@@ -1,8 +1,8 @@
 """The engine of a mesh: no server to run; one of the nodes keeps what all have in common, and another when it is gone.
 
 What is not kept goes from the node where it is published straight to those that want it. What is kept, and what groups
-have to do, goes by way of the leader (`protocol.leadership`), which numbers it. One that is killed takes the history
-with it: a new epoch begins, and subscribers are told. Where that is too little, docs/BROKERS.md names others.
+have to do, goes by way of the leader (`protocol.leadership`), which numbers it. Two others have a copy of all that was
+acknowledged, and one of them goes on when it is gone (`mesh_copies`).
 """
 
 from __future__ import annotations
@@ -10,35 +10,32 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import gevent
 
 from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
 from webmesh.brokers.memory import MemoryBroker
+from webmesh.brokers.copied_storage import CopiedStorage
 from webmesh.brokers.mesh_council import MeshCouncil
-from webmesh.brokers.mesh_engine import MeshEngine
 from webmesh.brokers.mesh_interest import MeshInterest
+from webmesh.brokers.mesh_lead import MeshLead
 from webmesh.brokers.mesh_messages import (
     group_to_wire, keep_to_wire, publication_to_wire, read_accepted, read_group, read_history, read_patterns, read_wire,
     since_to_wire,
 )  # fmt: skip
 from webmesh.brokers.mesh_port import Handler, MeshPort
-from webmesh.deadline import Clock, Deadline
+from webmesh.brokers.mesh_questions import ANSWER, PATIENCE, Doubtful, LeaderQuestions
+from webmesh.deadline import Clock
 from webmesh.exceptions import (
-    NOT_STARTED, BrokerError, BrokerUnavailable, ConnectionClosed, InvalidArgument, PublishDoubtful, RemoteError,
-    ReplyLost, RequestTimeout, Unavailable, WebMeshError,
+    NOT_STARTED, BrokerError, BrokerUnavailable, InvalidArgument, PublishDoubtful, RemoteError,
+    Unavailable, WebMeshError,
 )  # fmt: skip
 from webmesh.protocol.publication import Publication
 
-PATIENCE = 5.0
-"""Seconds that what needs the leader waits for one: longer than a lease, after which there is another."""
-ANSWER = 5.0
-"""Seconds for its answer."""
 HEARD = 1.0
 """Seconds for other nodes to take note of what this one wants; one that does not is told anew when it is back."""
-AGAIN = 0.05
-"""Seconds before a node that was no leader is asked again."""
 
 logger = logging.getLogger("webmesh.broker")
 
@@ -56,7 +53,10 @@ class MeshBroker(Broker):
         self._joined: dict[GroupName, tuple[int, bool, float | None]] = {}
         self._known: set[str] = set()
         self._council: MeshCouncil | None = None
-        self._engine: MeshEngine | None = None
+        self._engine: MeshLead | None = None
+        self._copy: CopiedStorage | None = None
+        self._asking: LeaderQuestions | None = None
+        self._copied_term = 0
         self._led_by: tuple[str | None, int] = (None, 0)
         self._jobs: set[gevent.Greenlet[..., None]] = set()
         self._up = self._was_up = False
@@ -65,9 +65,10 @@ class MeshBroker(Broker):
         """Belong to a node; what is to be answered there, by path."""
         self._port = port
         return {
-            "$lead": self._lead, "$resign": self._resigned, "$engine": self._asked, "$interest": self._told,
-            "$topic": self._forwarded, "$deliver": self._delivered, "$work": self._work, "$done": self._is_done,
-            "$lost": self._lost,
+            "$lead": lambda node, said: self.council.received(node, said),
+            "$resign": lambda node, said: self.council.resigned(node, said),
+            "$engine": self._asked, "$interest": self._told, "$topic": self._forwarded, "$copy": self._copied,
+            "$deliver": self._delivered, "$work": self._work, "$done": self._is_done, "$lost": self._lost,
         }  # fmt: skip
 
     @property
@@ -91,6 +92,12 @@ class MeshBroker(Broker):
             raise BrokerUnavailable("the engine has not started, or has stopped")
         return self._council
 
+    @property
+    def _questions(self) -> LeaderQuestions:
+        if self._asking is None or self._council is None:
+            raise BrokerUnavailable("the engine has not started, or has stopped")
+        return self._asking
+
     # -------------------------------------------------------------- starting, ending
 
     def start(self, sink: Sink) -> None:
@@ -98,7 +105,8 @@ class MeshBroker(Broker):
         port = self.port
         self._sink = sink
         self._local.start(sink)
-        self._council = MeshCouncil(port, self._led)
+        self._council = MeshCouncil(port, self._led, self._looked)
+        self._asking = LeaderQuestions(port, self._council, self._asked)
         port.watchers.append(self._links_changed)
         self._council.start()
 
@@ -109,9 +117,7 @@ class MeshBroker(Broker):
         self._council.stop()
         self._council = None
         gevent.killall(list(self._jobs), block=False)
-        if self._engine is not None:
-            self._engine.stop()
-            self._engine = None
+        self._end_engine()
         self._local.stop()
         self._sink, self._up = None, False
 
@@ -146,8 +152,8 @@ class MeshBroker(Broker):
             "op": "publish", "publication": publication_to_wire(publication, self.clock()), "keep": keep_to_wire(keep)
         }  # fmt: skip
         try:
-            return read_accepted(self._ask(said, repeatable=publication.dedupe_id is not None))
-        except _Doubtful as doubtful:
+            return read_accepted(self._questions.ask(said, repeatable=publication.dedupe_id is not None))
+        except Doubtful as doubtful:
             raise PublishDoubtful(f"{publication.topic}: the leader was lost before it answered") from doubtful
 
     def want(self, pattern: tuple[str, ...]) -> None:
@@ -168,17 +174,28 @@ class MeshBroker(Broker):
 
     def history(self, topic: str, since: Since, *, most: int | None = None, reverse: bool = False) -> History:
         """See `Broker.history`."""
-        said = {"op": "history", "topic": topic, "since": since_to_wire(since), "most": most, "reverse": reverse}
-        return read_history(self._ask(said), self.clock())
+        found: list[Publication] = []
+        while True:
+            rest = None if most is None else most - len(found)
+            said = {"op": "history", "topic": topic, "since": since_to_wire(since), "most": rest, "reverse": reverse}
+            answer = self._questions.ask(said)
+            part = read_history(answer, self.clock())
+            if not part.complete:  # what was asked for, or the rest of it, is not kept any more
+                return part
+            found += part.items
+            if reverse or not answer.get("more"):
+                return replace(part, items=found)
+            since = Since(part.items[-1].offset, part.epoch)
 
     def topics(self, pattern: tuple[str, ...]) -> list[str]:
         """See `Broker.topics`."""
-        return list(self._ask({"op": "topics", "pattern": "/".join(pattern)}))
+        return [topic for topic, _ in self._questions.ask_parts({"op": "topics", "pattern": "/".join(pattern)})]
 
     def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
         """See `Broker.retained`."""
         now = self.clock()
-        return [read_wire(one, now) for one in self._ask({"op": "retained", "pattern": "/".join(pattern)})]
+        said = {"op": "retained", "pattern": "/".join(pattern)}
+        return [read_wire(one, now) for _, one in self._questions.ask_parts(said)]
 
     # -------------------------------------------------------------------- groups
 
@@ -188,7 +205,7 @@ class MeshBroker(Broker):
         self._joined[group] = window, durable, ttl
         joined = False
         try:
-            self._ask(self._joining(group))
+            self._questions.ask(self._joining(group))
             joined = True
         finally:
             if not joined:
@@ -202,7 +219,7 @@ class MeshBroker(Broker):
     def leave(self, group: GroupName) -> None:
         """See `Broker.leave`."""
         if self._joined.pop(group, None) is not None:
-            self._ask({"op": "leave", "group": group_to_wire(group)})
+            self._questions.ask({"op": "leave", "group": group_to_wire(group)})
             self._tell_groups()
 
     def done(self, group: GroupName, token: Any) -> None:
@@ -223,57 +240,28 @@ class MeshBroker(Broker):
 
     def groups(self) -> list[GroupName]:
         """See `Broker.groups`."""
-        return [read_group(one) for one in self._ask({"op": "groups"})]
+        return [read_group(one) for one in self._questions.ask({"op": "groups"})]
 
     def drop_group(self, group: GroupName) -> int | None:
         """See `Broker.drop_group`."""
-        dropped: int | None = self._ask({"op": "drop", "group": group_to_wire(group)}, repeatable=False)
+        dropped: int | None = self._questions.ask({"op": "drop", "group": group_to_wire(group)}, repeatable=False)
         return dropped
 
     # ------------------------------------------------------------------- records
 
     def put(self, table: str, key: str, value: Any, ttl: float) -> None:
         """See `Broker.put`."""
-        self._ask({"op": "put", "table": table, "key": key, "value": value, "ttl": ttl})
+        self._questions.ask({"op": "put", "table": table, "key": key, "value": value, "ttl": ttl})
 
     def claim(self, table: str, key: str) -> Any | None:
         """See `Broker.claim`."""
-        return self._ask({"op": "claim", "table": table, "key": key}, repeatable=False)
+        return self._questions.ask({"op": "claim", "table": table, "key": key}, repeatable=False)
 
     def records(self, table: str) -> Mapping[str, Any]:
         """See `Broker.records`."""
-        found: dict[str, Any] = self._ask({"op": "records", "table": table})
-        return found
+        return {key: value for key, value in self._questions.ask_parts({"op": "records", "table": table})}
 
-    # ----------------------------------------------------------- asking the leader
-
-    def _ask(self, said: dict[str, Any], *, repeatable: bool = True) -> Any:
-        """What the leader answers; waits for one.
-
-        Raises:
-            BrokerUnavailable: There was none, and nothing has happened.
-            _Doubtful: It was lost before it answered, and may not be asked again.
-            RemoteError: It says no.
-        """
-        deadline = Deadline(PATIENCE)
-        while True:
-            leader = self.council.await_leader(deadline.remaining() or 0.0)
-            if leader is None:
-                raise BrokerUnavailable("no node leads the mesh: more than half of its nodes must see each other")
-            try:
-                return self._asked(self.port.me, said) if leader == self.port.me else self._ask_other(leader, said)
-            except (ConnectionClosed, Unavailable) as error:
-                if isinstance(error, Unavailable) and error.details != NOT_STARTED:
-                    raise
-            except (ReplyLost, RequestTimeout) as lost:
-                if not repeatable and getattr(lost, "started", True):
-                    raise _Doubtful(str(lost)) from lost
-            if deadline.expired:
-                raise BrokerUnavailable("the node that leads the mesh cannot be reached")
-            gevent.sleep(AGAIN)
-
-    def _ask_other(self, leader: str, said: dict[str, Any]) -> Any:
-        return self.port.ask(leader, "$engine", said, ANSWER)
+    # ------------------------------------------------------------------- the leader
 
     def _asked(self, node: str, said: Any) -> Any:
         """`$engine`."""
@@ -286,25 +274,48 @@ class MeshBroker(Broker):
 
     # ------------------------------------------------------------------ the council
 
-    def _lead(self, node: str, said: Any) -> Any:
-        """`$lead`."""
-        return self.council.received(node, said)
-
-    def _resigned(self, node: str, said: Any) -> None:
-        """`$resign`."""
-        self.council.resigned(node, said)
-
     def _led(self, leader: str | None) -> None:
         """In the hub, without waiting: another node leads, or none."""
-        if self._engine is not None:  # of another term, if it is this node again
-            self._engine.stop()
-            self._engine = None
+        self._end_engine()  # of another term, if it is this node again
         self._led_by = (leader, self._led_by[1] + 1)
         self._up = self._up or (leader is not None and not self._was_up)
         self._was_up = self._was_up or self._up
         if leader == self.port.me:
-            self._engine = MeshEngine(self, clock=self.clock)
+            self._lead_now()
         self._spawn(self._follow, self._led_by)
+
+    def _lead_now(self) -> None:
+        leadership = self.council.leadership
+        storage = self._copy if leadership.kept and self._copy is not None else CopiedStorage(self.clock)
+        self._copy = storage
+        self._engine = MeshLead(self.port, leadership, storage, self._interest, self._here, clock=self.clock)
+
+    def _here(self, path: str, said: Any) -> None:
+        """What this node, as the leader, sends itself."""
+        {"$deliver": self._delivered, "$work": self._work, "$lost": self._lost}[path](self.port.me, said)
+
+    def _end_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.stop()
+            self._engine = None
+
+    def _looked(self) -> None:
+        if self._engine is not None:
+            self._engine.look()
+
+    def _copied(self, node: str, said: Any) -> None:
+        """`$copy`: from the leader, for a copy of what it keeps."""
+        if node != self.council.leader or not isinstance(said, dict):
+            raise Unavailable("this node follows another leader", details=NOT_STARTED)
+        if said.get("reset") is True:
+            self._copy, self._copied_term = CopiedStorage(self.clock), said.get("term", 0)
+        if self._copy is None or self._copied_term != said.get("term"):
+            raise Unavailable("that is the rest of a copy whose beginning is not here", details=NOT_STARTED)
+        for operation in said.get("operations", ()):
+            try:
+                self._copy.apply(operation)
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                raise InvalidArgument(f"an operation makes no sense: {error}"[:200]) from None
 
     def _follow(self, led_by: tuple[str | None, int]) -> None:
         """Take part under a new leader."""
@@ -316,7 +327,7 @@ class MeshBroker(Broker):
             return
         try:
             for group in tuple(self._joined):
-                self._ask(self._joining(group))
+                self._questions.ask(self._joining(group))
         except WebMeshError as error:
             logger.error("groups could not be joined again", extra={"error": str(error)})
         if self._led_by != led_by or self._sink is None:
@@ -331,38 +342,11 @@ class MeshBroker(Broker):
             self._up = up
             self._sink.health(up, "" if up else "no node leads the mesh")
 
-    # ----------------------------------------------------------- what the engine sends
-
-    def deliver(self, publication: Publication) -> None:
-        """`Outlet.deliver`."""
-        segments = tuple(publication.topic.split("/"))
-        self._local_sink(publication, segments)
-        nodes = self._interest.nodes(segments)
-        if nodes:
-            wire = publication_to_wire(publication, self.clock())
-            for node in nodes:
-                self.port.tell(node, "$deliver", wire)
-
-    def work(self, node: str, group: GroupName, publication: Publication, token: int) -> None:
-        """`Outlet.work`."""
-        if node == self.port.me:
-            self.sink.work(group, publication, (self._led_by[1], token))
-        else:
-            wire = publication_to_wire(publication, self.clock())
-            self.port.tell(node, "$work", {"group": group_to_wire(group), "publication": wire, "token": token})
-
-    def lost(self, node: str, group: GroupName, count: int) -> None:
-        """`Outlet.lost`."""
-        if node == self.port.me:
-            self.sink.lost(group, count)
-        else:
-            self.port.tell(node, "$lost", {"group": group_to_wire(group), "count": count})
+    # -------------------------------------------------------------- what others say
 
     def _local_sink(self, publication: Publication, segments: tuple[str, ...]) -> None:
         if self._sink is not None and self._local.wants(segments):
             self._sink.deliver(publication)
-
-    # -------------------------------------------------------------- what others say
 
     def _forwarded(self, node: str, said: Any) -> None:
         """`$topic`: what another node's program published and nobody keeps."""
@@ -370,13 +354,14 @@ class MeshBroker(Broker):
 
     def _delivered(self, node: str, said: Any) -> None:
         """`$deliver`: from the leader."""
-        publication = read_wire(said, self.clock())
+        publication = said if isinstance(said, Publication) else read_wire(said, self.clock())
         if node == self._led_by[0]:
             self._local_sink(publication, tuple(publication.topic.split("/")))
 
     def _work(self, node: str, said: Any) -> None:
         """`$work`: likewise."""
-        group, publication = read_group(said.get("group")), read_wire(said.get("publication"), self.clock())
+        group, given = read_group(said.get("group")), said.get("publication")
+        publication = given if isinstance(given, Publication) else read_wire(given, self.clock())
         if node == self._led_by[0] and group in self._joined:
             self.sink.work(group, publication, (self._led_by[1], said.get("token")))
 
@@ -434,10 +419,6 @@ class MeshBroker(Broker):
         """Of the groups that have members here; a leader tells of those without any, too."""
         groups = {*self._joined, *(self._engine.durable if self._engine is not None else ())}
         return sorted({"/".join(group.pattern) for group in groups})
-
-
-class _Doubtful(BrokerUnavailable):
-    """The leader was lost before it answered."""
 
 
 def _without(joined: dict[GroupName, Any], group: GroupName) -> dict[GroupName, Any]:

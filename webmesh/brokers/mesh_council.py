@@ -33,14 +33,21 @@ class MeshCouncil:
 
     Args:
         changed: Called, without waiting, with the leader's id when it is another one than before, or none.
+        looked: Called, likewise, whenever anything may have come of it.
 
     Attributes:
         leadership: The rules, and what they have come to.
     """
 
-    def __init__(self, port: MeshPort, changed: Callable[[str | None], object]) -> None:
+    def __init__(
+        self,
+        port: MeshPort,
+        changed: Callable[[str | None], object],
+        looked: Callable[[], object] = lambda: None,
+    ) -> None:
         self._port = port
         self._changed = changed
+        self._looked = looked
         self.leadership = Leadership(
             port.me, port.founded, time.monotonic(), random.random, alone_after=ALONE if port.expects else 0.0
         )
@@ -118,6 +125,7 @@ class MeshCouncil:
             self._moved.set()
             logger.info("the mesh is led", extra={"leader": leader})
             self._changed(leader)
+        self._looked()
 
     def _spawn(self, job: Callable[..., None], *args: Any) -> None:
         greenlet = gevent.spawn(job, *args)

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from webmesh.brokers.base import GroupName
 from webmesh.brokers.memory import MemoryStorage
 from webmesh.brokers.mesh_messages import (
-    accepted_to_wire, group_to_wire, history_to_wire, publication_to_wire, read_group, read_keep, read_patterns,
-    read_since, read_wire,
+    accepted_to_wire, fitting, group_to_wire, history_to_wire, part_to_wire, publication_to_wire, read_group, read_keep,
+    read_patterns, read_since, read_wire,
 )  # fmt: skip
 from webmesh.brokers.one_node import OneNodeBroker
 from webmesh.exceptions import InvalidArgument
@@ -43,7 +43,7 @@ class MeshEngine:
     """
 
     def __init__(
-        self, outlet: Outlet, storage: MemoryStorage | None = None, clock: Callable[[], float] = time.monotonic
+        self, outlet: Outlet, storage: MemoryStorage | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._outlet = outlet
         self._clock = clock
@@ -94,19 +94,21 @@ class MeshEngine:
         return accepted_to_wire(self._broker.publish(publication, read_keep(said["keep"])))
 
     def _history(self, node: str, said: dict[str, Any]) -> Any:
-        found = self._broker.history(
-            said["topic"], read_since(said["since"]), most=said.get("most"), reverse=said.get("reverse") is True
-        )
-        return history_to_wire(found, self._clock())
+        reverse = said.get("reverse") is True
+        found = self._broker.history(said["topic"], read_since(said["since"]), most=said.get("most"), reverse=reverse)
+        wire = history_to_wire(found, self._clock())
+        items = fitting(wire["items"])
+        return wire | {"items": items, "more": len(items) < len(wire["items"])}
 
     def _topics(self, node: str, said: dict[str, Any]) -> Any:
         (pattern,) = read_patterns([said["pattern"]])
-        return self._broker.topics(pattern)
+        return part_to_wire(((topic, None) for topic in self._broker.topics(pattern)), said.get("after"))
 
     def _retained(self, node: str, said: dict[str, Any]) -> Any:
         (pattern,) = read_patterns([said["pattern"]])
         now = self._clock()
-        return [publication_to_wire(one, now) for one in self._broker.retained(pattern)]
+        found = ((one.topic, publication_to_wire(one, now)) for one in self._broker.retained(pattern))
+        return part_to_wire(found, said.get("after"))
 
     def _groups(self, node: str, said: dict[str, Any]) -> Any:
         return [group_to_wire(group) for group in self._broker.groups()]
@@ -121,7 +123,7 @@ class MeshEngine:
         return self._broker.claim(said["table"], said["key"])
 
     def _records(self, node: str, said: dict[str, Any]) -> Any:
-        return dict(self._broker.records(said["table"]))
+        return part_to_wire(self._broker.records(said["table"]).items(), said.get("after"))
 
     # ---------------------------------------------------------------------- groups
 

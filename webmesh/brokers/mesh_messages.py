@@ -6,13 +6,17 @@ no sense is an `InvalidArgument`. No two nodes share a clock, so ages are sent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
 from webmesh.exceptions import InvalidArgument
+from webmesh.protocol.msgpack_body import written_size
 from webmesh.protocol.publication import Publication, read_stored
+
+PART_SIZE = 256 * 1024
+"""Bytes of one answer, or of one message of operations, as far as single publications are not larger."""
 
 _NAME_SIZE = 1024
 
@@ -146,6 +150,23 @@ def read_patterns(wire: object) -> list[tuple[str, ...]]:
     if not all(isinstance(one, str) and 0 < len(one) <= _NAME_SIZE for one in patterns):
         raise InvalidArgument("a pattern is a text")
     return [tuple(one.split("/")) for one in patterns]
+
+
+def fitting(items: list[Any]) -> list[Any]:
+    """As many of the first ones as one message holds; at least one."""
+    size = 0
+    for number, item in enumerate(items):
+        size += written_size(item)
+        if size > PART_SIZE and number:
+            return items[:number]
+    return items
+
+
+def part_to_wire(pairs: Iterable[tuple[str, Any]], after: str | None) -> dict[str, Any]:
+    """What one message holds of *pairs*, in the order of their keys, from behind the key *after* on."""
+    rest = sorted((list(pair) for pair in pairs if after is None or pair[0] > after), key=lambda pair: str(pair[0]))
+    items = fitting(rest)
+    return {"items": items, "more": len(items) < len(rest)}
 
 
 def _map(wire: object) -> Mapping[str, Any]:

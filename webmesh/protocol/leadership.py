@@ -70,6 +70,7 @@ class Leadership:
     Attributes:
         council: The latest that this node knows.
         term: Counts leaders; of two the one with the higher term is the later.
+        kept: Whether this node, the leader, has a copy of what was kept before it.
         settled: Whether a majority knows the council of which this node is the leader.
     """
 
@@ -93,7 +94,7 @@ class Leadership:
         """Begin a line of this node alone."""
         self.council = Council.of_one(self.me, self._founded)
         self.term = 1
-        self.settled = True
+        self.kept = self.settled = True
         self._leads = True
         self._lease = now + LEASE * USED
         self._granted = self.me
@@ -193,8 +194,8 @@ class Leadership:
         self._lease = now + LEASE * USED
         self._renew_at = now
         # Where nobody who has a copy was there for long, what was kept is lost, and this node begins with nothing.
-        keeps = self.me in self.council.keepers
-        self._make(self.council.following(self.term, keepers=None if keeps else (self.me,)))
+        self.kept = self.me in self.council.keepers
+        self._make(self.council.following(self.term, keepers=(self.me,)))  # others are yet to be brought up to it
 
     def _step_down(self, now: float) -> None:
         self._leads = False

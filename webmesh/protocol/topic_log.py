@@ -44,12 +44,15 @@ class TopicLog(Generic[M]):
         most: Messages that are kept; 0 keeps none and only counts.
         ttl: Seconds that a message is kept; `None` for as long as there is room.
         first: The offset of the first message.
+
+    Attributes:
+        epoch, most, ttl: As they were given.
     """
 
     def __init__(self, epoch: str, *, most: int, ttl: float | None = None, first: int = 1) -> None:
         self.epoch = epoch
-        self._most = most
-        self._ttl = ttl
+        self.most = most
+        self.ttl = ttl
         self._entries: deque[Entry[M]] = deque(maxlen=most)
         self._next = first
 
@@ -72,8 +75,8 @@ class TopicLog(Generic[M]):
 
     def expire(self, now: float) -> None:
         """Let go of what is too old."""
-        if self._ttl is not None:
-            while self._entries and self._entries[0].at <= now - self._ttl:
+        if self.ttl is not None:
+            while self._entries and self._entries[0].at <= now - self.ttl:
                 self._entries.popleft()
 
     def after(self, offset: int, epoch: str, now: float) -> Recovered[M]:

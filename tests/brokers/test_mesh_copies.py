@@ -1,0 +1,116 @@
+"""MeshCopies: what is safe when, and what becomes of a node that does not answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import pytest
+
+from tests.brokers.contract import until
+from webmesh.brokers.copied_storage import CopiedStorage
+from webmesh.brokers.mesh_copies import MeshCopies
+from webmesh.exceptions import ReplyLost, RequestTimeout
+from webmesh.protocol.council import Council
+from webmesh.protocol.leadership import View
+
+
+class Leadership:
+    """As much of one as copies look at; a majority always knows."""
+
+    def __init__(self) -> None:
+        self.council = Council(1, "a", 1, 1, ("a", "b", "c", "d"), ("a",))
+        self.settled, self.term = True, 1
+
+    def keep_with(self, keepers: tuple[str, ...]) -> None:
+        self.council = self.council.following(1, keepers=keepers)
+
+
+class Port:
+    """Other nodes that apply what they get, or do not."""
+
+    me = "a"
+
+    def __init__(self) -> None:
+        self.reachable = {"b", "c", "d"}
+        self.copies: dict[str, CopiedStorage] = {}
+        self.hangs: set[str] = set()
+
+    def view(self) -> View:
+        return View(frozenset(self.reachable))
+
+    def ask(self, node: str, path: str, payload: Any, timeout: float) -> None:
+        gevent.sleep(0)
+        if node in self.hangs:
+            raise RequestTimeout(path, timeout)
+        if payload["reset"]:
+            self.copies[node] = CopiedStorage()
+        for operation in payload["operations"]:
+            self.copies[node].apply(operation)
+
+
+@pytest.fixture
+def made() -> tuple[MeshCopies, Port, Leadership, CopiedStorage]:
+    storage, port, leadership = CopiedStorage(), Port(), Leadership()
+    storage.put("t", "before", 0, 1e9)
+    return MeshCopies(port, leadership, storage), port, leadership, storage  # type: ignore[arg-type]
+
+
+def test_two_others_get_all_and_what_comes_later(made: Any) -> None:
+    """And are said to have it once they have caught up."""
+    copies, port, leadership, storage = made
+    copies.look()
+    until(lambda: ("a", "b", "c") == leadership.council.keepers)
+    told: list[int] = []
+    storage.put("t", "k", 1, 1e9)
+    copies.after(lambda: told.append(1))
+    assert [] == told
+    copies.wait()
+    assert [1] == told and {"b", "c"} == port.copies.keys()
+    assert all({"before": 0, "k": 1} == dict(copy.records("t", 0.0)) for copy in port.copies.values())
+    copies.stop()
+
+
+def test_alone_everything_is_safe_at_once(made: Any) -> None:
+    """A mesh of one waits for nobody."""
+    copies, port, _, storage = made
+    port.reachable.clear()
+    copies.look()
+    told: list[int] = []
+    storage.put("t", "k", 1, 1e9)
+    copies.after(lambda: told.append(1))
+    copies.wait()
+    assert [1] == told
+    copies.stop()
+
+
+def test_one_that_does_not_answer_is_no_keeper_any_more_and_another_takes_its_place(made: Any) -> None:
+    """Nothing waits for it; it gets a copy anew when it answers again."""
+    copies, port, leadership, storage = made
+    copies.look()
+    until(lambda: ("a", "b", "c") == leadership.council.keepers)
+    port.hangs.add("b")
+    storage.put("t", "k", 1, 1e9)
+    copies.wait()
+    assert "b" not in leadership.council.keepers
+    port.reachable.discard("b")
+    until(lambda: copies.look() is None and {"a", "c", "d"} == set(leadership.council.keepers))
+    copies.stop()
+
+
+def test_nothing_is_safe_while_a_majority_does_not_know_who_has_copies(made: Any) -> None:
+    """Whoever leads next must be one of them; and one that leads no more cannot say what becomes of it."""
+    copies, _, leadership, storage = made
+    copies.look()
+    until(lambda: ("a", "b", "c") == leadership.council.keepers)
+    leadership.settled = False
+    told: list[int] = []
+    storage.put("t", "k", 1, 1e9)
+    copies.after(lambda: told.append(1))
+    waiting = gevent.spawn(copies.wait)
+    gevent.sleep(0.05)
+    assert not waiting.ready() and [] == told
+    copies.stop()
+    with pytest.raises(ReplyLost):
+        waiting.get(timeout=5)
+    assert [] == told
