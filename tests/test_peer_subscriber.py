@@ -9,7 +9,7 @@ import pytest
 from tests.topic_fakes import CountingSerializer, FakeConversation, FakeStream, fake_peer
 from webmesh.acknowledged import Letter
 from webmesh.exceptions import EncodeError
-from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription, delivered
+from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription, delivered, without
 from webmesh.protocol.data_frames import server_frame
 from webmesh.protocol.kept_deliveries import shared
 from webmesh.protocol.publication import Publication
@@ -262,3 +262,12 @@ def test_a_receipt_is_asked_for_behind_what_it_tells_of(serializer: CountingSeri
             peer.deliver(message, frame, "close")
     assert sent_when_asked
     assert all(sent == delivered for sent, delivered in sent_when_asked)
+
+
+def test_only_what_is_for_an_ended_and_another_subscription_is_read_again(serializer: CountingSerializer):
+    """So an end costs little, however much is kept: for the rest it is known whom it is for."""
+    whole, other = shared(b"not json", 1, None, [1, 2]), shared(b"not json", 1, None, [3])
+    mixed = shared(serializer.serialize(event(1) | {"subs": [1, 3]}), 1, None, [1, 3])
+    assert without(serializer, {1, 2}, whole) is None
+    assert without(serializer, {1, 2}, other) is other
+    assert (serializer.serialize(event(1) | {"subs": [3]}), mixed[1], None, [3]) == without(serializer, {1, 2}, mixed)

@@ -70,6 +70,31 @@ def test_a_resume_with_fewer_roles_ends_what_they_allowed(server: WebMeshServer)
             assert [{"pattern": "open", "subscriptions": 1}] == after.ask("$subscriptions")["patterns"]
 
 
+@pytest.mark.row(101)
+def test_what_is_withdrawn_costs_nothing_of_what_is_still_allowed(server: WebMeshServer) -> None:
+    """However much was kept for what has ended, and however little room there is for the news of it."""
+    with topic_peer(server, token="joe:boss") as before:
+        before.subscribe("open")
+        ended = [before.subscribe(f"secret/{number}")["sub"] for number in range(40)]
+        lose(server, before)
+        session = next(iter(server._begun.parts.sessions._sessions.values()))
+        kept = session.subscriber.kept
+        for number in range(10):
+            server.publish("open", number)
+        while session.room.taken < session.room.limit - 4096 or kept._size < kept._granted - 200:
+            server.publish("secret/1", None)
+        sent = kept.next
+        with topic_peer(server, token="joe:guest", resume=before.resume) as after:
+            assert after.greeting["resumed"]
+            server.publish("open", "live")
+            got = []
+            while not got or got[-1].get("data") != "live":
+                got.append(after.next())
+            assert [*range(10), "live"] == [one["data"] for one in got if "event" not in one]
+            assert {*ended} == {one["subs"][0] for one in got if one["data"] == ENDED}
+            assert sent + len(ended) + 1 == len(got) == kept.next
+
+
 def test_what_is_kept_for_another_subscription_too_goes_out_for_that_one(server: WebMeshServer) -> None:
     """A message is for several subscriptions of a peer at once."""
     with topic_peer(server, token="joe:boss") as before:

@@ -258,6 +258,37 @@ def test_what_is_too_much_to_keep_ends_the_session(server: WebMeshServer):
 
 
 @pytest.mark.row(101)
+def test_the_news_of_what_was_left_out_costs_nothing_that_was_kept():
+    """A resume that was granted brings all that is counted, and then tells of the rest; one event for one pattern."""
+    made = WebMeshServer(limits=Limits(session_backlog=64 * 1024))
+    made.topic("loose/**", slow_peer="drop_oldest")
+    with running(made), topic_peer(made) as first:
+        first.subscribe("a")
+        loose = [first.subscribe(f"loose/{number}")["sub"] for number in range(30)]
+        again = first.subscribe("loose/0")["sub"]
+        first.cut()
+        assert wait_for(lambda: made._begun.parts.sessions.away == 1)
+        kept = next(iter(made._begun.parts.sessions._sessions.values())).subscriber.kept
+        for number in range(30):
+            made.publish(f"loose/{number}", "x" * 100)
+        sent = 0
+        while len(kept._loose) > 1:
+            made.publish("a", sent)
+            sent += 1
+        with topic_peer(made, resume=first.resume) as second:
+            assert second.greeting["resumed"]
+            made.publish("a", "live")
+            got = []
+            while not got or got[-1].get("data") != "live":
+                got.append(second.next())
+            assert [*range(sent), "live"] == [one["data"] for one in got if one["topic"] == "a"]
+            gaps = [one["subs"] for one in got if one.get("event") == "gap"]
+            assert 30 == len(gaps)
+            assert {*loose, again} == {sub for subs in gaps for sub in subs}
+            assert [one for one in gaps if loose[0] in one] == [one for one in gaps if again in one]
+
+
+@pytest.mark.row(101)
 def test_what_becomes_too_much_while_a_resume_is_answered_ends_the_session_too():
     """Nothing is lost without a word: a resume that was granted too early is taken back."""
     made = WebMeshServer(limits=Limits(session_backlog=64 * 1024))

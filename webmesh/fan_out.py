@@ -123,7 +123,7 @@ class FanOut:
                 for peer in peers:
                     peer.lose(publication, subs, "encoding")
                 continue
-            message = shared(data, len(peers), None if publication.ttl is None else expiry(publication, subs))
+            message = shared(data, len(peers), None if publication.ttl is None else expiry(publication, subs), subs)
             if options.ack:  # each has an id of its own, and is written when its turn comes
                 yield from self._put(publication, options, subs, peers, message[1])
                 continue

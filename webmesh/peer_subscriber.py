@@ -101,7 +101,7 @@ class PeerSubscriber:
     """
 
     __slots__ = (
-        "_desk", "_direct", "_loose_subs", "_lost", "_next_id", "_stream", "_ticked", "conversation", "followers",
+        "_desk", "_direct", "_loose_subs", "_lost", "_next_id", "_owed", "_stream", "_ticked", "conversation", "followers",
         "judged", "kept", "letters", "name", "over", "owner", "serializer", "subscriptions",
     )  # fmt: skip
 
@@ -125,6 +125,7 @@ class PeerSubscriber:
         self._ticked = 0
         self._speak_by(conversation.stream)
         self._lost: Losses | None = None
+        self._owed: list[messages.Wire] | None = None  # once it is back: for these, nothing kept goes
         self._loose_subs: set[int] | None = None  # that may miss what was left out while it was away
 
     # ------------------------------------------------------------------ deliveries
@@ -214,8 +215,11 @@ class PeerSubscriber:
                 self._lost.forget(sub)
         told = [messages.ended(pattern, reason, sub) for sub, pattern in ended.items()]
         if self.kept is not None:
-            filler = shared(self.serializer.serialize(told[0]), 1)  # in the place of what is counted
+            filler = shared(self.serializer.serialize(told[0]), 1, None, told[0]["subs"])  # for what is counted
             self.kept.rewrite(partial(without, self.serializer, ended), filler)
+        if self._stream is None:
+            self._owed = [*(self._owed or ()), *told]
+            return
         for event in told:
             self.send(event)
 
@@ -234,7 +238,7 @@ class PeerSubscriber:
 
     def send(self, message: dict[str, Any]) -> None:
         """Send, or keep, a counted message of its own: a replay, an event."""
-        self.deliver(shared(self.serializer.serialize(message), 1), None, "wait")
+        self.deliver(shared(self.serializer.serialize(message), 1, None, message.get("subs")), None, "wait")
 
     # ------------------------------------------------------- acknowledged deliveries
 
@@ -264,7 +268,7 @@ class PeerSubscriber:
         if answer is None:
             loose = options.slow_peer != "close" or publication.conflate_key is not None
             data = self.serializer.serialize(delivered(publication, subs, now=now, loose=loose))
-            message = shared(data, 1, None if publication.ttl is None else expiry(publication, subs))
+            message = shared(data, 1, None if publication.ttl is None else expiry(publication, subs), subs)
             if loose:
                 self.deliver_loose(message, None, options, publication, subs)
             else:
@@ -335,10 +339,11 @@ class PeerSubscriber:
 
     def come_back(self, conversation: Conversation) -> None:
         """The answer to `$hello` is on its way: what was kept follows it, and then what is live."""
-        if self.kept is not None:
-            self._send_missed(self.kept, conversation.stream)
+        told = [] if self.kept is None else self._send_missed(self.kept, conversation.stream)
         self.conversation = conversation
         self._speak_by(conversation.stream)
+        for event in told:
+            self.send(event)
         # Acknowledgements of what went by the old connection may yet come, and must not pass for others.
         conversation.session.count_from(max(self._next_id, conversation.session.next_id))
         for follower in tuple(self.followers or ()):
@@ -347,11 +352,15 @@ class PeerSubscriber:
             if isinstance(subscription, PeerSubscription) and subscription.catching_up is not None:
                 subscription.catching_up.begin()  # its answer was lost with the old connection
 
-    def _send_missed(self, kept: KeptDeliveries, stream: MessageStream) -> None:
+    def _send_missed(self, kept: KeptDeliveries, stream: MessageStream) -> list[messages.Wire]:
+        """What it has to be told behind that."""
+        told, self._owed = self._owed or [], None
+        gaps: dict[tuple[str, ...], list[int]] = {}
         for sub in (self._loose_subs or ()) if kept.left_out else ():
             pattern = self._pattern_of(sub)
             if pattern is not None:
-                self.send(messages.pattern_gap(pattern, "slow", [sub]))
+                gaps.setdefault(pattern, []).append(sub)
+        told.extend(messages.pattern_gap(pattern, "slow", subs) for pattern, subs in gaps.items())
         self._loose_subs, kept.left_out = None, False
         desk, before = self._desk, kept.expired
         missed = kept.take_missed() if desk is None else kept.take_missed(desk.now(), self.serializer.serialize)
@@ -360,6 +369,7 @@ class PeerSubscriber:
         if desk is not None:
             for _ in range(kept.expired - before):
                 desk.observer.refused("delivery", "expired")
+        return told
 
     def end(self) -> None:
         """It is over."""
@@ -409,17 +419,25 @@ def expiry(publication: Publication, subs: list[int]) -> Expiry:
 
 
 def without(serializer: AbstractMessageSerializer, ended: Collection[int], message: Shared) -> Shared | None:
-    """A kept delivery for those of its subscriptions that have not ended; `None` when there is none of them."""
+    """A kept delivery for those of its subscriptions that have not ended; `None` when there is none of them.
+
+    Only one for both is decoded. It counts for what it did: that it is shared no longer is found when it is counted
+    again, and until then nothing that stays has to go for it.
+    """
+    wire: Any = None
     try:
-        wire: Any = serializer.deserialize(message[0])
+        subs = message[3]
+        if subs is None:
+            wire = serializer.deserialize(message[0])
+            subs = wire.get("subs") or ()
+        left = [sub for sub in subs if sub not in ended]
+        if len(left) == len(subs):
+            return message
+        if not left:
+            return None
+        wire = wire or serializer.deserialize(message[0])
     except DecodeError:  # whom it is for cannot be said
-        return None
-    subs = wire.get("subs") or []
-    left = [sub for sub in subs if sub not in ended]
-    if len(left) == len(subs):
-        return message
-    if not left:
         return None
     due = message[2]
     expiry = None if due is None else (due[0], {**due[1], "subs": left})
-    return shared(serializer.serialize({**wire, "subs": left}), 1, expiry)
+    return serializer.serialize({**wire, "subs": left}), message[1], expiry, left

@@ -102,6 +102,19 @@ def test_once_resumed_it_is_whole_from_where_the_peer_is():
     assert deliveries.broken
 
 
+def test_what_is_withdrawn_takes_no_room_from_what_stays():
+    """What comes in its place may be longer, and the common part of what many keep is small."""
+    deliveries = kept(4096)
+    deliveries.leave()
+    deliveries.add(shared(b"stays", 1))
+    for _ in range(40):
+        deliveries.add(shared(b"goes", 1))
+    deliveries.rewrite(lambda message: None if message[0] == b"goes" else message, shared(bytes(200), 1))
+    assert not deliveries.broken
+    assert deliveries.resume(0)
+    assert [b"stays"] + 40 * [bytes(200)] == deliveries.take_missed()
+
+
 def test_loose_ones_keep_their_place_among_the_counted():
     """In the order in which they were published."""
     deliveries = kept()
@@ -154,8 +167,8 @@ def test_all_room_is_given_back():
 
 def test_what_many_keep_counts_for_each_in_part():
     """It is in memory once."""
-    assert (b"x" * 1000, COST + 1000, None) == shared(b"x" * 1000, 1)
-    assert (b"x" * 1000, COST + 1, None) == shared(b"x" * 1000, 1000)
+    assert (b"x" * 1000, COST + 1000, None, None) == shared(b"x" * 1000, 1)
+    assert (b"x" * 1000, COST + 1, None, None) == shared(b"x" * 1000, 1000)
     assert (b"", COST, None) == shared(b"", 0)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,8 +18,9 @@ from webmesh.protocol.retained import Room
 Expiry = tuple[float, dict[str, Any]]
 """When a delivery is worthless, by the clock of its publication, and what is sent in its place if it is counted."""
 
-Shared = tuple[str | bytes, int, Expiry | None]
-"""An encoded message and the bytes that it counts for: where thousands keep the same one, each counts for a part."""
+Shared = tuple[str | bytes, int, Expiry | None, Sequence[int] | None]
+"""An encoded message and the bytes that it counts for: where thousands keep the same one, each counts for a part. And
+the subscriptions that it is for, where they are known without decoding it."""
 
 STEP = 4 * 1024
 """Bytes that are taken from the session's room at a time: to ask for each delivery would cost as much as to send it."""
@@ -39,9 +40,11 @@ _OWN_REFERENCES = 2
 """To a message that is looked at, by its name here and as an argument."""
 
 
-def shared(message: str | bytes, receivers: int, expiry: Expiry | None = None) -> Shared:
+def shared(
+    message: str | bytes, receivers: int, expiry: Expiry | None = None, subs: Sequence[int] | None = None
+) -> Shared:
     """*message* for so many sessions."""
-    return message, COST + len(message) // max(1, receivers), expiry
+    return message, COST + len(message) // max(1, receivers), expiry, subs
 
 
 class Recount:
@@ -277,9 +280,16 @@ class KeptDeliveries:
 
         Args:
             change: What comes in the place of a message: itself, another one, or nothing.
-            filler: Takes the place of a counted one for which nothing comes, so that both sides count the same.
+            filler: Takes the place of a counted one for which nothing comes, so that both sides count the same. It
+                counts for no more than what it replaces: nothing that stays has to go for it.
         """
-        self._kept = deque(change(message) or filler for message in self._kept)
+        fillers: dict[int, Shared] = {}
+
+        def instead(message: Shared) -> Shared:
+            size = min(message[1], filler[1])
+            return change(message) or fillers.setdefault(size, (filler[0], size, *filler[2:]))
+
+        self._kept = deque(map(instead, self._kept))
         loose = self._loose or OrderedDict()
         for place, (number, message) in tuple(loose.items()):
             changed = change(message)
