@@ -101,8 +101,8 @@ class PeerSubscriber:
     """
 
     __slots__ = (
-        "_desk", "_direct", "_loose_subs", "_lost", "_next_id", "_owed", "_stream", "_ticked", "conversation", "followers",
-        "judged", "kept", "letters", "name", "over", "owner", "serializer", "subscriptions",
+        "_desk", "_direct", "_loose_subs", "_lost", "_next_id", "_owed", "_stream", "_ticked", "conversation",
+        "followers", "judged", "kept", "letters", "name", "over", "owner", "serializer", "subscriptions",
     )  # fmt: skip
 
     def __init__(

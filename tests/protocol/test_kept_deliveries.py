@@ -169,7 +169,7 @@ def test_what_many_keep_counts_for_each_in_part():
     """It is in memory once."""
     assert (b"x" * 1000, COST + 1000, None, None) == shared(b"x" * 1000, 1)
     assert (b"x" * 1000, COST + 1, None, None) == shared(b"x" * 1000, 1000)
-    assert (b"", COST, None) == shared(b"", 0)
+    assert (b"", COST, None, None) == shared(b"", 0)
 
 
 def test_the_peer_is_asked_now_and_then():
