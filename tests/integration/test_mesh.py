@@ -1,0 +1,234 @@
+"""Story: services in processes of their own find each other from one seed, and survive each other."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mesh_nodes import QUICK
+from tests.mesh_processes import MeshProcess
+from tests.running import PATIENCE, wait_for
+from webmesh.exceptions import WebMeshError
+from webmesh.mesh import WebMesh
+from webmesh.webmesh_client import WebMeshClient
+
+pytestmark = pytest.mark.once
+SERVICES = ("catalogue", "routes", "pricing")
+
+
+class Town:
+    """Two instances of each of three services, and a program that calls them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = folder / "ledger"
+        self.seed = MeshProcess("seed", [], self.ledger)
+        self.nodes: list[MeshProcess] = []
+        self.callers: list[WebMesh] = []
+
+    def start(self, name: str, **options: Any) -> MeshProcess:
+        node = MeshProcess(name, [self.seed.url], self.ledger, **options)
+        self.nodes.append(node)
+        return node
+
+    def fill(self) -> None:
+        for name in SERVICES * 2:
+            self.start(name)
+
+    def caller(self) -> WebMesh:
+        mesh = WebMesh(None, self.seed.url, gossip=QUICK)
+        mesh.start()
+        self.callers.append(mesh)
+        return mesh
+
+    def settled(self) -> bool:
+        """Whether all know all that live, and nobody else that does."""
+        living = [node for node in [self.seed, *self.nodes] if node.process.poll() is None]
+        states = [{name for name, state in node.ask("state")["nodes"] if state == "ok"} for node in living]
+        others = {mesh.id for mesh in self.callers}
+        return all(state - others == {node.id for node in living} for state in states)
+
+    def written(self, kind: str) -> Counter[str]:
+        """How often each payload is in the ledger."""
+        lines = [line.split() for line in self.ledger.read_text().splitlines()]
+        return Counter(payload for what, payload in lines if what == kind)
+
+    def close(self) -> None:
+        for mesh in self.callers:
+            mesh.close(0)
+        for node in [*self.nodes, self.seed]:
+            node.close()
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    made = Town(tmp_path)
+    yield made
+    made.close()
+
+
+class Load:
+    """Calls without end, until it is left: idempotent ones, and ones that may run once only."""
+
+    def __init__(self, mesh: WebMesh, threads: int = 3) -> None:
+        self.failed: list[str] = []
+        self.doubtful = 0
+        self.answered: list[str] = []
+        self.echoed = 0
+        self._mesh, self._numbers = mesh, itertools.count()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            number = next(self._numbers)
+            service = SERVICES[number % 3]
+            try:
+                assert number == self._mesh.call(service, "/echo", number, idempotent=True, timeout=10)
+                self.echoed += 1
+            except Exception as error:  # whatever it is, it is one too many
+                self.failed.append(f"{type(error).__name__}: {error}")
+            try:
+                self._mesh.call(service, "/once", number, timeout=10)
+                self.answered.append(str(number))
+            except WebMeshError:  # it may have run
+                self.doubtful += 1
+
+    def goes_on(self, calls: int = 100) -> bool:
+        """Whether some more have been answered."""
+        wanted = len(self.answered) + calls
+        return wait_for(lambda: len(self.answered) >= wanted, 20)
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_killed_instances_cost_no_idempotent_call_and_no_second_run(town: Town) -> None:
+    """One of each service after another, with SIGKILL, in the middle of the load; the others notice each."""
+    town.fill()
+    caller = town.caller()
+    assert wait_for(town.settled)
+    assert wait_for(lambda: all(2 == len(caller.lookup(name)) for name in SERVICES))
+    with Load(caller) as load:
+        for node in tuple(town.nodes[:3]):
+            assert load.goes_on()
+            node.kill()
+            town.start(node.name)
+        assert load.goes_on()
+    runs = town.written("once")
+    assert [] == load.failed and load.echoed
+    assert 1 == max(runs.values())
+    assert set(load.answered) <= runs.keys()
+    for node in town.nodes[:3]:
+        for witness in (town.seed, *town.nodes[3:]):
+            assert wait_for(lambda node=node, witness=witness: _lost(witness, node))  # type: ignore[misc]
+    assert wait_for(town.settled)
+
+
+def _lost(witness: MeshProcess, node: MeshProcess) -> bool:
+    known = dict(witness.ask("state")["nodes"])
+    return known.get(node.id, "lost") == "lost"
+
+
+def test_a_rolling_restart_costs_no_call(town: Town) -> None:
+    """SIGTERM to one instance after another, a new one for each, under load; the seed too."""
+    town.fill()
+    caller = town.caller()
+    assert wait_for(lambda: all(2 == len(caller.lookup(name)) for name in SERVICES))
+    with Load(caller) as load:
+        for node in tuple(town.nodes):
+            assert load.goes_on(30)
+            town.start(node.name)
+            assert 0 == node.terminate()
+        assert load.goes_on(30)
+    assert ([], 0) == (load.failed, load.doubtful)
+    assert Counter(load.answered) == town.written("once")
+
+
+def test_a_node_behind_nat_is_called(town: Town) -> None:
+    """Over the link that it has dialled itself, also from nodes that are not its seed."""
+    hidden = town.start("hidden", advertise=[])
+    other = town.start("other")
+    assert wait_for(town.settled)
+    for node in (town.seed, other):
+        assert 7 == node.ask("call", service="hidden", path="/echo", payload=7)
+    assert 8 == hidden.ask("call", service="other", path="/echo", payload=8)
+
+
+def test_the_will_of_a_client_of_a_killed_node_is_told_once(town: Town) -> None:
+    """By the nodes that are left, to the subscribers of all."""
+    dying, other = town.start("dying"), town.start("other")
+    assert wait_for(town.settled)
+    with WebMeshClient(dying.url, reconnect=False) as client:
+        client.set_will("plain/gone", "farewell")
+        client.call("/echo", 1)  # what was said before has been heard
+        dying.kill()
+    told = ["plain/gone", "farewell", None]
+    assert wait_for(lambda: all(told in node.ask("took")["heard"] for node in (town.seed, other)), 20)
+    time.sleep(1.0)  # a second one would have come in the same turn of another node
+    for node in (town.seed, other):
+        assert 1 == node.ask("took")["heard"].count(told)
+
+
+def test_topics_hold_over_three_nodes(town: Town) -> None:
+    """Plain ones once each, kept ones in one order with their past, groups once altogether, presence everywhere."""
+    nodes = [town.seed, town.start("a"), town.start("b")]
+    assert wait_for(town.settled)
+    for number, node in enumerate(nodes):
+        node.ask("publish", topic="plain/x", payload=number)
+        node.ask("publish", topic="jobs/x", payload=number)
+        assert number + 1 == node.ask("publish", topic="kept/x", payload=number)
+    for node in nodes:
+        assert wait_for(lambda node=node: 6 == len(node.ask("took")["heard"]))  # type: ignore[misc]
+        heard = node.ask("took")["heard"]
+        assert [["kept/x", number, number + 1] for number in range(3)] == [one for one in heard if one[2]]
+        assert [0, 1, 2] == sorted(payload for topic, payload, _ in heard if topic == "plain/x")
+        assert [0, 1, 2] == node.ask("history", topic="kept/x")
+    assert wait_for(lambda: {"0": 1, "1": 1, "2": 1} == town.written("job"))
+    with WebMeshClient(nodes[1].url) as here, WebMeshClient(nodes[2].url) as there:
+        retained = here.subscribe("kept/x")
+        assert (2, True) == ((first := retained.next(PATIENCE)).payload, first.retained)
+        mine = here.subscribe("room/1", presence=True)
+        there.subscribe("room/1", announce="there")
+        assert wait_for(lambda: "there" in mine.state)
+
+
+def test_the_leader_killed_under_load_loses_nothing_silently(town: Town) -> None:
+    """Each publication was acknowledged or refused in time; if what was acknowledged is gone, that is told."""
+    nodes = [town.seed, town.start("a"), town.start("b")]
+    assert wait_for(town.settled)
+    leader = next(node for node in nodes if node.ask("state")["leads"])
+    left = [node for node in nodes if node is not leader]
+    acknowledged, errors = [], []
+    end = None
+    for number in itertools.count():
+        try:
+            left[number % 2].ask("publish", topic="kept/y", payload=number)
+            acknowledged.append(number)
+        except Exception as error:
+            errors.append(str(error.args[0]))
+        if number == 50:
+            leader.kill()
+            end = time.monotonic() + 8
+        if end is not None and (time.monotonic() > end or len(acknowledged) > 100):
+            break
+    assert set(errors) <= {"PublishDoubtful", "BrokerUnavailable"}
+    assert len(acknowledged) > 100
+    kept = set(left[0].ask("history", topic="kept/y"))
+    for node in left:
+        took = node.ask("took")
+        heard = {payload for topic, payload, _ in took["heard"] if topic == "kept/y"}
+        assert set(acknowledged) <= heard | kept or "gap" in {event for _, event in took["events"]}
