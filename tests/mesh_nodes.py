@@ -20,7 +20,9 @@ _numbers = itertools.count(1)
 class Node:
     """A server with a `MeshNode`."""
 
-    def __init__(self, name: str, *seeds: str, server: WebMeshServer | None = None, **settings: Any) -> None:
+    def __init__(
+        self, name: str, *seeds: str, server: WebMeshServer | None = None, discoveries: Any = (), **settings: Any
+    ) -> None:
         self.server = server or WebMeshServer(name=name)
         self.server.on("/who")(lambda payload, path, client: name)
         self.node = MeshNode(
@@ -30,7 +32,7 @@ class Node:
                     "services": (name,), "seeds": seeds, "gossip": QUICK,
                 } | settings  # fmt: skip
             ),
-            [], self.server.router, lambda: False,
+            discoveries, self.server.router, lambda: False,
         )  # fmt: skip
         self.server.extend(self.node)
         self.id = self.node.settings.id

@@ -9,6 +9,7 @@ import pytest
 from tests.mesh_nodes import Node, meshed
 from tests.running import wait_for
 from webmesh.auth import Credentials, Identity
+from webmesh.discovery.base import Discovery, Found
 from webmesh.exceptions import PermissionDenied, WebMeshError
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
@@ -135,6 +136,49 @@ def test_gossip_that_makes_no_sense_harms_nobody(said: Any) -> None:
         except WebMeshError as error:
             assert "invalid_argument" == getattr(error, "code", "")
         assert {"b": "ok"} == a.states() and {"a": "ok"} == b.states()
+
+
+def test_what_a_source_finds_is_dialled_and_it_hears_of_each_change() -> None:
+    """Before it is asked, and whenever something is new; what it finds no longer is let be."""
+
+    class Source(Discovery):
+        def __init__(self) -> None:
+            self.told: list[str] = []
+            self.found: Any = None
+
+        def announce(self, record: Any) -> None:
+            self.told.append(f"{record.state} {record.zone}")
+
+        def start(self, found: Any) -> None:
+            self.told.append("start")
+            self.found = found
+
+        def stop(self) -> None:
+            self.told.append("stop")
+
+    source = Source()
+    with Node("a") as a:
+        with Node("b", discoveries=[source]) as b:
+            assert wait_for(lambda: source.found is not None)
+            assert ["ok None", "start"] == source.told
+            b.hub(source.found, [Found((b.url, a.url))])
+            assert wait_for(lambda: all_linked(a, b))
+            b.hub(lambda: b.node.update(zone="west"))
+            b.hub(source.found, [])
+            assert wait_for(lambda: "ok west" == source.told[-1])
+        assert ["draining west", "stop"] == source.told[-2:]
+
+
+def test_a_second_process_of_the_same_id_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """One of them has to go; which, only people know."""
+    with Node("a") as a:
+        later = a.node.me.changed(zone="elsewhere")
+        for step in range(1, 6):
+            claim = {"node": later.to_wire() | {"epoch": later.epoch + step * 1000}}
+            a.hub(a.node.membership.merge, [claim], 1e9)
+        a.hub(a.node._look)
+        a.hub(a.node._look)
+    assert 1 == [record.getMessage() for record in caplog.records].count("another process has the id of this node")
 
 
 def test_a_mesh_of_one_says_goodbye_without_waiting() -> None:

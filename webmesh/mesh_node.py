@@ -108,7 +108,7 @@ class MeshNode:
         self._seeds: dict[str, NodeDialler] = {}
         self._diallers: dict[str, NodeDialler] = {}
         self._jobs: set[gevent.Greenlet[..., None]] = set()
-        self._stopped = False
+        self._stopped = self._rivalled = False
         self._own: WebSocketConnection | None = None
         self._joining: dict[WebSocketConnection, Event] = {}
 
@@ -151,6 +151,9 @@ class MeshNode:
         """Say something else of this node from now on; see `NodeRecord`."""
         self.membership.update_me(**changes)
         self._tell_all()
+        self._tell_watchers()
+        for discovery in self._discoveries:
+            self._spawn(self._announce, discovery)
 
     # ---------------------------------------------------------------- an extension
 
@@ -187,9 +190,6 @@ class MeshNode:
         """`Extension.drain`."""
         if self._membership is not None:
             self.update(state="draining")
-            for discovery in self._discoveries:
-                with suppress(WebMeshError):
-                    discovery.announce(self.me)
             gevent.sleep(GRACE if len(self.links) else 0)
 
     def keeps(self, connection: WebSocketConnection) -> bool:
@@ -265,8 +265,14 @@ class MeshNode:
             self._found[discovery] = tuple(url for entry in entries for url in entry.urls if url not in mine)
             self._look()
 
-        discovery.start(found)
         discovery.announce(self.me)
+        discovery.start(found)
+
+    def _announce(self, discovery: Discovery) -> None:
+        try:
+            discovery.announce(self.me)
+        except WebMeshError as error:
+            logger.warning("a registry did not hear of a change", extra={"error": str(error)})
 
     def _is_linked(self, node: str) -> bool:
         return node == self.me.id or self.links.get(node) is not None
@@ -372,6 +378,10 @@ class MeshNode:
             told = {"node": change.record.id, "service": change.record.name, "state": change.after}
             logger.info("a node has changed", extra=told | {"before": change.before})
         self._dial_who_is_there()
+        rival = self.membership.rival
+        if rival is not None and not self._rivalled:
+            self._rivalled = True
+            logger.error("another process has the id of this node", extra={"node": rival.id, "at": rival.addresses})
         if changes:
             self._tell_watchers()
 
