@@ -165,6 +165,23 @@ def test_wills_that_may_not_be_published_any_more_are_revoked(server: WebMeshSer
         assert {"guest"} == connection.session.identity.roles
 
 
+@pytest.mark.row(80)
+def test_who_may_not_publish_a_will_any_more_comes_back_without_it(server: WebMeshServer) -> None:
+    """It is told which was left out; the rest goes on, and nothing is published with rights that are gone."""
+    wills = [{"id": "no", "topic": "secret/w", "data": 1}, {"id": "yes", "topic": "open/w", "data": 2}]
+    with topic_peer(server, token="joe:boss", wills=wills) as before:
+        assert "refused_wills" not in before.greeting
+        lose(server, before)
+        with topic_peer(server, token="joe:guest", wills=wills, resume=before.resume) as after:
+            assert after.greeting["resumed"]
+            assert ["no"] == after.greeting["refused_wills"]
+            (session,) = server._begun.parts.sessions._sessions.values()
+            assert ["yes"] == [will.id for will in session.wills.wills.all()]
+    with topic_peer(server, hello=False) as other, pytest.raises(Refused) as refused:
+        other.hello(token="joe:guest", wills=wills)
+    assert "permission_denied" == refused.value.code
+
+
 def test_a_stream_ends_with_the_role_that_it_needs(server: WebMeshServer) -> None:
     """Its reader is told why; what was kept of it is not sent any more."""
     with topic_peer(server, token="joe:boss") as before:

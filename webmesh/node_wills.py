@@ -85,17 +85,27 @@ class NodeWills:
 
     # ----------------------------------------------------------------- what peers set
 
-    def read_greeting(self, wire: Any, client: WebSocketConnection) -> list[Will]:
-        """The `wills` of a `$hello`, which may be set.
+    def read_greeting(
+        self, wire: Any, client: WebSocketConnection, *, again: bool
+    ) -> tuple[list[Will], list[str]]:
+        """The `wills` of a `$hello`: those that may be set, and the ids of those that may not.
+
+        Args:
+            again: Whether the peer goes on with a session: that it has lost a right must not keep it out.
 
         Raises:
-            RemoteError: They may not.
+            RemoteError: They may not be set.
         """
-        wills = read_wills(wire)
+        wills, refused = read_wills(wire), []
         self._check_size(wills, client)
         for will in wills:
-            self._check_allowed(will, client)
-        return wills
+            try:
+                self._check_allowed(will, client)
+            except RemoteError:
+                if not again:
+                    raise
+                refused.append(will.id)
+        return [will for will in wills if will.id not in refused], refused
 
     def greet(self, session: ServerSession, wills: list[Will]) -> None:
         """These are the wills of *session* from now on; comes back when the engine has them, if it can be reached."""

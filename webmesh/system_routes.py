@@ -87,10 +87,12 @@ class SystemRoutes:
         asked = None
         if said.get("resume") is not None:
             asked = Resume.read(said["resume"], self.limits.open_requests)
+        answer: dict[str, Any] = {"node": self.node}
         wills = None
         if self.wills is not None and said.get("wills") is not None:
-            wills = self.wills.read_greeting(said["wills"], client)
-        answer: dict[str, Any] = {"node": self.node}
+            wills, refused = self.wills.read_greeting(said["wills"], client, again=asked is not None)
+            if refused:
+                answer["refused_wills"] = refused
         session = client.session
         if session is None or session.over:
             found = None if asked is None else sessions.resume(asked, client)
