@@ -25,6 +25,7 @@ class Meshes:
         self._stack = ExitStack()
         self._first: WebMesh | None = None
         self.heard: list[tuple[str, str, Any]] = []
+        self.events: list[tuple[str, str]] = []
 
     def __call__(self, name: str | None, *, listens: bool = True, broker: Any = None, **options: Any) -> WebMesh:
         server = WebMeshServer(name=name)
@@ -45,6 +46,8 @@ class Meshes:
     def _hear(self, name: str | None, payload: Any, topic: str, message: Any) -> None:
         if message.event is None:
             self.heard.append((str(name), topic, payload))
+        else:
+            self.events.append((str(name), message.event))
 
     def close(self) -> None:
         self._stack.close()
@@ -139,6 +142,20 @@ def test_what_is_published_at_one_node_is_heard_at_all(meshed: Meshes) -> None:
         client.subscribe("kept/*", lambda payload, topic, message: late.append(payload))
         assert wait_for(lambda: [2] == late)
         assert [0, 1, 2] == [item.payload for item in client.history("kept/x").items]
+
+
+def test_nobody_is_told_of_a_gap_when_nodes_come_and_go_in_order(meshed: Meshes) -> None:
+    """Nothing was lost: a node does not lead before it has heard of the leader, and one that leaves has sent all."""
+    one = meshed("one")
+    for number in range(3):
+        other = meshed("other")
+        other.await_service("one", PATIENCE)
+        assert number + 1 == other.publish("kept/x", number).offset
+        other.close()
+        assert wait_for(lambda: 1 == len(one.nodes()))
+    one.publish("loose/last")
+    assert wait_for(lambda: ("one", "loose/last", None) in meshed.heard)
+    assert [] == meshed.events
 
 
 def test_the_others_are_seen_as_they_say_they_are(meshed: Meshes) -> None:

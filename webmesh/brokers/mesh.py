@@ -383,12 +383,12 @@ class MeshBroker(Broker):
     # ------------------------------------------------------------------ links, interest
 
     def _links_changed(self) -> None:
-        linked = set(self.port.linked())
+        linked, ended = set(self.port.linked()), self.port.view().dead
         for node in self._known - linked:
             self._interest.forget(node)
             if self._engine is not None:
                 self._engine.gone(node)
-            if self._sink is not None:
+            if self._sink is not None and node not in ended:  # one that has left has sent all it had
                 self._sink.gap("the link to a node was lost")
         for node in linked - self._known:
             self._spawn(self._introduce, node)

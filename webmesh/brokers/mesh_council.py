@@ -25,6 +25,9 @@ ANSWER = 1.0
 ALONE = 3.0
 """Seconds in which a node that was told of others must have found one, before it begins without them."""
 
+MET = 1.0
+"""Seconds that a node with links waits for the leader, who tells new links at once, before it begins without one."""
+
 logger = logging.getLogger("webmesh.mesh")
 
 
@@ -48,9 +51,8 @@ class MeshCouncil:
         self._port = port
         self._changed = changed
         self._looked = looked
-        self.leadership = Leadership(
-            port.me, port.founded, time.monotonic(), random.random, alone_after=ALONE if port.expects else 0.0
-        )
+        alone_after = ALONE if port.expects else self._patience
+        self.leadership = Leadership(port.me, port.founded, time.monotonic(), random.random, alone_after=alone_after)
         self._told: tuple[str | None, int] = (None, 0)
         self._moved = Event()
         self._jobs: set[gevent.Greenlet[..., None]] = set()
@@ -94,6 +96,11 @@ class MeshCouncil:
         self._look()
         return reply
 
+    @property
+    def _patience(self) -> float:
+        """Seconds until it begins alone, when it has looked for others: what it took meanwhile would be lost."""
+        return MET if self._port.linked() else 0.0
+
     def _beat(self) -> None:
         while True:
             try:
@@ -104,7 +111,7 @@ class MeshCouncil:
 
     def _tick(self) -> None:
         if not self._port.expects:
-            self.leadership.alone(time.monotonic())
+            self.leadership.alone(time.monotonic() + self._patience)
         for ballot in self.leadership.tick(time.monotonic(), self._port.view()):
             self._spawn(self._send, ballot)
         self._look()
