@@ -1,4 +1,4 @@
-"""README.md is a program: its blocks run, in a plain and in a patched process, and print what it says.
+"""README.md and docs/MESH.md are programs: their blocks run, plain and patched, and print what the pages say.
 
 A `python` block is run as it stands; a `text` block that follows it is what it prints. The commands of a
 `bash` block must exist. docs/PROTOCOL.md shows the conversation by hand that the last test has.
@@ -27,11 +27,20 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 Block = tuple[str, str]
 BLOCKS: list[Block] = FENCE.findall(README)
-PROGRAMS = [
-    (text, following[1] if following[0] == "text" else None)
-    for (kind, text), following in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True)
-    if kind == "python"
-]
+
+
+def _programs(blocks: list[Block]) -> list[tuple[str, str | None]]:
+    """Each with what it prints."""
+    return [
+        (text, following[1] if following[0] == "text" else None)
+        for (kind, text), following in zip(blocks, [*blocks[1:], ("", "")], strict=True)
+        if kind == "python"
+    ]
+
+
+PROGRAMS = _programs(BLOCKS)
+MESH_PROGRAMS = _programs(FENCE.findall((ROOT / "docs" / "MESH.md").read_text(encoding="utf-8")))
+NAMES = [f"block{n}" for n in range(len(PROGRAMS))] + [f"mesh{n}" for n in range(len(MESH_PROGRAMS))]
 CALLS = [
     (text.strip(), following[1])
     for (kind, text), following in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True)
@@ -49,7 +58,7 @@ def default_port() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("before", [(), ("-m", "gevent.monkey")], ids=["plain", "patched"])
-@pytest.mark.parametrize(("program", "printed"), PROGRAMS, ids=[f"block{n}" for n in range(len(PROGRAMS))])
+@pytest.mark.parametrize(("program", "printed"), PROGRAMS + MESH_PROGRAMS, ids=NAMES)
 @pytest.mark.usefixtures("default_port")
 def test_python_block_runs(program: str, printed: str | None, before: tuple[str, ...], tmp_path: Path) -> None:
     """A reader who copies a block gets what the page says, whether the process is patched or not."""
@@ -90,9 +99,10 @@ def test_calls_by_hand_are_answered_as_shown() -> None:
     assert 0 == server.returncode
 
 
-def test_page_begins_with_a_quick_start() -> None:
+@pytest.mark.parametrize("programs", [PROGRAMS, MESH_PROGRAMS], ids=["README", "MESH"])
+def test_page_begins_with_a_quick_start(programs: list[tuple[str, str | None]]) -> None:
     """The first program on the page is short enough to be read at a glance."""
-    lines = [line for line in PROGRAMS[0][0].splitlines() if line.strip()]
+    lines = [line for line in programs[0][0].splitlines() if line.strip()]
     assert len(lines) <= 15
 
 
