@@ -357,7 +357,7 @@ class GossipSettings:
     """A lost node is remembered for so long: it counts when a majority is asked for."""
 
     forget_left: float = 60.0
-    """A node that has left is remembered for so long, so that late news does not bring it back."""
+    """A node that has left, or is proven to have ended, is remembered for so long: late news must not bring it back."""
 
     members: int = 256
     """Nodes of one mesh: each has a link to every other. Further ones are not taken up."""

@@ -159,6 +159,15 @@ def test_a_later_version_refutes() -> None:
     assert (OK, OK) == (table.members["n1"].state, table.members["n1"].seen)
 
 
+def test_who_is_proven_to_have_ended_is_forgotten_after_a_minute() -> None:
+    """Services that are started anew under new ids would fill the table; and no majority waits for them."""
+    table = table_with(claim_of(record(), DEAD))
+    table.forget_old(SETTINGS.forget_left - 1)
+    assert ["n1"] == list(table.members)
+    table.forget_old(SETTINGS.forget_left + 1)
+    assert {} == table.members
+
+
 def test_who_is_lost_is_forgotten_after_an_hour_and_who_left_after_a_minute() -> None:
     """Both for all nodes at about the same time, since an age goes along."""
     table = table_with(claim_of(record(), LOST), claim_of(record(node="n2", state=LEFT)))

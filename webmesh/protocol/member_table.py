@@ -123,7 +123,7 @@ class MemberTable:
         if claim.record is None:
             return UNKNOWN
         state = LEFT if claim.record.state == LEFT else {SUSPECT: SUSPECT, OK: OK}.get(claim.seen, LOST)
-        if claim.age > self._kept(state) or not self._has_room():
+        if claim.age > self._kept(state, claim.seen) or not self._has_room():
             return OLD
         since = now - claim.age if state == LOST else now
         member = Member(claim.record, claim.seen, now - claim.age, state, since, due=now + self._settings.suspicion)
@@ -182,7 +182,7 @@ class MemberTable:
     def forget_old(self, now: float) -> None:
         """Drop those who have been gone for long enough."""
         for node, member in tuple(self.members.items()):
-            if member.state in (LOST, LEFT) and now - member.since > self._kept(member.state):
+            if member.state in (LOST, LEFT) and now - member.since > self._kept(member.state, member.seen):
                 self._drop(node)
 
     # ---------------------------------------------------------------------- what has changed
@@ -208,7 +208,9 @@ class MemberTable:
 
     # ---------------------------------------------------------------------- room
 
-    def _kept(self, state: str) -> float:
+    def _kept(self, state: str, seen: str) -> float:
+        if state == LOST and seen == DEAD:
+            return self._settings.forget_left  # no majority counts it: nobody needs to know of it for longer
         return {LOST: self._settings.forget, LEFT: self._settings.forget_left}.get(state, inf)
 
     def _has_room(self) -> bool:
