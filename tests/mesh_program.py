@@ -75,6 +75,8 @@ class Program:
         return {
             "nodes": sorted([view.id, view.state] for view in self.mesh.nodes()), "changes": self.changes,
             "leader": self.council.leader, "leads": self.council.leads,
+            "term": self.council.leadership.term, "council": self.council.leadership.council.to_wire(),
+            "dead": sorted(self.council._port.view().dead),
         }  # fmt: skip
 
     def took(self) -> dict[str, Any]:

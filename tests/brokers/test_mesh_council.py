@@ -66,3 +66,13 @@ def test_nobody_is_waited_for_longer_than_was_said(net: Net) -> None:
     assert nodes[0].council.await_leader(0.1) is None and None is nodes[0].told[-1]
     for node in nodes:
         node.council.stop()
+
+
+def test_a_node_that_has_nobody_to_look_for_still_pauses_between_two_attempts_to_lead(net: Net) -> None:
+    """It is told once that it need not wait: else terms grow with each tick, and a healed mesh comes to no leader."""
+    council = Node(net).council
+    council._waits = True
+    council._tick()
+    council.leadership._ask_at = far = float("inf")
+    council._tick()
+    assert far == council.leadership._ask_at

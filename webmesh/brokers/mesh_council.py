@@ -53,6 +53,7 @@ class MeshCouncil:
         self._looked = looked
         alone_after = ALONE if port.expects else self._patience
         self.leadership = Leadership(port.me, port.founded, time.monotonic(), random.random, alone_after=alone_after)
+        self._waits = port.expects
         self._told: tuple[str | None, int] = (None, 0)
         self._moved = Event()
         self._jobs: set[gevent.Greenlet[..., None]] = set()
@@ -110,7 +111,8 @@ class MeshCouncil:
             gevent.sleep(TICK)
 
     def _tick(self) -> None:
-        if not self._port.expects:
+        if self._waits and not self._port.expects:
+            self._waits = False  # once: later on whoever asks too often keeps others from being chosen
             self.leadership.alone(time.monotonic() + self._patience)
         for ballot in self.leadership.tick(time.monotonic(), self._port.view()):
             self._spawn(self._send, ballot)
