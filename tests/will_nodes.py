@@ -72,7 +72,6 @@ class WillNode:
             self.broker, self.table, limits=Limits(), observer=self.observer, access=TopicAccess(self.table)
         )
         self.topics.connect()
-        self.topics.start()
         self.lease = NodeLease(self.broker, clock)
         self.firing = WillFiring(self.topics, self.lease.node, self.observer)
         self.armed: set[str] = set()
