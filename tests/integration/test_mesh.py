@@ -15,7 +15,7 @@ import pytest
 from tests.mesh_nodes import QUICK
 from tests.mesh_processes import MeshProcess
 from tests.running import PATIENCE, wait_for
-from webmesh.exceptions import WebMeshError
+from webmesh.exceptions import InvalidArgument, PermissionDenied, WebMeshError
 from webmesh.mesh import WebMesh
 from webmesh.webmesh_client import WebMeshClient
 
@@ -232,3 +232,18 @@ def test_the_leader_killed_under_load_loses_nothing_silently(town: Town) -> None
         took = node.ask("took")
         heard = {payload for topic, payload, _ in took["heard"] if topic == "kept/y"}
         assert set(acknowledged) <= heard | kept or "gap" in {event for _, event in took["events"]}
+
+
+def test_a_node_that_talks_nonsense_is_told_so(town: Town) -> None:
+    """It has joined, so it is heard; nothing it says is a failure of a handler, and the mesh goes on."""
+    with WebMeshClient(town.seed.url, reconnect=False) as client:
+        with pytest.raises(PermissionDenied):
+            client.call("$engine", {"op": "groups"})
+        record = {"id": "odd", "epoch": 1, "version": 1, "state": "ok"}
+        client.call("$join", {"node": record, "known": []})
+        for path in ("$engine", "$work", "$done", "$deliver", "$topic", "$interest", "$gossip", "$lead", "$resign"):
+            for nonsense in (None, 1, [], "x"):
+                with pytest.raises(InvalidArgument):
+                    client.call(path, nonsense)
+        assert 5 == client.call("/echo", 5)
+    assert 1 == town.seed.ask("publish", topic="kept/x", payload=1)

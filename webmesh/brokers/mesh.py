@@ -360,6 +360,8 @@ class MeshBroker(Broker):
 
     def _work(self, node: str, said: Any) -> None:
         """`$work`: likewise."""
+        if not isinstance(said, dict):
+            raise InvalidArgument("$work takes a map")
         group, given = read_group(said.get("group")), said.get("publication")
         publication = given if isinstance(given, Publication) else read_wire(given, self.clock())
         if node == self._led_by[0] and group in self._joined:
@@ -367,7 +369,7 @@ class MeshBroker(Broker):
 
     def _lost(self, node: str, said: Any) -> None:
         """`$lost`: likewise."""
-        if node == self._led_by[0] and isinstance(said.get("count"), int):
+        if node == self._led_by[0] and isinstance(said, dict) and isinstance(said.get("count"), int):
             self.sink.lost(read_group(said.get("group")), said["count"])
 
     def _told(self, node: str, said: Any) -> None:

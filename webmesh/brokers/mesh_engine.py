@@ -65,7 +65,7 @@ class MeshEngine:
             InvalidArgument: It makes no sense.
             Overloaded, FailedPrecondition: As the engine raises them.
         """
-        act = self._table.get(str(said.get("op")))
+        act = self._table.get(str(said.get("op"))) if isinstance(said, dict) else None
         if act is None:
             raise InvalidArgument("there is no such operation of the engine")
         try:
