@@ -16,11 +16,12 @@ from bench_parts.fan_out import CONTESTANTS as AUDITIONERS
 from bench_parts.fan_out import FanOut
 from bench_parts.gossip import GossipCost
 from bench_parts.matching import MatchingCost
+from bench_parts.mesh import MeshCost
 from bench_parts.report import MachineUse, Report, Section
 from bench_parts.rounds import Bench, Outcome, Settings
 
 IDLE, HANDSHAKES, ROUTES = "idle", "handshakes", "routes"
-SECTIONS = ("fan-out", "matching", "brokers", "gossip", "balancing")
+SECTIONS = ("fan-out", "matching", "brokers", "gossip", "balancing", "mesh")
 """What is measured in a way of its own. Named alone, they need no floor of messages."""
 DESCRIPTION = """Measure WebMesh beside plain gevent, WebSocket libraries, gRPC and zerorpc: server CPU per message,
 messages a second, latency, memory of idle connections, handshakes. Prints one report in markdown.
@@ -107,6 +108,8 @@ def sections(options: argparse.Namespace) -> list[Section]:
         made.append(GossipCost(rounds=rounds, **({"counts": (10, 50)} if options.quick else {})))
     if "balancing" in wanted:
         made.append(BalancingCost(rounds=rounds))
+    if "mesh" in wanted:
+        made.append(MeshCost(rounds=rounds))
     return made
 
 

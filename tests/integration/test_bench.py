@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from bench_parts import audience, balancing, brokers, matching, wire  # noqa: E402
+from bench_parts import audience, balancing, brokers, matching, mesh, wire  # noqa: E402
 from bench_parts.command import chosen, main  # noqa: E402
 from bench_parts.contestants import CONTESTANTS, FLOOR  # noqa: E402
 from bench_parts.fan_out import CONTESTANTS as AUDITIONERS  # noqa: E402
@@ -254,6 +254,17 @@ def test_each_way_to_balance_is_measured() -> None:
     section.samples = {("connection.call", 1): [20.0], ("call of a service", 2): [28.0], ("least-pending", 200): [9.0]}
     assert "| call of a service | 2 | 28.0 | 1.40 |" in section.markdown()
     assert [1.4, 9.0] == [verdict.measured for verdict in section.verdicts()]
+
+
+@pytest.mark.once
+def test_a_hop_over_the_mesh_is_measured_beside_a_direct_call() -> None:
+    """And the section holds the one against the other."""
+    assert {"direct", "hop"} == {cost.what for cost in mesh.measure(calls=5, repeats=1)}
+
+    section = mesh.MeshCost(rounds=1)
+    section.samples = {"direct": [50.0], "hop": [110.0]}
+    assert "| client → A → B | 110.0 |" in section.markdown()
+    assert [2.2] == [verdict.measured for verdict in section.verdicts()]
 
 
 def test_matching_finds_what_it_looks_up() -> None:
