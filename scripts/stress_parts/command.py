@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from stress_parts.results import HEAD, Result
 from stress_parts.scale import Scale
 
-SCENARIOS = ("idle", "silent", "flood", "slow", "answers", "kills", "shutdown", "herd", "cycles", "topics", "wills")
+SCENARIOS = (
+    "idle", "silent", "flood", "slow", "answers", "kills", "shutdown", "herd", "cycles", "topics", "wills",
+    "mesh-partition",
+)  # fmt: skip
 KEPT, BROKEN = 0, 1
 
 
@@ -47,7 +50,7 @@ def describe_machine() -> str:
 def run(name: str, scale: Scale) -> list[Result]:
     """One scenario; one that breaks down is a result too."""
     try:
-        results: list[Result] = importlib.import_module(f"stress_parts.{name}").run(scale)
+        results: list[Result] = importlib.import_module(f"stress_parts.{name.replace('-', '_')}").run(scale)
         return results
     except Exception as error:
         traceback.print_exc()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import shutil
 import threading
 import time
 from collections import Counter
@@ -14,6 +17,7 @@ import pytest
 
 from tests.mesh_nodes import QUICK
 from tests.mesh_processes import MeshProcess
+from tests.processes import run_python
 from tests.running import PATIENCE, wait_for
 from webmesh.exceptions import InvalidArgument, PermissionDenied, WebMeshError
 from webmesh.mesh import WebMesh
@@ -247,3 +251,15 @@ def test_a_node_that_talks_nonsense_is_told_so(town: Town) -> None:
                     client.call(path, nonsense)
         assert 5 == client.call("/echo", 5)
     assert 1 == town.seed.ask("publish", topic="kept/x", payload=1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("tc"), reason="needs root, ip and tc")
+@pytest.mark.parametrize("how", ["both", "out"])
+def test_a_leader_that_is_cut_off_is_followed_by_one_other(how: str) -> None:
+    """Never two at once, whichever way packets are lost; no call runs twice, and when it is healed all is one again."""
+    finished = run_python("-m", "tests.integration.parted_network", how, "5")
+    if "Operation not permitted" in finished.stderr:
+        pytest.skip("network namespaces are not allowed here")
+    told = json.loads(finished.stdout)
+    assert ([], [], []) == (told["led at once"], told["twice"], told["missed untold"]) and told["acknowledged"]
+    assert 2 == told["leaders"] and told["same past"] and told["healed"] is not None and "hung" not in told["errors"]
