@@ -229,7 +229,7 @@ def test_the_leader_killed_under_load_loses_nothing_silently(town: Town) -> None
             end = time.monotonic() + 8
         if end is not None and (time.monotonic() > end or len(acknowledged) > 100):
             break
-    assert set(errors) <= {"PublishDoubtful", "BrokerUnavailable"}
+    assert set(errors) <= {"PublishDoubtful", "Unavailable"}
     assert len(acknowledged) > 100
     kept = set(left[0].ask("history", topic="kept/y"))
     for node in left:
