@@ -44,7 +44,7 @@ class NodeDialler:
         delay: Seconds before the first attempt.
 
     Attributes:
-        looked: Whether each URL was tried once at least.
+        looked: Whether somebody has answered, if only this node itself.
     """
 
     def __init__(
@@ -99,12 +99,6 @@ class NodeDialler:
 
     def _round(self) -> bool:
         """Try all URLs once; whether somebody is there."""
-        try:
-            return self._try_all()
-        finally:
-            self.looked = True
-
-    def _try_all(self) -> bool:
         gone = 0
         for url in self.urls:
             try:
@@ -113,6 +107,7 @@ class NodeDialler:
                 self._tell(url, error)
                 gone += isinstance(error, ConnectFailed) and error.refused
             else:
+                self.looked = True
                 self._series.reset()
                 self._told = ("", 0)
                 return True

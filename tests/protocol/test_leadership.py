@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from webmesh.exceptions import InvalidArgument
-from webmesh.protocol.leadership import LEASE, ORPHANED, Leadership, View
+from webmesh.protocol.leadership import GONE, LEASE, ORPHANED, Leadership, View
 
 STEP = 0.1
 
@@ -243,6 +243,33 @@ def test_one_that_was_told_of_others_waits_for_them_before_it_leads_alone() -> N
     alone.alone(0.5)
     alone.tick(0.5, View())
     assert alone.leads(0.5)
+
+
+def test_a_voter_that_was_started_anew_grants_nothing_for_a_lease() -> None:
+    """It has forgotten whom it had granted one: with its vote there could be two leaders."""
+    world = World(3)
+    leader = world.grown()
+    other, again = sorted({"n0", "n1", "n2"} - {leader})
+    before, now = world.nodes[again], world.clock(again)
+    fresh = Leadership(again, 10**6, now, world.random.random, alone_after=3.0)
+    asked = {"council": before.council.to_wire(), "term": before.term + 1, "ask": True}
+    assert not fresh.received(other, asked, now, View())["granted"]
+    assert fresh.received(other, asked, now + LEASE + 0.1, View())["granted"]
+
+
+def test_a_voter_that_has_vanished_is_left_out_after_a_while() -> None:
+    """Else each that goes without a proof would make a majority harder to have, until there is none."""
+    world = World(5)
+    leader = world.grown()
+    gone = next(one for one in sorted(world.nodes, reverse=True) if one != leader)
+    world.split({gone})
+    world.run(GONE / 2)
+    assert gone in world.nodes[leader].council.voters
+    world.run(GONE)
+    assert gone not in world.nodes[leader].council.voters and [leader] == world.leaders()
+    world.cut.clear()
+    world.run(20)
+    assert leader == world.agreed()
 
 
 def test_nobody_waits_for_a_copy_that_is_proven_to_be_gone() -> None:

@@ -25,6 +25,9 @@ RENEWAL: Final = 1.0
 """Seconds between two renewals: one may be lost."""
 TURN: Final = 0.6
 """Seconds by which each further keeper lets those before it try first."""
+GONE: Final = 60.0
+"""Seconds without a word after which a voter is left out, where a majority can be had without it: those that vanish
+without a proof would otherwise add up until none is possible."""
 ORPHANED: Final = 10.0
 """Seconds without any keeper after which others may lead, with nothing: what was kept is lost then."""
 
@@ -79,6 +82,7 @@ class Leadership:
     ) -> None:
         self.me = me
         self._founded = founded
+        self._forgetful_until = now
         self._random = random
         self._ask_at = self._idle_since = now
         self._granted: str | None
@@ -101,6 +105,7 @@ class Leadership:
         self._granted_until = now + LEASE
         self._votes: set[str] = set()
         self._heard: dict[str, float] = {}
+        self._led_since = now
         self._confirmed: set[str] = set()
         self._renew_at = now
 
@@ -127,7 +132,7 @@ class Leadership:
             if now >= self._lease:
                 self._step_down(now)
                 return []
-            self._change(view)
+            self._change(now, view)
             come, self._seen = view.reachable - self._seen, view.reachable
             return self._renewal(now, view) if come or now >= self._renew_at else []
         if self._bound(now, view):
@@ -191,6 +196,7 @@ class Leadership:
     def _win(self, now: float) -> None:
         self._leads = True
         self._heard = dict.fromkeys(self._votes, now)
+        self._led_since = now
         self._lease = now + LEASE * USED
         self._renew_at = now
         # Where nobody who has a copy was there for long, what was kept is lost, and this node begins with nothing.
@@ -213,11 +219,12 @@ class Leadership:
                 break
         self.settled = self.council.decides(self._confirmed | {self.me}, view.dead)
 
-    def _change(self, view: View) -> None:
+    def _change(self, now: float, view: View) -> None:
         """Take in one who has come, or leave out one who is gone; one at a time, each known to a majority first."""
         if not self.settled:
             return
-        gone = [one for one in self.council.voters if one in view.dead]
+        silent = {one for one in self.council.voters if now - self._heard.get(one, self._led_since) > GONE}
+        gone = [one for one in self.council.voters if one != self.me and (one in view.dead or one in silent)]
         come = [one for one in sorted(self._heard) if one in view.reachable and one not in self.council.voters]
         if gone:
             self._make(self._council(voters=[one for one in self.council.voters if one != gone[0]]))
@@ -263,6 +270,8 @@ class Leadership:
                 self._granted, self._granted_until, self._ask_at = None, now, now
             return {"granted": False, "council": self.council.to_wire(), "term": self.term}
         granted = False
+        if asks and now < self._forgetful_until:
+            return {"granted": False, "council": self.council.to_wire(), "term": self.term}
         if council == self.council:  # one who knows less of it than this node must not lead
             granted = self._grants(sender, term, now, view, asks=asks)
         if granted:
@@ -271,6 +280,7 @@ class Leadership:
             self.term = term
             self._others_resigned.discard(sender)
             self._granted, self._granted_until = sender, now + LEASE
+            granted = now >= self._forgetful_until
         return {"granted": granted, "council": self.council.to_wire(), "term": self.term}
 
     def _look_at(self, council: Council, term: int, now: float) -> None:
@@ -280,6 +290,8 @@ class Leadership:
         if not self.council.same_line(council):
             self._step_down(now)
             self.term, self._granted, self._granted_until = 0, None, now
+            if self.me in council.voters:  # it was started anew, and has forgotten whom it had granted a lease
+                self._forgetful_until = now + LEASE
         self.council = council
 
     def _grants(self, sender: str, term: int, now: float, view: View, *, asks: bool) -> bool:
