@@ -340,7 +340,8 @@ def test_hello_and_the_other_paths_of_the_protocol(peer: Foreign) -> None:
     assert {"id", "name", "version"} == set(peer.ask("$info", 2)["data"])
     assert "/count" in [route["path"] for route in peer.ask("$routes", 3)["data"]]
     peer.say(path="$goodbye", data={"reason": "done"})
-    assert "unimplemented" == peer.ask("$peers", 4)["error"]["code"]
+    assert ["ok"] == [entry["state"] for entry in peer.ask("$peers", 4)["data"]]
+    assert "unimplemented" == peer.ask("$nothing", 5)["error"]["code"]
 
 
 # --------------------------------------------------------------------------- faults

@@ -148,7 +148,7 @@ def _lost(witness: MeshProcess, node: MeshProcess) -> bool:
 
 
 def test_a_rolling_restart_costs_no_call(town: Town) -> None:
-    """SIGTERM to one instance after another, a new one for each, under load; the seed too."""
+    """SIGTERM to one instance after another, a new one for each, under load."""
     town.fill()
     caller = town.caller()
     assert wait_for(lambda: all(2 == len(caller.lookup(name)) for name in SERVICES))
