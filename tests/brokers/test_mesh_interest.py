@@ -34,3 +34,16 @@ def test_groups_are_those_that_were_told_last() -> None:
     interest.told_groups("x", [A, B])
     interest.told_groups("x", [B])
     assert not interest.grouped(("a",)) and interest.grouped(("b", "c"))
+
+
+def test_one_that_has_not_spoken_yet_may_want_everything() -> None:
+    """Its subscribers must not miss what is published in the moment in which it is linked."""
+    interest = MeshInterest()
+    interest.expect("x")
+    assert {"x"} == interest.nodes(("a",)) and interest.grouped(("a",))
+    interest.told("x", [B], [], all=True)
+    interest.expect("x")
+    assert set() == interest.nodes(("a",)) and not interest.grouped(("a",))
+    interest.expect("y")
+    interest.forget("y")
+    assert set() == interest.nodes(("a",))

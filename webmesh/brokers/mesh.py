@@ -355,7 +355,7 @@ class MeshBroker(Broker):
     def _delivered(self, node: str, said: Any) -> None:
         """`$deliver`: from the leader."""
         publication = said if isinstance(said, Publication) else read_wire(said, self.clock())
-        if node == self._led_by[0]:
+        if self._led_by[0] in (node, None):  # this node may hear of it before it knows who leads
             self._local_sink(publication, tuple(publication.topic.split("/")))
 
     def _work(self, node: str, said: Any) -> None:
@@ -393,6 +393,7 @@ class MeshBroker(Broker):
             if self._sink is not None and node not in ended:  # one that has left has sent all it had
                 self._sink.gap("the link to a node was lost")
         for node in linked - self._known:
+            self._interest.expect(node)
             self._spawn(self._introduce, node)
         self._known = linked
 

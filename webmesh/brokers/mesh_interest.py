@@ -19,6 +19,12 @@ class MeshInterest:
         self._patterns: dict[str, set[tuple[str, ...]]] = {}
         self._group_trie: TopicTrie[str] = TopicTrie()
         self._group_patterns: dict[str, set[tuple[str, ...]]] = {}
+        self._silent: set[str] = set()
+
+    def expect(self, node: str) -> None:
+        """There is a link to it, and it has yet to say what it wants: until then it may want everything."""
+        if node not in self._patterns:
+            self._silent.add(node)
 
     def told(
         self, node: str, add: Iterable[tuple[str, ...]], remove: Iterable[tuple[str, ...]], *, all: bool
@@ -28,6 +34,7 @@ class MeshInterest:
         Args:
             all: Whether it wants nothing else than what it says now.
         """
+        self._silent.discard(node)
         if all:
             for pattern in self._patterns.pop(node, ()):
                 self._trie.remove(pattern, node)
@@ -49,15 +56,16 @@ class MeshInterest:
 
     def grouped(self, segments: tuple[str, ...]) -> bool:
         """Whether some group may have to do what is published on a topic."""
-        return bool(self._group_trie.match(segments))
+        return bool(self._silent) or bool(self._group_trie.match(segments))
 
     def forget(self, node: str) -> None:
         """There is no link to it any more."""
+        self._silent.discard(node)
         for pattern in self._patterns.pop(node, ()):
             self._trie.remove(pattern, node)
         self.told_groups(node, ())
         del self._group_patterns[node]
 
     def nodes(self, segments: tuple[str, ...]) -> set[str]:
-        """Those that want what is published on a topic."""
-        return set(self._trie.match(segments))
+        """Those that want what is published on a topic, or may."""
+        return self._silent | set(self._trie.match(segments))
