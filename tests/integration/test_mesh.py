@@ -188,7 +188,7 @@ def test_the_will_of_a_client_of_a_killed_node_is_told_once(town: Town) -> None:
 
 
 def test_topics_hold_over_three_nodes(town: Town) -> None:
-    """Plain ones at most once each, kept ones in one order with their past, groups once altogether, presence everywhere."""
+    """Plain ones at most once, kept ones in one order with their past, groups once altogether, presence everywhere."""
     nodes = [town.seed, town.start("a"), town.start("b")]
     assert wait_for(town.settled)
     for number, node in enumerate(nodes):
