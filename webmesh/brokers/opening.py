@@ -6,14 +6,13 @@ unless it is used, and one whose packages are not installed says so.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any, cast
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from webmesh.brokers.base import Broker, Opener
 from webmesh.exceptions import ConfigurationError
+from webmesh.url_openers import open_url
 
 OPENERS: dict[str, str | Opener] = {
     "memory": "webmesh.brokers.memory:open_memory",
@@ -38,23 +37,8 @@ def open_broker(url: str, **options: Any) -> Broker:
     Raises:
         ConfigurationError: There is no such engine, it is not installed, or an option makes no sense.
     """
-    scheme = url.partition(":")[0].lower() if isinstance(url, str) and ":" in url else ""
-    place = OPENERS.get(scheme)
-    if place is None:
-        known = ", ".join(f"{name}://" for name in sorted(OPENERS))
-        # Not the URL itself: a password may stand in it.
-        raise ConfigurationError(f"no engine of topics has URLs that begin with {scheme!r}; there are {known}")
-    opener = _imported(place) if isinstance(place, str) else place
-    try:
-        inspect.signature(opener).bind(url, **options)
-    except TypeError as error:
-        raise ConfigurationError(f"the engine of {scheme}:// does not take these options: {error}") from error
-    return opener(url, **options)
-
-
-def _imported(place: str) -> Opener:
-    module, _, name = place.partition(":")
-    return cast(Opener, getattr(import_module(module), name))
+    opened: Broker = open_url("engine of topics", OPENERS, url, options)
+    return opened
 
 
 def split_url(url: str) -> SplitResult:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 from webmesh.discovery.base import Discovery
-from webmesh.exceptions import ConfigurationError
+from webmesh.url_openers import open_url
 
 Opener = Callable[..., Discovery]
 
@@ -34,20 +32,5 @@ def open_discovery(url: str, **options: Any) -> Discovery:
     Raises:
         ConfigurationError: There is no such source, it is not installed, or an option makes no sense.
     """
-    scheme = url.partition(":")[0].lower() if isinstance(url, str) and ":" in url else ""
-    place = OPENERS.get(scheme)
-    if place is None:
-        known = ", ".join(f"{name}://" for name in sorted(OPENERS))
-        # Not the URL itself: a password may stand in it.
-        raise ConfigurationError(f"no discovery has URLs that begin with {scheme!r}; there are {known}")
-    opener = _imported(place) if isinstance(place, str) else place
-    try:
-        inspect.signature(opener).bind(url, **options)
-    except TypeError as error:
-        raise ConfigurationError(f"the discovery of {scheme}:// does not take these options: {error}") from error
-    return opener(url, **options)
-
-
-def _imported(place: str) -> Opener:
-    module, _, name = place.partition(":")
-    return cast(Opener, getattr(import_module(module), name))
+    opened: Discovery = open_url("discovery", OPENERS, url, options)
+    return opened
