@@ -116,6 +116,17 @@ class TestSeveralNodes(TwoNodeContract):
         assert {"x": 1} == one.claim("wills", "k") and other.claim("wills", "k") is None
         assert sink.gaps
 
+    def test_a_copy_counts_when_it_is_whole(self, node) -> None:
+        """A leader that is killed while it sends another one leaves the former one as it was."""
+        (first, _), (one, _) = node(), node()
+        until(lambda: 2 == len(first.council.leadership.council.keepers))
+        first.put("t", "k", "kept", 60.0)
+        said = {"term": first.council.leadership.term, "reset": True, "operations": [["begin", "another", 0]]}
+        one._copied("n0", said)
+        assert {"k": "kept"} == dict(one._copy.records("t", 0.0))
+        one._copied("n0", said | {"reset": False, "operations": [], "whole": True})
+        assert {} == dict(one._copy.records("t", 0.0))
+
     def test_work_that_was_not_done_is_given_again_by_the_next_leader(self, node) -> None:
         """What was done is not."""
         (_, _), (one, taken), (other, _) = node(), node(), node()

@@ -8,6 +8,7 @@ import gevent
 import pytest
 
 from tests.brokers.contract import until
+from webmesh.brokers import mesh_copies
 from webmesh.brokers.copied_storage import CopiedStorage
 from webmesh.brokers.mesh_copies import MeshCopies
 from webmesh.exceptions import ReplyLost, RequestTimeout
@@ -95,6 +96,30 @@ def test_one_that_does_not_answer_is_no_keeper_any_more_and_another_takes_its_pl
     assert "b" not in leadership.council.keepers
     port.reachable.discard("b")
     until(lambda: copies.look() is None and {"a", "c", "d"} == set(leadership.council.keepers))
+    copies.stop()
+
+
+def test_a_copy_that_is_too_far_behind_is_given_up(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for it has a bound, and nobody waits for it."""
+    monkeypatch.setattr(mesh_copies, "MOST_WAITING", 5)
+    copies, port, leadership, storage = made
+    copies.look()
+    until(lambda: ("a", "b", "c") == leadership.council.keepers)
+    for number in range(7):
+        storage.put("t", str(number), 1, 1e9)
+    assert {} == copies._followers
+    copies.wait()
+    copies.stop()
+
+
+def test_nobody_waits_for_ever_for_what_does_not_become_safe(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked is told that nobody knows."""
+    monkeypatch.setattr(mesh_copies, "SAFE", 0.05)
+    copies, _, leadership, storage = made
+    leadership.settled = False
+    storage.put("t", "k", 1, 1e9)
+    with pytest.raises(ReplyLost):
+        copies.wait()
     copies.stop()
 
 

@@ -94,7 +94,8 @@ def test_only_who_has_work_may_say_that_it_is_done(engine: MeshEngine, outlet: O
     "said",
     [
         {}, {"op": "x"}, {"op": "publish"}, {"op": "publish", "publication": 5, "keep": {}}, {"op": "history"},
-        {"op": "join", "group": ["a", "g"], "window": "x", "durable": True}, {"op": "done", "group": 5, "token": 1},
+        {"op": "join", "group": ["a", "g"], "window": "x", "durable": True},
+        {"op": "join", "group": ["a", "g"], "window": -5, "durable": True}, {"op": "done", "group": 5, "token": 1},
         {"op": "put", "table": "t", "key": "k", "value": 1, "ttl": "x"}, {"op": "topics", "pattern": 5},
     ],
 )  # fmt: skip

@@ -1,5 +1,8 @@
 """MeshInterest: which nodes want what."""
 
+import pytest
+
+from webmesh.brokers import mesh_interest
 from webmesh.brokers.mesh_interest import MeshInterest
 
 A, B, ALL = ("a",), ("b", "*"), ("**",)
@@ -34,6 +37,16 @@ def test_groups_are_those_that_were_told_last() -> None:
     interest.told_groups("x", [A, B])
     interest.told_groups("x", [B])
     assert not interest.grouped(("a",)) and interest.grouped(("b", "c"))
+
+
+def test_one_that_wants_too_much_counts_as_wanting_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its patterns must not fill the memory of others, and nothing may be missed for that."""
+    monkeypatch.setattr(mesh_interest, "MOST_PATTERNS", 3)
+    interest = MeshInterest()
+    interest.told("x", [(f"p{number}",) for number in range(4)], [], all=True)
+    assert {"x"} == interest.nodes(("anything",)) and 0 == len(interest._trie)
+    interest.told("x", [A], [], all=True)
+    assert set() == interest.nodes(("anything",))
 
 
 def test_one_that_has_not_spoken_yet_may_want_everything() -> None:

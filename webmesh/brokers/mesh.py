@@ -56,6 +56,7 @@ class MeshBroker(Broker):
         self._engine: MeshLead | None = None
         self._copy: CopiedStorage | None = None
         self._asking: LeaderQuestions | None = None
+        self._coming: CopiedStorage | None = None
         self._copied_term = 0
         self._led_by: tuple[str | None, int] = (None, 0)
         self._jobs: set[gevent.Greenlet[..., None]] = set()
@@ -287,7 +288,7 @@ class MeshBroker(Broker):
     def _lead_now(self) -> None:
         leadership = self.council.leadership
         storage = self._copy if leadership.kept and self._copy is not None else CopiedStorage(self.clock)
-        self._copy = storage
+        self._copy, self._coming = storage, None
         self._engine = MeshLead(self.port, leadership, storage, self._interest, self._here, clock=self.clock)
 
     def _here(self, path: str, said: Any) -> None:
@@ -308,14 +309,17 @@ class MeshBroker(Broker):
         if node != self.council.leader or not isinstance(said, dict):
             raise Unavailable("this node follows another leader", details=NOT_STARTED)
         if said.get("reset") is True:
-            self._copy, self._copied_term = CopiedStorage(self.clock), said.get("term", 0)
-        if self._copy is None or self._copied_term != said.get("term"):
+            self._coming, self._copied_term = CopiedStorage(self.clock), said.get("term", 0)
+        coming = self._coming
+        if coming is None or self._copied_term != said.get("term"):
             raise Unavailable("that is the rest of a copy whose beginning is not here", details=NOT_STARTED)
         for operation in said.get("operations", ()):
             try:
-                self._copy.apply(operation)
+                coming.apply(operation)
             except (TypeError, ValueError, LookupError, AttributeError) as error:
-                raise InvalidArgument(f"an operation makes no sense: {error}"[:200]) from None
+                raise InvalidArgument(f"an operation makes no sense: {type(error).__name__}") from None
+        if said.get("whole") is True:  # until then the former one counts: this node may have to lead with it
+            self._copy = coming
 
     def _follow(self, led_by: tuple[str | None, int]) -> None:
         """Take part under a new leader."""

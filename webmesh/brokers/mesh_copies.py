@@ -16,6 +16,7 @@ from gevent.event import Event
 
 from webmesh.brokers.mesh_messages import fitting
 from webmesh.brokers.mesh_port import MeshPort
+from webmesh.deadline import Deadline
 from webmesh.exceptions import ReplyLost, WebMeshError
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ PART = 64
 """Operations in one message at most; see `PART_SIZE`."""
 ANSWER = 2.0
 """Seconds for the answer to one; who takes longer has no copy any more."""
+MOST_WAITING = 10_000
+"""Operations that wait for one node; one that is so far behind gets a copy anew, or another node does."""
+SAFE = 5.0
+"""Seconds in which an operation must be safe; as long as whoever asks waits for the answer."""
 LOOK = 0.05
 """Seconds between two looks whether a change of those who have one is known to a majority."""
 
@@ -73,9 +78,11 @@ class MeshCopies:
 
     def _changed(self, operation: Operation) -> None:
         self._done += 1
-        for follower in self._followers.values():
+        for node, follower in tuple(self._followers.items()):
             follower.waiting.append(operation)
             follower.wake.set()
+            if len(follower.waiting) > MOST_WAITING:
+                self._drop(node)
 
     def after(self, act: Callable[[], None]) -> None:
         """Call *act* once everything so far is safe; in the order of these calls."""
@@ -88,12 +95,12 @@ class MeshCopies:
         """Wait until everything so far is safe.
 
         Raises:
-            ReplyLost: This node leads no more, and nobody knows what became of it.
+            ReplyLost: This node leads no more, or it took too long: nobody knows what will become of it.
         """
-        done = self._done
+        done, deadline = self._done, Deadline(SAFE)
         while self._safe < done:
-            if self._stopped:
-                raise ReplyLost("$engine", started=True, code=1012, reason="another node leads now")
+            if self._stopped or deadline.expired:
+                raise ReplyLost("$engine", started=True, code=1012, reason="another node may lead now")
             self._moved.clear()
             self._moved.wait(LOOK)
             self.look()
@@ -136,7 +143,7 @@ class MeshCopies:
                 follower.wake.wait()
                 follower.wake.clear()
         except WebMeshError as error:
-            logger.info("a copy was lost", extra={"node": node, "error": str(error)})
+            logger.info("a copy was lost", extra={"node": node, "error": type(error).__name__})
             if self._followers.get(node) is follower:
                 self._drop(node)
                 self.look()
@@ -151,10 +158,13 @@ class MeshCopies:
         self.look()
 
     def _send(self, node: str, operations: list[Operation], *, reset: bool) -> None:
+        whole = reset
         while operations:
             part = fitting(operations[:PART])
             operations = operations[len(part) :]
             said = {"term": self._leadership.term, "reset": reset, "operations": part}
+            if whole and not operations:
+                said["whole"] = True
             self._port.ask(node, "$copy", said, ANSWER)
             reset = False
 

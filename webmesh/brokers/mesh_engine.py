@@ -71,7 +71,7 @@ class MeshEngine:
         try:
             return act(node, said)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InvalidArgument(f"what was asked of the engine makes no sense: {error}"[:200]) from None
+            raise InvalidArgument(f"what was asked of the engine makes no sense: {type(error).__name__}") from None
 
     @property
     def durable(self) -> list[GroupName]:
@@ -129,8 +129,11 @@ class MeshEngine:
 
     def _join(self, node: str, said: dict[str, Any]) -> None:
         group = read_group(said["group"])
+        window = int(said["window"])
+        if window < 1:
+            raise InvalidArgument("a window is 1 or more")
         shares = self._shares.setdefault(group, GroupShares())
-        shares.join(node, int(said["window"]))
+        shares.join(node, window)
         self._kinds[group] = said["durable"] is True, said.get("ttl")
         self._open(group, shares)
 

@@ -11,6 +11,10 @@ from collections.abc import Iterable
 from webmesh.protocol.topic_trie import TopicTrie
 
 
+MOST_PATTERNS = 100_000
+"""Patterns of one node that are looked at: some 60 MB. One that wants more counts as wanting everything."""
+
+
 class MeshInterest:
     """What other nodes want, as they have told it."""
 
@@ -45,6 +49,11 @@ class MeshInterest:
         for pattern in set(add) - known:
             known.add(pattern)
             self._trie.add(pattern, node)
+        if len(known) > MOST_PATTERNS:
+            for pattern in known:
+                self._trie.remove(pattern, node)
+            known.clear()
+            self._silent.add(node)
 
     def told_groups(self, node: str, patterns: Iterable[tuple[str, ...]]) -> None:
         """A node knows of groups at these patterns, and of no others."""
