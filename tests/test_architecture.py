@@ -61,6 +61,7 @@ LAYERS = {
     "webmesh.watchdog": 2,
     # 3 services: user code
     "webmesh.brokers": 3,
+    "webmesh.url_openers": 3,
     "webmesh.discovery": 3,
     "webmesh.arguments": 3,
     "webmesh.mounting": 3,
@@ -128,6 +129,7 @@ LAYERS = {
     "webmesh.node_dialler": 4,
     "webmesh.mesh_joins": 4,
     "webmesh.mesh_node": 4,
+    "webmesh.node_meeting": 4,
     "webmesh.mesh_directory": 4,
     "webmesh.node_port": 4,
     # 5 mesh

@@ -12,7 +12,7 @@ import pytest
 from tests.mesh_nodes import QUICK
 from tests.running import PATIENCE, wait_for
 from webmesh.brokers.mesh import MeshBroker
-from webmesh.exceptions import ConfigurationError, HandlerFailed, RouteNotFound, ServiceNotFound
+from webmesh.exceptions import ConfigurationError, HandlerFailed, LocalProtocolError, RouteNotFound, ServiceNotFound
 from webmesh.mesh import WebMesh
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
@@ -213,5 +213,14 @@ def test_wrong_options_are_told_where_they_are_given(arguments: tuple[str, ...],
 
 def test_a_server_that_listens_already_cannot_be_meshed() -> None:
     """Its routes are closed."""
-    with WebMeshServer() as server, pytest.raises(ConfigurationError):
+    with WebMeshServer() as server, pytest.raises(ConfigurationError, match="before listen"):
         WebMesh(server)
+
+
+def test_nothing_is_called_before_the_start() -> None:
+    """And the error says what is missing."""
+    mesh = WebMesh(WebMeshServer())
+    for use in (lambda: mesh.call("x", "/"), lambda: mesh.update(zone="x"), lambda: mesh.gather("/")):
+        with pytest.raises(LocalProtocolError, match="start"):
+            use()
+    assert () == mesh.nodes()

@@ -10,7 +10,7 @@ from tests.mesh_nodes import Node, meshed
 from tests.running import wait_for
 from webmesh.auth import Credentials, Identity
 from webmesh.discovery.base import Discovery, Found
-from webmesh.exceptions import PermissionDenied, WebMeshError
+from webmesh.exceptions import AlreadyExists, PermissionDenied, WebMeshError
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
 
@@ -136,6 +136,44 @@ def test_gossip_that_makes_no_sense_harms_nobody(said: Any) -> None:
         except WebMeshError as error:
             assert "invalid_argument" == getattr(error, "code", "")
         assert {"b": "ok"} == a.states() and {"a": "ok"} == b.states()
+
+
+def test_an_id_whose_node_answers_is_nobody_else_s() -> None:
+    """Whoever claims it with a later epoch would get its calls."""
+    with Node("a") as a, Node("b", a.url) as b, WebMeshClient(a.url) as thief:
+        assert wait_for(lambda: all_linked(a, b))
+        claimed = b.node.me.to_wire() | {"epoch": b.node.me.epoch + 1000}
+        with pytest.raises(AlreadyExists, match="answers"):
+            thief.call("$join", {"node": claimed})
+        assert "b" == a.ask("b", "/who") and {"b": "ok"} == a.states()
+
+
+def test_a_token_that_cannot_be_made_now_is_made_later() -> None:
+    """The program's function may fail; the node is dialled again all the same."""
+    tries: list[int] = []
+
+    def token() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise RuntimeError("the vault is sealed")
+        return "t"
+
+    with Node("a") as a, Node("b", a.url, token=token) as b:
+        assert wait_for(lambda: all_linked(a, b))
+    assert 3 <= len(tries)
+
+
+def test_one_that_has_only_a_source_looks_there_before_it_decides_alone() -> None:
+    """What it kept meanwhile would be lost."""
+
+    class Silent(Discovery):
+        def start(self, found: Any) -> None:
+            pass
+
+        def stop(self) -> None:
+            pass
+
+    assert Node("a", discoveries=[Silent()]).node.expects and not Node("b").node.expects
 
 
 def test_what_a_source_finds_is_dialled_and_it_hears_of_each_change() -> None:

@@ -101,7 +101,7 @@ class WebMesh:
         if isinstance(server, str):
             server, peers = None, (server, *peers)
         self._hidden = server is None
-        self.server = _unseen_server() if server is None else server
+        self.server = _checked_server(server)
         if self._hidden and advertise is None:
             advertise = ()
         system = self.server.system
@@ -111,7 +111,7 @@ class WebMesh:
             zone=zone, release=release, metadata=dict(metadata or {}),
             advertise=None if advertise is None else checked_urls("advertise", advertise),
             seeds=checked_urls("peers", peers), secret=None if secret is None else checked_secret(secret),
-            token=token if callable(token) else lambda: token, tls=tls, gossip=gossip or GossipSettings(),
+            token=token, tls=tls, gossip=gossip or GossipSettings(),
         )  # fmt: skip
         sources = [discovery] if isinstance(discovery, str | Discovery) else list(discovery)
         opened = [open_discovery(one) if isinstance(one, str) else one for one in sources]
@@ -278,10 +278,12 @@ class WebMesh:
         return f"<WebMesh {self._node.settings.name or ''} {self.id} nodes={len(self.nodes())}>"
 
 
-def _unseen_server() -> WebMeshServer:
+def _checked_server(server: WebMeshServer | None) -> WebMeshServer:
     from webmesh.webmesh_server import WebMeshServer
 
-    return WebMeshServer()
+    if server is not None and server.begun:
+        raise ConfigurationError("the server listens already: make its WebMesh before listen()")
+    return WebMeshServer() if server is None else server
 
 
 class Service:

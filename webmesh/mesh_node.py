@@ -16,23 +16,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent.event import Event
 
 from webmesh.advertising import own_urls
 from webmesh.auth import Identity
+from webmesh.client_session import TokenSource
 from webmesh.exceptions import (
-    AlreadyExists, InvalidArgument, Overloaded, PermissionDenied, WebMeshError,
+    AlreadyExists, InvalidArgument, LocalProtocolError, Overloaded, PermissionDenied, WebMeshError,
 )  # fmt: skip
 from webmesh.mesh_joins import NODE_ROLE, Joined, MeshJoins
-from webmesh.message_serializers import MessagePackSerializer, subprotocol
+from webmesh.message_serializers import MessagePackSerializer
 from webmesh.node_dialler import NodeDialler
-from webmesh.node_links import LOOK_TIMEOUT, NodeLinks
+from webmesh.node_links import NodeLinks
+from webmesh.node_meeting import NodeMeeting
 from webmesh.options import GossipSettings
 from webmesh.protocol.claims import claim_of
 from webmesh.protocol.membership import Forward, Membership
 from webmesh.protocol.node_record import NodeRecord
 from webmesh.protocol.probing import Probe
-from webmesh.websocket.dialer import dial
 from webmesh.websocket.upgraded import OWN_ADDRESS
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class NodeSettings:
     advertise: tuple[str, ...] | None = None
     seeds: tuple[str, ...] = ()
     secret: bytes | None = field(default=None, repr=False)
-    token: Callable[[], str | None] = field(default=lambda: None, repr=False)
+    token: TokenSource | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     gossip: GossipSettings = field(default_factory=GossipSettings)
 
@@ -110,7 +110,9 @@ class MeshNode:
         self._jobs: set[gevent.Greenlet[..., None]] = set()
         self._stopped = self._rivalled = False
         self._own: WebSocketConnection | None = None
-        self._joining: dict[WebSocketConnection, Event] = {}
+        self._meeting = NodeMeeting(
+            lambda: self.serving, self._joins, self._met, token=settings.token, tls=settings.tls
+        )
 
     @property
     def me(self) -> NodeRecord:
@@ -125,19 +127,29 @@ class MeshNode:
     @property
     def expects(self) -> bool:
         """Whether it was told where others may be, and has not looked there yet."""
-        looked = self._membership is not None and all(dialler.looked for dialler in self._seeds.values())
+        looked = bool(self._seeds) and all(dialler.looked for dialler in self._seeds.values())
         return bool(self.settings.seeds or self._discoveries) and not looked
 
     @property
     def membership(self) -> Membership:
-        """Whom this node knows; once it has started."""
-        assert self._membership is not None, "the mesh has not started"
+        """Whom this node knows.
+
+        Raises:
+            LocalProtocolError: It has not started.
+        """
+        if self._membership is None:
+            raise LocalProtocolError("the mesh has not started: call start()")
         return self._membership
 
     @property
     def serving(self) -> Serving:
-        """The run of its server; once it has started."""
-        assert self._serving is not None, "the mesh has not started"
+        """The run of its server.
+
+        Raises:
+            LocalProtocolError: It has not started.
+        """
+        if self._serving is None:
+            raise LocalProtocolError("the mesh has not started: call start()")
         return self._serving
 
     def connection_to(self, node: str) -> WebSocketConnection | None:
@@ -225,6 +237,13 @@ class MeshNode:
             raise PermissionDenied("this node leaves the mesh")
         self._take(connection, joined, dialled=False)
 
+    def _met(self, connection: WebSocketConnection, joined: Joined) -> bool:
+        """On a connection that was dialled; false where this node has dialled itself."""
+        if joined.node.id == self.me.id:
+            return False
+        self._take(connection, joined, dialled=True)
+        return True
+
     def _take(self, connection: WebSocketConnection, joined: Joined, *, dialled: bool) -> None:
         """Make a link of it.
 
@@ -232,7 +251,11 @@ class MeshNode:
             AlreadyExists: Another process has the id, or had it and is older.
             Overloaded: There are too many nodes.
         """
-        node, now = joined.node, time.monotonic()
+        node = joined.node
+        known = self.membership.members.get(node.id)
+        if known is not None and known.record.epoch != node.epoch and self.links.answers(node.id):
+            raise AlreadyExists("there is a node of this id, and it answers")
+        now = time.monotonic()
         if not self.membership.joined(node, now):
             if node.id == self.me.id or node.id in self.membership.members:
                 raise AlreadyExists("there is a later node of this id")
@@ -254,7 +277,7 @@ class MeshNode:
 
     def _seed(self, url: str) -> None:
         if url not in self._seeds:
-            self._seeds[url] = dialler = NodeDialler([url], None, self._meet, self._is_linked, self._refused)
+            self._seeds[url] = dialler = NodeDialler([url], None, self._meeting.meet, self._is_linked, self._refused)
             dialler.start()
 
     def _discover(self, discovery: Discovery) -> None:
@@ -265,7 +288,7 @@ class MeshNode:
             self._found[discovery] = tuple(url for entry in entries for url in entry.urls if url not in mine)
             self._look()
 
-        discovery.announce(self.me)
+        self._announce(discovery)
         discovery.start(found)
 
     def _announce(self, discovery: Discovery) -> None:
@@ -280,35 +303,6 @@ class MeshNode:
     def _refused(self, node: str) -> None:
         self.membership.refused(node, time.monotonic())
         self._look()
-
-    def _meet(self, url: str) -> tuple[str, WebSocketConnection | None]:
-        """Dial *url* and join; the id of the node there, which may be this one."""
-        serving, settings = self.serving, self.settings
-        limits, seconds = serving.parts.limits, serving.parts.timeouts.connect
-        upgraded = dial(
-            url, timeout=seconds, limits=limits, subprotocols=(subprotocol(MessagePackSerializer),),
-            tls=settings.tls if url.startswith("wss:") else None,
-        )  # fmt: skip
-        connection = serving.adopt(
-            upgraded, MessagePackSerializer(limits), Identity(f"node at {upgraded.address}", frozenset({NODE_ROLE}))
-        )
-        kept = False
-        self._joining[connection] = settled = Event()
-        try:
-            token = settings.token()
-            if token is not None:
-                connection.call("$hello", {"token": token}, timeout=seconds)
-            joined = self._joins.ask(connection, seconds)
-            if joined.node.id == self.me.id:
-                return joined.node.id, None
-            self._take(connection, joined, dialled=True)
-            kept = True
-            return joined.node.id, connection
-        finally:
-            del self._joining[connection]
-            settled.set()
-            if not kept:
-                connection.close(1000, "", timeout=0)
 
     # ------------------------------------------------------------------------ gossip
 
@@ -358,10 +352,6 @@ class MeshNode:
             PermissionDenied: None has.
         """
         node = self.links.node_of(client)
-        if node is None and client in self._joining:
-            # The answer to our `$join` has come just before this, and whoever waits for it has yet to run.
-            self._joining[client].wait(LOOK_TIMEOUT)
-            node = self.links.node_of(client)
         if node is None:
             raise PermissionDenied("this is for nodes that have joined")
         return node
@@ -400,7 +390,7 @@ class MeshNode:
             if node not in self._diallers:
                 delay = DEFER if self.me.addresses and node < self.me.id else 0.0
                 self._diallers[node] = dialler = NodeDialler(
-                    urls, node, self._meet, self._is_linked, self._refused, delay=delay
+                    urls, node, self._meeting.meet, self._is_linked, self._refused, delay=delay
                 )
                 dialler.start()
         self._follow_found()

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BACKOFF = Backoff(maximum=5.0)
 """A partition that has healed is noticed within 5 s, and a node that is gone costs its peers a packet in 5 s."""
 
+LOOK_AGAIN = 30.0
+"""Seconds after which a link is looked at that nobody said has ended."""
+
 ALIKE = 10
 """Attempts that fail in the same way before it is said again."""
 
@@ -89,7 +92,7 @@ class NodeDialler:
         while True:
             if self.node is not None and self._linked(self.node):
                 self._series.opened(time.monotonic())
-                self._wake.wait()
+                self._wake.wait(LOOK_AGAIN)
                 self._wake.clear()
                 continue
             if not self._round():

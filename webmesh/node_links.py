@@ -70,6 +70,11 @@ class NodeLinks:
         """Which node is at the other end of *connection*, if it has joined on it."""
         return self._nodes.get(connection)
 
+    def answers(self, node: str) -> bool:
+        """Whether the link to a node is alive: waits for its answer, for `LOOK_TIMEOUT` at most."""
+        link = self.get(node)
+        return link is not None and _answers(link)
+
     def settle(self, connection: WebSocketConnection, node: str, *, dialled: bool) -> None:
         """A node has joined on *connection*: take it, or the link that there is, or find out which is alive."""
         link = NodeLink(node, connection, self._me if dialled else node)

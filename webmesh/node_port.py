@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from webmesh.exceptions import ConnectionClosed, EncodeError
 from webmesh.protocol import envelope
 from webmesh.protocol.leadership import View
+
+logger = logging.getLogger("webmesh.mesh")
 
 if TYPE_CHECKING:
     from webmesh.brokers.mesh_port import Handler
@@ -66,5 +69,9 @@ class NodePort:
             return False
         try:
             return link.connection.conversation.offer(envelope.notification(path, payload, None), "close", None)
-        except (ConnectionClosed, EncodeError):
+        except ConnectionClosed:
+            return False
+        except EncodeError as error:  # as one that is too large with what is sent along
+            told = {"node": node, "path": path, "error": type(error).__name__}  # its text names the value
+            logger.error("a message cannot be sent to a node", extra=told)
             return False
