@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webmesh.protocol.kept_deliveries import COST, KeptDeliveries, shared
+from webmesh.protocol.kept_deliveries import COST, KeptDeliveries, Recount, TURNS, shared
 from webmesh.protocol.retained import Room
 
 LARGE = 10**9
@@ -287,3 +287,16 @@ def test_whoever_takes_what_it_gets_is_not_counted_again():
         deliveries.acknowledge(number + 1)
         deliveries.tick()
         assert deliveries._recount is None
+
+
+@pytest.mark.parametrize("size, counted", [(100, 3), (20_000, 3 * TURNS)])
+def test_those_that_keep_little_are_counted_in_turns(size: int, counted: int, monkeypatch: pytest.MonkeyPatch):
+    """Ten thousand that all wait for their next receipt would hold the hub in each tick."""
+    times: list[int] = []
+    monkeypatch.setattr(Recount, "count", lambda self, key, messages: times.append(1) or 0)
+    deliveries = kept()
+    for _ in range(5):
+        deliveries.add(shared(bytes(size), 1000))
+    deliveries.tick()  # nothing is stuck at the first look
+    tick(deliveries, 3 * TURNS)
+    assert 2 * counted == len(times)  # what is new, and what was counted before

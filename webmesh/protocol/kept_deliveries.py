@@ -34,6 +34,10 @@ COST = 64
 
 AGAIN = 64
 """Deliveries that are counted again at a time, of those that were counted again before."""
+LITTLE = 64 * 1024
+"""Bytes of one session below which counting them again can wait."""
+TURNS = 8
+"""Ticks in which each session that keeps so little is counted again once."""
 LOOSE_PART = 8
 """Ticks in which all that may be left out is counted again."""
 _OWN_REFERENCES = 2
@@ -94,7 +98,7 @@ class KeptDeliveries:
     """
 
     __slots__ = (
-        "_asked", "_granted", "_kept", "_loose", "_places", "_recount", "_room", "_size", "_ticked", "broken",
+        "_asked", "_granted", "_kept", "_loose", "_places", "_recount", "_room", "_size", "_ticked", "_turn", "broken",
         "expired", "first", "left_out", "mark",
     )  # fmt: skip
 
@@ -108,6 +112,7 @@ class KeptDeliveries:
         self._places = 0
         self._recount: Recount | None = None  # made for those that keep it long
         self._ticked = -1
+        self._turn = (id(self) >> 6) % TURNS  # so that not all that were made together are counted in the same tick
         self._asked = 0
         self.first = 0
         self.mark: int | None = None
@@ -185,7 +190,7 @@ class KeptDeliveries:
     def tick(self) -> None:
         """Called about once a second: what the peer does not take is counted again, as others may have taken it."""
         stuck, self._ticked = self._ticked == self.first, self.first
-        if not stuck or not (self._kept or self._loose):
+        if not stuck or not (self._kept or self._loose) or not self._is_due():
             return
         again = self._recount
         if again is None:
@@ -204,6 +209,15 @@ class KeptDeliveries:
             self._count_loose(again, self._loose)
         if self._size > self._granted:
             self._grow()
+
+    def _is_due(self) -> bool:
+        """Whether it is worth it now: of thousands of sessions most keep little, until their next receipt. These take
+        turns."""
+        self._turn = (self._turn + 1) % TURNS
+        if not self._turn or self._loose:
+            return True
+        largest = max(len(self._kept[0][0]), len(self._kept[-1][0]))
+        return len(self._kept) * largest >= LITTLE
 
     def acknowledge(self, received: int) -> None:
         """The peer has had so many; a number that cannot be changes nothing that is to come."""
