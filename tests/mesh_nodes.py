@@ -53,6 +53,16 @@ class Node:
         """What *function* returns in the server's hub."""
         return self.node.serving.home.run(function, *args)
 
+    def end(self) -> None:
+        """In the hub: be as if the process were killed. It dials nobody any more before its links end, or it would come
+        back at once."""
+        self.node._stopped = True
+        for dialler in (*self.node._seeds.values(), *self.node._diallers.values()):
+            dialler.stop()
+        self.node.serving.listener.stop_accepting()
+        for connection in self.server.connections:
+            connection.abort()
+
     def states(self) -> dict[str, str]:
         """Other nodes by their names: what this one believes of them, or what they say."""
         members = tuple(self.node.membership.members.values())

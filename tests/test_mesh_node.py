@@ -71,11 +71,7 @@ def test_a_node_whose_process_is_gone_is_lost_at_once() -> None:
     """Its address refuses: that is proof, and no majority counts it any more."""
     with Node("a") as a, Node("b", a.url) as b, Node("c", a.url) as c:
         assert wait_for(lambda: all_linked(a, b, c))
-        b.hub(b.node.serving.listener.stop_accepting)
-        for connection in b.server.connections:
-            connection.abort()
-        b.node._stopped = True
-        b.hub(lambda: [one.stop() for one in b.node._diallers.values()])
+        b.hub(b.end)
         assert wait_for(lambda: "lost" == a.states()["b"] and "lost" == c.states()["b"])
         assert a.node.membership.members[b.id].proven and 2 == a.node.membership.known_count
 
