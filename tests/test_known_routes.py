@@ -36,9 +36,33 @@ def test_paths_are_matched_as_the_server_does() -> None:
     assert expected == {path: routes.idempotent(path) for path in expected}
 
 
-def test_a_kind_of_parameter_that_only_the_server_knows() -> None:
-    """Then nothing is known of patterns: which of them wins could not be told. Fixed paths win in any case."""
-    routes = knowing(route("/a"), route("/x/<name>"), route("/x/<hex:n>", False))
+OWN_KIND = [
+    ([route("/x/<hex:n>")], "/x/1", True),
+    ([route("/x/<hex:n>"), route("/x/<name>", False)], "/x/1", False),  # it may be no such kind
+    ([route("/x/<hex:n>"), route("/<path:rest>", False)], "/x/1", False),
+    ([route("/x/<hex:n>/y"), route("/x/<name>/z", False)], "/x/1/y", True),
+    ([route("/x/<hex:n>"), route("/x/<name>/<path:rest>", False)], "/x/1", True),
+    ([route("/x/<hex:n>/y"), route("/<str:a>/<str:b>/y", False)], "/x/1/y", False),
+    ([route("/x/<hex:n>"), route("/x/<int:n>", False)], "/x/a", True),  # which would win there, too
+    ([route("/x/<hex:n>"), route("/x/<int:n>", False)], "/x/1", False),
+    ([route("/x/<hex:n>"), route("/x/fixed", False)], "/x/fixed", False),
+    ([route("/x/<name>"), route("/x/<hex:n>", False)], "/x/1", False),
+    ([route("/x/<hex:n>"), route("/x/<code:c>", False)], "/x/1", False),
+    ([route("/x/<h-x:n>"), route("/y/<name>")], "/y/1", False),
+]
+
+
+@pytest.mark.parametrize(("listing", "path", "idempotent"), OWN_KIND)
+def test_a_kind_of_parameter_that_only_the_server_knows(listing: list[Any], path: str, idempotent: bool) -> None:
+    """It is taken for any segment; a path counts as idempotent only if all routes are that it may lead to."""
+    assert idempotent is knowing(route("/a"), *listing).idempotent(path)
+    assert knowing(route("/a"), *listing).idempotent("/a")
+
+
+def test_more_patterns_than_can_be_held_against_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of them then: the hub has better things to do."""
+    monkeypatch.setattr(known_routes, "MOST_COMPARED", 1)
+    routes = knowing(route("/a"), route("/x/<hex:n>"), route("/y/<name>", False), route("/z/<name>", False))
     assert [True, False] == [routes.idempotent(path) for path in ("/a", "/x/1")]
 
 

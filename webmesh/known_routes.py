@@ -6,10 +6,12 @@ Decides when `$routes` is asked, and what its answer means for a path. What foll
 from __future__ import annotations
 
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
 import gevent
 
+from webmesh.converters import BUILT_IN, Converter
 from webmesh.exceptions import ReplyLost, WebMeshError
 from webmesh.routing import Router
 
@@ -21,6 +23,11 @@ LEARN_AFTER = 1.0
 come back together have more urgent questions. A connection that is not used is not asked on."""
 UNREADABLE = (1007, 1009)
 """How our side closes on an answer that is too large, or none of ours: that must not happen on every connection."""
+MOST_COMPARED = 10_000
+"""Pairs of patterns that are held against each other, which takes 30 ms; beyond it nothing is known of patterns."""
+
+_OWN_KIND = re.compile(f"<(?!(?:{'|'.join(BUILT_IN)}):)([^:>]+):")
+_WIDE = re.compile("<(?:(?:str|path):)?[^:>]+>")
 
 
 class KnownRoutes:
@@ -88,16 +95,34 @@ class KnownRoutes:
 
 
 def _router_of(flags: dict[str, bool], *, every: bool) -> Router | None:
-    """Matches as the server does; `None` where it cannot, as with kinds of parameters that only the server knows."""
+    """Matches as the server does, but for kinds of parameters that only the server knows: here they take any segment.
+    `None` where that cannot be."""
     if not every and not any(idempotent and "<" in path for path, idempotent in flags.items()):
         return None
-    router = Router()
+    narrow = [path for path, idempotent in flags.items() if idempotent and _OWN_KIND.search(path)]
+    wide = [path for path, idempotent in flags.items() if not idempotent and _WIDE.search(path)]
+    if len(narrow) * len(wide) > MOST_COMPARED:
+        return None
+    # What is too narrow there for such a kind goes on to a wider one, which must do no harm either.
+    doubtful = {path for path in narrow if any(_may_meet(path, other) for other in wide)}
     try:
+        router = Router(converters={kind: Converter(str) for path in flags for kind in _OWN_KIND.findall(path)})
         for path, idempotent in flags.items():
-            router.add(path, _never_called, idempotent=idempotent)
+            router.add(path, _never_called, idempotent=idempotent and path not in doubtful)
     except WebMeshError:
         return None
     return router
+
+
+def _may_meet(one: str, other: str) -> bool:
+    """Whether there may be a path that both patterns match."""
+    mine, theirs = one.split("/"), other.split("/")
+    for segment, rival in zip(mine, theirs):
+        if segment.startswith("<path:") or rival.startswith("<path:"):
+            return True
+        if segment != rival and not segment.startswith("<") and not rival.startswith("<"):
+            return False
+    return len(mine) == len(theirs)
 
 
 def _never_called(payload: object, path: str, client: object, **arguments: object) -> None:
