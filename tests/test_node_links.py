@@ -7,6 +7,7 @@ from typing import Any
 import gevent
 import pytest
 
+from webmesh import node_links
 from webmesh.exceptions import RequestTimeout
 from webmesh.node_links import NodeLinks
 
@@ -31,6 +32,11 @@ class Connection:
 
     def __repr__(self) -> str:
         return self.name
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_links, "RETIRE_QUIET", 0.01)
 
 
 class Node:
@@ -81,6 +87,22 @@ def test_who_dials_again_has_lost_the_first_one() -> None:
     gevent.sleep(0.1)
     assert (4505, "replaced by a newer link of the same node") == old.closed
     assert node.links.ended(old) is None and new is node.in_use("p")
+
+
+def test_a_link_that_is_replaced_is_not_closed_before_the_other_side_can_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It still calls on it until it has its answer to `$join`; such a call would be lost without having begun."""
+    monkeypatch.setattr(node_links, "RETIRE_QUIET", 0.1)
+    node, old, new = Node(), Connection("old"), Connection("new")
+    node.links.settle(old, "p", dialled=False)
+    node.links.settle(new, "p", dialled=False)
+    settle()
+    assert old.open and new is node.in_use("p")
+    old.requests = (0, 1)  # it comes just then
+    gevent.sleep(0.15)
+    assert old.open
+    old.requests = (0, 0)
+    gevent.sleep(0.1)
+    assert not old.open
 
 
 @pytest.mark.parametrize("peer, stays", [("a", "theirs"), ("z", "ours")])

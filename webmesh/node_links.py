@@ -25,6 +25,9 @@ LOOK_TIMEOUT = 1.0
 """Seconds in which a link must answer that is to stay instead of a newer one."""
 RETIRE_TIME = 5.0
 """Seconds that calls may take which are in progress on a link that another one replaces."""
+RETIRE_QUIET = 1.0
+"""Seconds of these for which it stays in any case: the other side may not know yet, as its answer to `$join` is on its
+way, and what it still sends on this link would cross the close and be lost."""
 RETIRE_INTERVAL = 0.05
 """Seconds between two looks whether they are over."""
 
@@ -144,6 +147,7 @@ def _answers(link: NodeLink) -> bool:
 
 def _close_when_idle(connection: WebSocketConnection) -> None:
     deadline = Deadline(RETIRE_TIME)
+    gevent.sleep(RETIRE_QUIET)
     while connection.open and connection.requests[1] and not deadline.expired:
         gevent.sleep(RETIRE_INTERVAL)
     connection.close(*REPLACED, timeout=0)
