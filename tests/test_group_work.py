@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.brokers.contract import until
 from tests.topic_fakes import CountingSerializer, fake_peer
 from webmesh.acknowledged import Answer, Desk, Letter
-from webmesh.brokers.base import GroupName, Keep
+from webmesh.brokers.base import GroupName, Keep, Places
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.exceptions import Aborted, BrokerUnavailable, FailedPrecondition, NotFound, Overloaded
 from webmesh.group_members import PeerMember
@@ -63,11 +64,13 @@ class Engine(MemoryBroker):
         self.told: list[Any] = []
         self.down = False
 
-    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
+    def join(
+        self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None, places: Sequence[Places] = ()
+    ) -> None:
         if self.down:
             raise BrokerUnavailable("nobody answers")
         self.told.append((window, durable))
-        super().join(group, window, durable=durable, ttl=ttl)
+        super().join(group, window, durable=durable, ttl=ttl, places=places)
 
     def leave(self, group: GroupName) -> None:
         self.told.append("leave")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import gevent
 
 from webmesh.acknowledged import Acknowledged, Desk, Letter
-from webmesh.brokers.base import Broker, GroupName
+from webmesh.brokers.base import Broker, GroupName, Places
 from webmesh.exceptions import BrokerError, NotFound, Overloaded
 from webmesh.lanes import Lanes
 from webmesh.protocol.groups import Group
@@ -263,7 +263,6 @@ class GroupWorks:
         with self._lanes.turn(work.name):
             wanted = work.wanted
             if wanted and wanted != work.joined:
-                self._admit(work)
                 self._join(work, wanted)
             elif work.joined and not wanted:
                 work.joined = 0
@@ -275,15 +274,11 @@ class GroupWorks:
             work.end()
             self._remember(work)
 
-    def _admit(self, work: GroupWork) -> None:
+    def _places(self, work: GroupWork) -> list[Places]:
         """Durable groups stay when their members have gone: a new one needs a place among those of its topics."""
         if work.admitted or not all(member.bounded for member in work.members):
-            return
-        known = self._broker.groups()
-        for pattern, options in () if work.name in known else self._meant(work.name.pattern):
-            if sum(overlap(one.pattern, pattern) for one in known) >= options.groups:
-                raise Overloaded(f"there are {options.groups} groups on {'/'.join(pattern)}, the limit")
-        work.admitted = True
+            return []
+        return [Places(pattern, options.groups) for pattern, options in self._meant(work.name.pattern)]
 
     def drop(self, name: GroupName) -> int:
         """End a durable group; returns how much it had to do.
@@ -305,8 +300,9 @@ class GroupWorks:
         before, work.joined = work.joined, window  # now: it may give work at once
         told = False
         try:
-            self._broker.join(work.name, window, durable=work.durable, ttl=work.ttl)
+            self._broker.join(work.name, window, durable=work.durable, ttl=work.ttl, places=self._places(work))
             told = True
+            work.admitted = work.admitted or all(member.bounded for member in work.members)
         finally:
             if not told:
                 work.joined = before

@@ -19,7 +19,7 @@ import pytest
 
 from tests.processes import ENVIRONMENT
 from webmesh.brokers import one_node
-from webmesh.brokers.base import Broker, GroupName, Keep, Since
+from webmesh.brokers.base import Broker, GroupName, Keep, Places, Since
 from webmesh.exceptions import FailedPrecondition, Overloaded
 from webmesh.protocol.publication import Publication, read_publication
 
@@ -456,6 +456,29 @@ class BrokerContract(Nodes):
         until(lambda: len(sink.given) == 3)
         assert (3, []) == (sink.given[2][1].payload, sink.losses)
 
+    def test_a_group_begins_only_where_there_is_room(self, node):
+        """Those count that may get the same publications; one that is there already may be joined at any time."""
+        broker, _ = node()
+        places = [Places(("jobs", "*"), 2), Places(("**",), 3)]
+
+        def join(name: str, pattern: tuple[str, ...] = ("jobs", "*")) -> GroupName:
+            group = GroupName(pattern, name)
+            broker.join(group, 1, durable=True, places=places)
+            return group
+
+        first = join("a")
+        join("b", ("**",))
+        with pytest.raises(Overloaded, match="2 groups on jobs"):
+            join("c", ("jobs", "1"))
+        join("a")
+        broker.leave(first)
+        join("a")
+        broker.leave(first)
+        broker.drop_group(first)
+        join("c", ("jobs", "1"))
+        broker.join(first, 1, durable=True)
+        assert {"a", "b", "c"} == {one.name for one in broker.groups()}
+
     # ------------------------------------------------------------------- records
 
     def test_a_record_is_claimed_once(self, node):
@@ -672,6 +695,20 @@ class TwoNodeContract(Nodes):
             broker.leave(WORK)
         assert one.drop_group(WORK)
         assert [] == other.groups()
+
+    def test_no_more_groups_begin_in_one_moment_than_there_is_room_for(self, node):
+        """Whichever nodes make them; the same one may be made by several."""
+        nodes, places, refused = [node()[0], node()[0]], [Places(("jobs", "*"), 5)], []
+
+        def join(broker: Broker, number: int) -> None:
+            try:
+                broker.join(GroupName(("jobs", "*"), f"g{number}"), 1, durable=True, places=places)
+            except Overloaded:
+                refused.append(number)
+
+        jobs = [gevent.spawn(join, broker, number) for number in range(10) for broker in nodes]
+        gevent.joinall(jobs, raise_error=True)
+        assert (5, 10) == (len(nodes[0].groups()), len(refused))
 
     @pytest.mark.once
     def test_a_node_that_dies_hands_its_work_on(self, node):

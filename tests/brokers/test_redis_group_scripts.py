@@ -77,3 +77,13 @@ def test_what_was_lost_is_told_to_one_node(server: RedisServer, key: str) -> Non
     server.ask("HSET", f"{key}lost", "g", "3")
     keys = [f"{key}{name}" for name in ("work:g", "nodes", "lost", "plain:g")]
     assert [0, 3, 0] == [run(server, "take", keys, "node", room, 0, 0, "g")[2] for room in (0, 1, 1)]
+
+
+def test_a_group_begins_only_in_the_table_that_was_counted(server: RedisServer, key: str) -> None:
+    """Whoever was not the first counts again; a group that is there already needs no room."""
+
+    def begin(group: str, version: str) -> int:
+        keys = [f"{key}groups", f"{key}work:{group}", f"{key}nodes", f"{key}lasts"]
+        return run(server, "join", keys, group, 1, "node", 1000, "", version)
+
+    assert [1, 0, 1, 1] == [begin("g", "0"), begin("h", "0"), begin("g", "0"), begin("h", "1")]

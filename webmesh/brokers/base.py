@@ -10,13 +10,15 @@ the node it tells in that hub too.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from webmesh.deadline import Clock
+from webmesh.exceptions import Overloaded
 from webmesh.protocol.publication import Publication
+from webmesh.protocol.topics import overlap
 
 
 PAGE = 200
@@ -68,6 +70,25 @@ class GroupName(NamedTuple):
     def label(self) -> str:
         """For logs; cut, as peers choose both."""
         return f"{'/'.join(self.pattern)} {self.name}"[:200]
+
+
+class Places(NamedTuple):
+    """How many durable groups there may be that get publications of topics that match a pattern."""
+
+    pattern: tuple[str, ...]
+    most: int
+
+
+def check_places(group: GroupName, known: Iterable[GroupName], places: Sequence[Places]) -> None:
+    """See whether there may be another group besides those that are *known*.
+
+    Raises:
+        Overloaded: There are as many as there may be.
+    """
+    others = list(known) if places else []
+    for pattern, most in () if group in others else places:
+        if sum(overlap(one.pattern, pattern) for one in others) >= most:
+            raise Overloaded(f"there are {most} groups on {'/'.join(pattern)}, the limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +203,9 @@ class Broker(ABC):
     # -------------------------------------------------------------------- groups
 
     @abstractmethod
-    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
+    def join(
+        self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None, places: Sequence[Places] = ()
+    ) -> None:
         """This node has members of *group*: give it its share, at most *window* publications that are not done.
 
         Another call says what has changed.
@@ -190,6 +213,10 @@ class Broker(ABC):
         Args:
             durable: Whether what comes while no node has members waits for the next one.
             ttl: Seconds that a durable group lasts without members; `None` for ever.
+            places: What a new group needs room in, however many nodes make others in the same moment.
+
+        Raises:
+            Overloaded: There are as many groups as there may be.
         """
 
     @abstractmethod

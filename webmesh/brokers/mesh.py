@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gevent
 
-from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Since, Sink
+from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Places, Since, Sink
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.brokers.copied_storage import CopiedStorage
 from webmesh.brokers.mesh_council import MeshCouncil
 from webmesh.brokers.mesh_interest import MeshInterest
 from webmesh.brokers.mesh_lead import MeshLead
 from webmesh.brokers.mesh_messages import (
-    group_to_wire, keep_to_wire, publication_to_wire, read_accepted, read_group, read_history, read_patterns, read_wire,
-    since_to_wire,
+    group_to_wire, keep_to_wire, places_to_wire, publication_to_wire, read_accepted, read_group, read_history,
+    read_patterns, read_wire, since_to_wire,
 )  # fmt: skip
 from webmesh.brokers.mesh_port import Handler, MeshPort
 from webmesh.brokers.mesh_questions import ANSWER, PATIENCE, Doubtful, LeaderQuestions
@@ -200,13 +200,15 @@ class MeshBroker(Broker):
 
     # -------------------------------------------------------------------- groups
 
-    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
+    def join(
+        self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None, places: Sequence[Places] = ()
+    ) -> None:
         """See `Broker.join`."""
         before = self._joined.get(group)
         self._joined[group] = window, durable, ttl
         joined = False
         try:
-            self._questions.ask(self._joining(group))
+            self._questions.ask(self._joining(group) | ({"places": places_to_wire(places)} if places else {}))
             joined = True
         finally:
             if not joined:

@@ -14,7 +14,7 @@ from webmesh.brokers.base import GroupName
 from webmesh.brokers.memory import MemoryStorage
 from webmesh.brokers.mesh_messages import (
     accepted_to_wire, fitting, group_to_wire, history_to_wire, part_to_wire, publication_to_wire, read_group, read_keep,
-    read_patterns, read_since, read_wire,
+    read_patterns, read_places, read_since, read_wire,
 )  # fmt: skip
 from webmesh.brokers.one_node import OneNodeBroker
 from webmesh.exceptions import InvalidArgument
@@ -132,6 +132,7 @@ class MeshEngine:
         window = int(said["window"])
         if window < 1:
             raise InvalidArgument("a window is 1 or more")
+        self._broker.admit(group, read_places(said.get("places", [])))
         shares = self._shares.setdefault(group, GroupShares())
         shares.join(node, window)
         self._kinds[group] = said["durable"] is True, said.get("ttl")

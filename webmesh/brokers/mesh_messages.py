@@ -6,11 +6,11 @@ no sense is an `InvalidArgument`. No two nodes share a clock, so ages are sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
+from webmesh.brokers.base import Accepted, GroupName, History, Keep, Places, Since
 from webmesh.exceptions import InvalidArgument
 from webmesh.protocol.msgpack_body import written_size
 from webmesh.protocol.publication import Publication, read_stored
@@ -87,6 +87,24 @@ def read_group(wire: object) -> GroupName:
     if not isinstance(wire, list) or len(wire) != 2 or not all(isinstance(one, str) and one for one in wire):
         raise InvalidArgument("a group is a pattern and a name")
     return GroupName(tuple(wire[0].split("/")), wire[1])
+
+
+def places_to_wire(places: Sequence[Places]) -> list[list[Any]]:
+    """The list that `read_places` reads."""
+    return [["/".join(one.pattern), one.most] for one in places]
+
+
+def read_places(wire: object) -> list[Places]:
+    """What a new group needs room in.
+
+    Raises:
+        InvalidArgument: It says no such thing.
+    """
+    found = _list(wire)
+    if not all(isinstance(one, list) and len(one) == 2 and type(one[1]) is int for one in found):
+        raise InvalidArgument("places are patterns and numbers")
+    patterns = read_patterns([one[0] for one in found])
+    return [Places(pattern, one[1]) for pattern, one in zip(patterns, found, strict=True)]
 
 
 def accepted_to_wire(accepted: Accepted) -> list[Any]:

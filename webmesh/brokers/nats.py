@@ -12,13 +12,13 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from gevent.event import Event
 
 from webmesh.brokers.asyncio_bridge import AsyncioBridge, NoAnswer
-from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Since, Sink
+from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Places, Since, Sink
 from webmesh.brokers.nats_address import read_address
 from webmesh.brokers.nats_bodies import Arrived, Bodies
 from webmesh.brokers.nats_clock import ServerClock
@@ -334,13 +334,17 @@ class NatsBroker(Broker):
 
     # -------------------------------------------------------------------- groups
 
-    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
+    def join(
+        self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None, places: Sequence[Places] = ()
+    ) -> None:
         """See `Broker.join`. A durable group keeps what must be acknowledged; the rest is for members that are there.
 
-        Without a connection it begins with the next one.
+        Without a connection it begins with the next one, unless there must be room for it.
         """
         if self._sink is None:
             raise BrokerUnavailable("the engine is not started")
+        if places:
+            self._ask_up(self._node.upkeep.admit, group, places)
         self._groups.join(group, self._sink, window, durable=durable, ttl=ttl)
 
     def leave(self, group: GroupName) -> None:

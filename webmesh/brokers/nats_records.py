@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from webmesh.brokers.jetstream import EXPECTED, JetStream, NoStream, WrongLast
@@ -69,6 +70,28 @@ class Records:
                 return seen
 
         return await self._persist(attempt, patience)
+
+    async def change(
+        self, table: str, key: str, decide: Callable[[bytes], Awaitable[bytes | None]], patience: float
+    ) -> None:
+        """Put what *decide* makes of a record's body, `b""` where there is none, in its place; `None` leaves it.
+
+        Nobody else has changed it meanwhile: otherwise *decide* is asked again.
+        """
+        subject = self._subject(table, key)
+
+        async def attempt() -> None:
+            while True:
+                found = await self._js.last(self._stream, subject)
+                body = await decide(b"" if found is None else found.data)
+                if body is None:
+                    return
+                with suppress(WrongLast):
+                    expected = {EXPECTED: "0" if found is None else str(found.sequence)}
+                    await self._js.publish(self._stream, subject, body, expected)
+                    return
+
+        await self._persist(attempt, patience)
 
     async def table(self, table: str, patience: float) -> list[tuple[str, int, bytes]]:
         """All records of a table: key, sequence for `drop`, body."""

@@ -15,12 +15,12 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from webmesh.brokers import one_node
-from webmesh.brokers.base import GroupName
+from webmesh.brokers.base import GroupName, Places, check_places
 from webmesh.brokers.jetstream import NO_CONSUMER, JetStream, NoStream, Refused
 from webmesh.brokers.nats_link import Message, NoReply, NoResponder
 from webmesh.brokers.nats_records import Records
@@ -36,6 +36,10 @@ LOOK = 10.0
 
 GROUPS, LOST = "$groups", "$lost"
 """Tables of records: groups, and how much each has lost that no member was told of yet."""
+
+BEGINNING = "$beginning"
+"""Table of one record: groups that there is room for and whose own records may not be there yet. It changes only from
+what was read to what was made of that, so nobody counts while another one begins."""
 
 LOST_TTL = 30 * 86400.0
 """Seconds for which the latter is known."""
@@ -72,6 +76,7 @@ class GroupUpkeep:
         self._known: TopicTrie[GroupName] = TopicTrie()
         self._depths: dict[GroupName, int] = {}
         self._changing = asyncio.Lock()
+        self._admitting = asyncio.Lock()
         self._used = False
 
     def forget(self) -> None:
@@ -106,6 +111,34 @@ class GroupUpkeep:
         return True
 
     # -------------------------------------------------------------- its record
+
+    async def admit(self, group: GroupName, places: Sequence[Places]) -> None:
+        """Have room for a group that `enter` follows soon.
+
+        Raises:
+            Overloaded: There are as many as there may be.
+        """
+
+        async def decide(body: bytes) -> bytes | None:
+            known = [one.name for one in await self.end_old()]
+            if group in known:
+                return None
+            now = self._clock()
+            beginning = {name: at for name, at in _beginning(body).items() if name not in known and at > now - LOOK}
+            check_places(group, [*known, *beginning], places)
+            return _begun(beginning | {group: now})
+
+        async with self._admitting:  # of several here each would find that another one was quicker
+            await self._records.change(BEGINNING, "all", decide, self._patience)
+
+    async def _ended_early(self, group: GroupName) -> None:
+        """It has no record any more, and is not beginning."""
+
+        async def decide(body: bytes) -> bytes | None:
+            beginning = _beginning(body)
+            return None if beginning.pop(group, None) is None else _begun(beginning)
+
+        await self._records.change(BEGINNING, "all", decide, self._patience)
 
     async def enter(self, group: GroupName, ttl: float | None) -> None:
         """It goes on, for *ttl* seconds from now without members."""
@@ -144,6 +177,7 @@ class GroupUpkeep:
         with suppress(Refused, NoStream):  # it is gone already
             await self._js.api(f"CONSUMER.DELETE.{self._stream}.{_consumer(group)}")
         await self._records.claim(GROUPS, group_key(group), self._patience)
+        await self._ended_early(group)
         self._depths.pop(group, None)
         self.forget()
 
@@ -270,6 +304,19 @@ def _decoded(body: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _begun(beginning: dict[GroupName, float]) -> bytes:
+    return json.dumps({"g": [["/".join(one.pattern), one.name, at] for one, at in beginning.items()]}).encode()
+
+
+def _beginning(body: bytes) -> dict[GroupName, float]:
+    """What `_begun` wrote; nothing where it is something else."""
+    try:
+        found = _decoded(body)["g"]
+        return {GroupName(read_topic_pattern(pattern), str(name)): float(at) for pattern, name, at in found}
+    except (LookupError, TypeError, ValueError):
+        return {}
 
 
 def _lasting(body: bytes) -> Lasting | None:

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
-from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Since, Sink
+from webmesh.brokers.base import (
+    PAGE, Accepted, Broker, GroupName, History, Keep, Places, Since, Sink, check_places,
+)  # fmt: skip
 from webmesh.deadline import Clock
 from webmesh.brokers.group_queue import NOTHING, GroupQueue
 from webmesh.exceptions import FailedPrecondition, Overloaded
@@ -238,21 +240,28 @@ class OneNodeBroker(Broker):
 
     # -------------------------------------------------------------------- groups
 
-    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
-        """See `Broker.join`.
-
-        Raises:
-            Overloaded: There are too many groups.
-        """
+    def join(
+        self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None, places: Sequence[Places] = ()
+    ) -> None:
+        """See `Broker.join`."""
         assert self._sink is not None
-        self._end_groups(self.clock())
-        if group not in self._queues and len(self._queues) >= MOST_GROUPS:
-            raise Overloaded(f"there are {len(self._queues)} groups, the limit")
+        self.admit(group, places)
         queue = self._queue(group)
         if durable:
             self._storage.keep_group(group, ttl, None)
         queue.lost += self._dropped.pop(group, 0)
         queue.open(self._sink, window, durable=durable, ttl=ttl)
+
+    def admit(self, group: GroupName, places: Sequence[Places]) -> None:
+        """See whether `join` would be refused.
+
+        Raises:
+            Overloaded: There are too many groups.
+        """
+        self._end_groups(self.clock())
+        if group not in self._queues and len(self._queues) >= MOST_GROUPS:
+            raise Overloaded(f"there are {len(self._queues)} groups, the limit")
+        check_places(group, (queue.name for queue in self._queues.values() if queue.durable), places)
 
     def _queue(self, group: GroupName) -> GroupQueue:
         queue = self._queues.get(group)

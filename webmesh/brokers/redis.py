@@ -14,12 +14,16 @@ import random
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from gevent.lock import Semaphore
+
 from webmesh.brokers import one_node
-from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Since, Sink
+from webmesh.brokers.base import (
+    PAGE, Accepted, Broker, GroupName, History, Keep, Places, Since, Sink, check_places,
+)  # fmt: skip
 from webmesh.brokers.redis_groups import GroupTable, NodeGroup, group_text, read_group
 from webmesh.brokers.redis_link import RedisLink
 from webmesh.brokers.redis_messages import BadMessage, Keys, body_limits, read_message, write_body
@@ -102,6 +106,7 @@ class RedisBroker(Broker):
         self._interest: TopicTrie[tuple[str, ...]] = TopicTrie()
         self._table = GroupTable(self._link.ask, self._keys.groups, self._refuse)
         self._groups: dict[GroupName, NodeGroup] = {}
+        self._admitting = Semaphore()
         self._by_work: dict[bytes, NodeGroup] = {}
         self._epoch = ""
         self._newest: OrderedDict[str, int] = OrderedDict()
@@ -312,12 +317,14 @@ class RedisBroker(Broker):
 
     # -------------------------------------------------------------------- groups
 
-    def join(self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None) -> None:
+    def join(
+        self, group: GroupName, window: int, *, durable: bool, ttl: float | None = None, places: Sequence[Places] = ()
+    ) -> None:
         """See `Broker.join`."""
         known = self._groups.get(group)
         if known is not None:
             known.window, known.durable, known.ttl = window, durable, ttl
-            self._enter(known)
+            self._enter(known, places)
             known.wake()
             return
         made = NodeGroup(
@@ -329,19 +336,32 @@ class RedisBroker(Broker):
             feed = self._link.feed
             if feed is not None:
                 feed.add([made.work], [], self._link.timeout)
-            self._enter(made)
+            self._enter(made, places)
         except BaseException:
             self._groups.pop(group, None)
             self._by_work.pop(made.work.encode(), None)
             raise
         made.start()
 
-    def _enter(self, group: NodeGroup) -> None:
+    def _enter(self, group: NodeGroup, places: Sequence[Places] = ()) -> None:
+        if not places:
+            self._join(group)
+            return
+        with self._admitting:  # of several here each would find that another one was quicker
+            while True:
+                self._table.read()
+                check_places(group.name, self._table.durable, places)
+                if self._join(group, self._table.version):
+                    return
+
+    def _join(self, group: NodeGroup, version: str = "") -> bool:
+        """Whether the table of groups was still of that version, where the group is new."""
         keys = self._keys
-        self._link.run(
+        joined: int = self._link.run(
             "join", [keys.groups, group.work, keys.nodes, keys.lasts], group.text, int(group.durable), self._node,
-            self._lease_ms, "" if group.ttl is None else round(group.ttl * 1000),
+            self._lease_ms, "" if group.ttl is None else round(group.ttl * 1000), version,
         )  # fmt: skip
+        return joined == 1
 
     def _leaving(self, group: str) -> list[str]:
         keys = self._keys

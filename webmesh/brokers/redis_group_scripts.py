@@ -22,7 +22,9 @@ end
 
 JOIN = NOW + """
 local groups, work, nodes, lasts = unpack(KEYS)
-local group, durable, node, lease, ttl = unpack(ARGV)
+local group, durable, node, lease, ttl, version = unpack(ARGV)
+if (version or '') ~= '' and redis.call('HGET', groups, group) ~= durable
+  and (redis.call('HGET', groups, '') or '0') ~= version then return 0 end
 redis.pcall('XGROUP', 'CREATE', work, 'g', '0', 'MKSTREAM')
 redis.call('XGROUP', 'CREATECONSUMER', work, 'g', node)
 redis.call('HSET', nodes, node, text(now + lease))
@@ -37,7 +39,10 @@ else
 end
 return 1
 """
-"""A node has members; said again with each beat, so that a group's life without members begins with the last one."""
+"""A node has members; said again with each beat, so that a group's life without members begins with the last one.
+
+A new group is made only while the table of groups is of the version that the node has counted in; 0 if it is not.
+"""
 
 END = NOW + """
 local groups, lasts, lost = unpack(KEYS)
