@@ -12,12 +12,12 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from stress_parts.results import HEAD, Result
+from stress_parts.results import HEAD, Result, Skipped
 from stress_parts.scale import Scale
 
 SCENARIOS = (
     "idle", "silent", "flood", "slow", "answers", "kills", "shutdown", "herd", "cycles", "topics", "wills",
-    "mesh-partition",
+    "mesh", "mesh-partition",
 )  # fmt: skip
 KEPT, BROKEN = 0, 1
 
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; default: all")
     made.add_argument("--quick", action="store_true", help="little of each; figures of time and memory are not judged")
     made.add_argument("--count", type=int, metavar="N", help="of connections, calls, kills or cycles")
+    made.add_argument("--seconds", type=float, metavar="N", help="for which instances are killed, in `mesh`")
     made.add_argument("--here", action="store_true", help="use this Python as it is; install nothing")
     return made
 
@@ -52,6 +53,8 @@ def run(name: str, scale: Scale) -> list[Result]:
     try:
         results: list[Result] = importlib.import_module(f"stress_parts.{name.replace('-', '_')}").run(scale)
         return results
+    except Skipped as why:
+        return [Result(name, "nothing", str(why), "–", True, skipped=True)]
     except Exception as error:
         traceback.print_exc()
         return [Result(name, "broke down", f"{type(error).__name__}: {error}"[:200].replace("|", "/"), "runs", False)]
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit("scripts/stress: not under a real-time priority: it can hang a core")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    scale = Scale(quick=options.quick, count=options.count)
+    scale = Scale(quick=options.quick, count=options.count, seconds=options.seconds)
     print(describe_machine(), f"\n\n{HEAD}", sep="", flush=True)
     failed = False
     for name in options.scenarios or SCENARIOS:

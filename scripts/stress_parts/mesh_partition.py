@@ -1,16 +1,19 @@
 """The leader of a mesh of three is cut off for half a minute, by a network of its own: what do the others do, and then?
 
-Both ways, and only from it to the others. Needs root, `ip` and `tc`.
+Both ways, and only from it to the others. Needs root, `ip` and `tc`; is skipped without.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
+from bench_parts.load import LoadFailed
 from stress_parts.processes import SCRIPTS, environment
-from stress_parts.results import Result
+from stress_parts.results import Result, Skipped
 from stress_parts.scale import Scale
 
 HEALING = 10.0
@@ -20,6 +23,9 @@ LONGEST = 180.0
 
 def run(scale: Scale) -> list[Result]:
     """Both kinds."""
+    lacking = [name for name in ("ip", "tc") if shutil.which(name) is None]
+    if os.geteuid() != 0 or lacking:
+        raise Skipped(f"needs root, ip and tc; there is no {lacking[0] if lacking else 'root'}")
     seconds = scale.size(30.0, quick=5.0)
     return [line for how in ("both", "out") for line in _part(how, seconds)]
 
@@ -30,6 +36,10 @@ def _part(how: str, seconds: float) -> list[Result]:
         cwd=SCRIPTS.parent, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=LONGEST,
     )  # fmt: skip
+    if "Operation not permitted" in finished.stderr:
+        raise Skipped("network namespaces are not allowed here")
+    if finished.returncode:
+        raise LoadFailed(finished.stderr.strip()[-2000:])
     told = json.loads(finished.stdout)
     name = "mesh-partition"
     what = f"the leader of three is cut off, {'both ways' if how == 'both' else 'one way'}, for {seconds:.0f} s"

