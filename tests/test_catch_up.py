@@ -9,7 +9,7 @@ import pytest
 
 from webmesh import catch_up as module
 from webmesh.catch_up import CatchUp
-from webmesh.exceptions import EncodeError
+from webmesh.exceptions import BrokerUnavailable, EncodeError
 from webmesh.observer import NO_OBSERVER
 from webmesh.peer_subscriber import PeerSubscription
 from webmesh.protocol.publication import Publication
@@ -101,6 +101,49 @@ def test_a_value_published_meanwhile_comes_in_its_turn(catching: CatchUp, peer: 
     catching.replay([kept(2).as_retained(), Publication("b", "b")])
     catching.run()
     assert ["b", 1, 2, 3] == peer.sent
+
+
+def test_the_past_is_read_as_it_is_sent(catching: CatchUp, peer: Peer):
+    """A value that changes before its turn comes when it is live, and one that was lost meanwhile as it was read."""
+
+    def values() -> Any:
+        yield Publication("a", "a", at=1.0)
+        catching.take(Publication("b", "b", at=2.0))
+        yield Publication("b", "b", at=2.0)
+        yield Publication("c", "c", at=1.0)
+        assert ["a", "c"] == peer.sent
+
+    catching.replay(values(), values=True)
+    catching.run()
+    assert ["a", "c", "b"] == peer.sent
+
+
+def test_nobody_reads_on_for_one_that_has_gone(catching: CatchUp, peer: Peer):
+    """Its connection and its session are over."""
+    read = []
+
+    def values() -> Any:
+        for number in range(1, 4):
+            read.append(number)
+            yield kept(number)
+
+    catching.replay(values())
+    peer.then = lambda: setattr(peer, "over", True)
+    catching.run()
+    assert ([1], [1, 2]) == (peer.sent, read)
+
+
+def test_an_engine_that_is_lost_meanwhile_is_a_gap(catching: CatchUp, peer: Peer, subscription: PeerSubscription):
+    """Its answer has gone already, with which it could have been refused."""
+
+    def values() -> Any:
+        yield kept(1)
+        raise BrokerUnavailable("away")
+
+    catching.replay(values())
+    catching.run()
+    assert [1, {"reason": "the engine was lost", "pattern": True}] == peer.sent
+    assert subscription.catching_up is None
 
 
 def test_too_much_to_wait_is_lost_and_told(catching: CatchUp, peer: Peer, monkeypatch: pytest.MonkeyPatch):

@@ -8,14 +8,16 @@ within its topic. Lives in the node's hub.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import gevent
 
-from webmesh.exceptions import ConnectionClosed, EncodeError
+from webmesh.brokers.base import give_way_in
+from webmesh.exceptions import BrokerError, ConnectionClosed, EncodeError
 from webmesh.observer import Observer
 from webmesh.peer_subscriber import delivered
 from webmesh.protocol import messages
@@ -25,12 +27,17 @@ if TYPE_CHECKING:
     from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription
     from webmesh.protocol.publication import Publication
 
-HOLD = 0.005
-"""Seconds for which a replay may hold the hub before others are served."""
-SLICE = 64
-"""Publications between two looks at the clock."""
+logger = logging.getLogger("webmesh.topics")
+
 MOST_WAITING = 10_000
 """Publications that may come while one subscriber catches up; beyond it the oldest are lost to it, and it is told."""
+
+
+_Mark = tuple[str, float, int | None, str | None]
+
+
+def _mark(publication: Publication) -> _Mark:
+    return publication.topic, publication.at, publication.offset, publication.epoch
 
 
 class CatchUp:
@@ -55,23 +62,32 @@ class CatchUp:
         self._peer = peer
         self._subscription = subscription
         self._observer = observer
-        self._replay: list[Publication] = []
+        self._replay: Iterable[Publication] = ()
+        self._values = False
+        self._came: set[_Mark] = set()
         self._waiting: deque[Publication] = deque()
         self._had: dict[str, tuple[float, int | None, str | None]] = {}
         self._begun = False
         self._over = False
 
-    def replay(self, publications: list[Publication]) -> None:
-        """What comes first; to be given before `begin`."""
-        self._replay.extend(publications)
+    def replay(self, publications: Iterable[Publication], *, values: bool = False) -> None:
+        """What comes first, read as it is sent; to be given before `begin`.
+
+        Args:
+            values: Whether it is only the newest of each topic.
+        """
+        self._replay, self._values = publications, values
 
     def take(self, publication: Publication) -> None:
         """`Taker.take`."""
         if publication.exclude_self and publication.publisher == self._peer.name:
             return
         if len(self._waiting) >= MOST_WAITING:
-            self._peer.lose(self._waiting.popleft(), [self._subscription.id], "slow")
+            lost = self._waiting.popleft()
+            self._came.discard(_mark(lost))
+            self._peer.lose(lost, [self._subscription.id], "slow")
         self._waiting.append(publication)
+        self._came.add(_mark(publication))
 
     def gap(self, reason: str) -> None:
         """`Taker.gap`."""
@@ -103,16 +119,18 @@ class CatchUp:
                 self._go_live()
 
     def _send_replay(self) -> None:
-        came = {(one.topic, one.at, one.offset, one.epoch) for one in self._waiting}
-        until = time.monotonic() + HOLD
-        for number, one in enumerate(self._replay, 1):
-            if one.retained and (one.topic, one.at, one.offset, one.epoch) in came:
-                continue
-            self._had[one.topic] = (one.at, one.offset, one.epoch)
-            self._send(one)
-            if number % SLICE == 0 and time.monotonic() > until:
-                gevent.sleep(0)
-                until = time.monotonic() + HOLD
+        try:
+            for one in give_way_in(self._replay):
+                if self._peer.over or self._over:
+                    break
+                if (self._values or one.retained) and _mark(one) in self._came:
+                    continue
+                self._had[one.topic] = (one.at, one.offset, one.epoch)
+                self._send(one)
+        except BrokerError as error:  # its answer has gone, with which this could have been told
+            logger.warning("a replay was cut off", extra={"error": str(error)})
+            self.gap("the engine was lost")
+        self._replay = ()
 
     def _send(self, publication: Publication) -> None:
         peer = self._peer

@@ -238,7 +238,8 @@ class PeerSubscriber:
 
     def send(self, message: dict[str, Any]) -> None:
         """Send, or keep, a counted message of its own: a replay, an event."""
-        self.deliver(shared(self.serializer.serialize(message), 1, None, message.get("subs")), None, "wait")
+        subs = tuple(message.get("subs") or ())  # no list: of thousands that are kept the collector would look at each
+        self.deliver(shared(self.serializer.serialize(message), 1, None, subs), None, "wait")
 
     # ------------------------------------------------------- acknowledged deliveries
 

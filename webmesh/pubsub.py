@@ -7,11 +7,14 @@ reaches them. Nothing is decided here that one of these decides. Lives in the no
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
+from heapq import heappush, heappushpop
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from webmesh.acknowledged import Desk
 from webmesh.acknowledged_subscriber import PeerDeliveries
-from webmesh.brokers.base import Broker, GroupName, History, Since
+from webmesh.brokers.base import Broker, GroupName, History, Since, give_way_in
 from webmesh.catch_up import MOST_WAITING, CatchUp
 from webmesh.dead_letters import DeadLetters
 from webmesh.exceptions import (
@@ -339,7 +342,7 @@ class Topics:
 
     # -------------------------------------------------------------------- the past
 
-    def past(self, request: SubscribeRequest) -> tuple[dict[str, Any], list[Publication]]:
+    def past(self, request: SubscribeRequest) -> tuple[dict[str, Any], Iterable[Publication]]:
         """What a new subscriber is told of the past, and what is replayed to it.
 
         Raises:
@@ -350,7 +353,7 @@ class Topics:
         except BrokerError as error:
             raise unavailable(error) from error
 
-    def _past(self, request: SubscribeRequest) -> tuple[dict[str, Any], list[Publication]]:
+    def _past(self, request: SubscribeRequest) -> tuple[dict[str, Any], Iterable[Publication]]:
         topic, since = request.topic, request.since
         told: dict[str, Any] = {}
         if topic is None and since is not None:
@@ -358,7 +361,7 @@ class Topics:
         if topic is None or not self.table.of(request.pattern).keep.numbered:
             if isinstance(since, SinceOffset):
                 told["recovered"] = False
-            return told, self.broker.retained(request.pattern)
+            return told, self._retained(request.pattern)
         if isinstance(since, SinceOffset):
             history = self.broker.history(topic, Since(offset=since.offset, epoch=since.epoch))
             told["recovered"] = history.complete
@@ -369,17 +372,21 @@ class Topics:
         told["offset"], told["epoch"] = history.offset, history.epoch
         if since is not None:
             return told, history.items if since != LAST else history.items[:1]
-        return told, self.broker.retained(request.pattern)
+        return told, self._retained(request.pattern)
+
+    def _retained(self, pattern: Segments) -> Iterator[Publication]:
+        """The first is read now: that the engine cannot be reached is told with the answer."""
+        values = self.broker.retained(pattern)
+        return chain(list(islice(values, 1)), values)
 
     def _past_of_pattern(self, pattern: Segments, since: Any) -> list[Publication]:
         """The newest of each topic, or all of the last seconds, in the order in which they were published."""
         asked = Since() if since == LAST else Since(seconds=since)
         most, reverse = (1, True) if since == LAST else (None, False)
-        topics = self.broker.topics(pattern)
-        found = [one for topic in topics for one in self.broker.history(topic, asked, most=most, reverse=reverse).items]
-        numbered = set(topics)
-        found += [one for one in self.broker.retained(pattern) if one.topic not in numbered]
-        return sorted(found, key=lambda one: one.at)[-MOST_WAITING:]
+        topics = dict.fromkeys(self.broker.topics(pattern))
+        logs = (self.broker.history(topic, asked, most=most, reverse=reverse).items for topic in give_way_in(topics))
+        values = (one for one in self.broker.retained(pattern) if one.topic not in topics)
+        return newest_of(chain(chain.from_iterable(logs), values), MOST_WAITING)
 
     def history(self, topic: str, since: Since, most: int, reverse: bool) -> History:
         """What is kept of a topic.
@@ -394,6 +401,14 @@ class Topics:
             return self.broker.history(topic, since, most=most, reverse=reverse)
         except BrokerError as error:
             raise unavailable(error) from error
+
+
+def newest_of(publications: Iterable[Publication], most: int) -> list[Publication]:
+    """At most so many, in the order in which they were published."""
+    found: list[tuple[float, int, Publication]] = []
+    for number, one in enumerate(publications):
+        (heappush if len(found) < most else heappushpop)(found, (one.at, number, one))
+    return [one for _, _, one in sorted(found)]
 
 
 class OnBehalf:

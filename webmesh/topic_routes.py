@@ -75,7 +75,7 @@ class TopicRoutes:
         ready = False
         try:
             told, replay = self.topics.past(request)
-            catch_up.replay(replay)
+            catch_up.replay(replay, values=request.since is None or request.since == LAST)
             self._check_again(client, identity, peer, subscription)
             present = self.topics.presence.sit(peer, subscription, request, size)
             if present is not None:

@@ -4,7 +4,7 @@ import gevent
 import pytest
 
 from tests.brokers.contract import KEPT, BrokerContract, RecordingSink, message
-from webmesh.brokers import memory, one_node
+from webmesh.brokers import base, one_node
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.exceptions import Overloaded
@@ -48,7 +48,7 @@ def test_the_number_of_topics_is_bounded(broker: MemoryBroker, monkeypatch: pyte
     with pytest.raises(Overloaded):
         broker.publish(message("c"), keep)
     assert 2 == broker.publish(message("a"), keep).offset
-    assert [] == broker.retained(("c",))
+    assert [] == list(broker.retained(("c",)))
 
 
 @pytest.mark.row(86)
@@ -81,14 +81,14 @@ def test_topics_that_ended_with_their_time_make_room(broker: MemoryBroker, monke
 
 def test_retained_values_are_read_in_pages(monkeypatch: pytest.MonkeyPatch):
     """Others have their turn in between; what they take away is not found, what they leave is found once."""
-    monkeypatch.setattr(memory, "HOLD", -1.0)
+    monkeypatch.setattr(base, "HOLD", -1.0)
     broker, went = MemoryBroker(FakeClock()), []
     broker.start(RecordingSink())
-    for number in range(4 * memory.SLICE):
+    for number in range(4 * base.SLICE):
         broker.publish(Publication(f"a/{number}", number), Keep(retain=True))
 
     def meanwhile() -> None:
-        for number in range(0, 4 * memory.SLICE, 2):
+        for number in range(0, 4 * base.SLICE, 2):
             broker.publish(Publication(f"a/{number}", None), Keep(retain=True))
         broker.publish(Publication("b", "new"), Keep(retain=True))
         went.append(True)
@@ -98,6 +98,6 @@ def test_retained_values_are_read_in_pages(monkeypatch: pytest.MonkeyPatch):
     assert went
     other.join()
     assert len(found) == len(set(found))
-    assert {f"a/{number}" for number in range(1, 4 * memory.SLICE, 2)} <= set(found)
-    assert len(found) < 4 * memory.SLICE
+    assert {f"a/{number}" for number in range(1, 4 * base.SLICE, 2)} <= set(found)
+    assert len(found) < 4 * base.SLICE
     broker.stop()

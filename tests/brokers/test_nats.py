@@ -138,7 +138,7 @@ def test_what_is_published_in_an_outage_is_refused(node, server: NatsServer, kee
     until(lambda: not broker.up)
     for asking in (
         lambda: broker.publish(message("a"), keep), lambda: broker.history("a", Since()), lambda: broker.topics(("a",)),
-        lambda: broker.retained(("a",)), lambda: broker.put("t", "k", 1, 60.0), lambda: broker.claim("t", "k"),
+        lambda: list(broker.retained(("a",))), lambda: broker.put("t", "k", 1, 60.0), lambda: broker.claim("t", "k"),
         lambda: broker.records("t"),
     ):  # fmt: skip
         with pytest.raises(BrokerUnavailable, match="no connection"):

@@ -333,7 +333,7 @@ def test_publishing_during_an_outage(own_server: RedisServer, opened, sink) -> N
     for call in (
         lambda: hasty.publish(message(), KEPT), lambda: hasty.history("a/b", Since()),
         lambda: hasty.join(WORK, 1, durable=True), lambda: hasty.put("wills", "a", 1, 5.0),
-        lambda: hasty.retained(("a", "*")),
+        lambda: list(hasty.retained(("a", "*"))),
     ):  # fmt: skip
         with pytest.raises(BrokerUnavailable) as caught:
             call()

@@ -447,3 +447,21 @@ def test_a_retained_value_keeps_its_number(restarted):
     (value,) = broker.retained(("a",))
     assert accepted[:2] == (value.offset, value.epoch)
     assert value.offset == 1
+
+
+def test_retained_values_are_read_page_by_page(restarted, monkeypatch: pytest.MonkeyPatch):
+    """Others run between two pages, and what they change is neither missed nor read twice."""
+    monkeypatch.setattr(sqlite, "PAGE", 4)
+    broker, _ = restarted()
+    for number in range(20):
+        broker.publish(Publication(f"a/{number:02}", number), Keep(retain=True))
+        broker.publish(Publication(f"b/{number:02}", number), Keep(retain=True))
+
+    def meanwhile() -> None:
+        broker.publish(Publication("a/00", None), Keep(retain=True))
+        broker.publish(Publication("a/10", None), Keep(retain=True))
+        broker.publish(Publication("a/11", "new"), Keep(retain=True))
+
+    gevent.spawn(meanwhile)
+    found = [one.payload for one in broker.retained(("a", "*"))]
+    assert [*range(10), "new", *range(12, 20)] == found

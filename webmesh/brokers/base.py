@@ -9,11 +9,14 @@ the node it tells in that hub too.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import gevent
 
 from webmesh.deadline import Clock
 from webmesh.exceptions import Overloaded
@@ -23,6 +26,14 @@ from webmesh.protocol.topics import overlap
 
 PAGE = 200
 """Records that are read in one go: decoding them takes some milliseconds."""
+
+HOLD = 0.005
+"""Seconds for which reading the past may hold the hub before others are served."""
+
+SLICE = 32
+"""Publications between two looks at the clock."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +208,11 @@ class Broker(ABC):
         """The numbered topics that match and of which anything is kept."""
 
     @abstractmethod
-    def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
-        """The retained values of all topics that match."""
+    def retained(self, pattern: tuple[str, ...]) -> Iterator[Publication]:
+        """The retained values of all topics that match, each once, read as they are taken: there may be many.
+
+        Of a topic whose value changes meanwhile it is one of those that it has had, or none.
+        """
 
     # -------------------------------------------------------------------- groups
 
@@ -266,6 +280,16 @@ def in_parts(records: Mapping[str, Any], most: int) -> Iterator[Mapping[str, Any
     rest = iter(records.items())
     while part := dict(islice(rest, most)):
         yield part
+
+
+def give_way_in(things: Iterable[T]) -> Iterator[T]:
+    """*things*, with a turn for others now and then."""
+    until = time.monotonic() + HOLD
+    for number, thing in enumerate(things, 1):
+        yield thing
+        if number % SLICE == 0 and time.monotonic() > until:
+            gevent.sleep(0)
+            until = time.monotonic() + HOLD
 
 
 Opener = Callable[..., Broker]

@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import gevent
-
 from webmesh.brokers import one_node
-from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since, in_parts
+from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since, give_way_in, in_parts
 from webmesh.brokers.one_node import KeptGroup, OneNodeBroker, Work
 from webmesh.deadline import Clock
 from webmesh.exceptions import ConfigurationError, Overloaded
@@ -29,10 +27,6 @@ def open_memory(url: str, *, clock: Clock = time.monotonic) -> MemoryBroker:
     return MemoryBroker(clock)
 
 
-HOLD = 0.005
-"""Seconds for which reading retained values may hold the hub before others are served."""
-SLICE = 64
-"""Values between two looks at the clock."""
 SWEEP = 1.0
 """Seconds between two looks, where there is no room for another topic, at what has ended with its time."""
 
@@ -146,11 +140,11 @@ class MemoryStorage:
 
     def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
         """See `Storage.topics`."""
-        return [topic for topic in self._logged_topics.select(pattern) if self._logs[topic].newest(now) is not None]
+        logged = ((topic, self._logs.get(topic)) for topic in give_way_in(self._logged_topics.select(pattern)))
+        return [topic for topic, log in logged if log is not None and log.newest(now) is not None]
 
-    def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
+    def retained(self, pattern: tuple[str, ...], now: float) -> Iterator[Publication]:
         """See `Storage.retained`."""
-        found = []
         for topic in give_way_in(self._retained_topics.select(pattern)):
             one = self._retained.get(topic)  # others had their turn: it may have gone
             if one is None:
@@ -158,8 +152,7 @@ class MemoryStorage:
             if one.expired(now):
                 self._forget(topic)
             else:
-                found.append(one.as_retained())
-        return found
+                yield one.as_retained()
 
     # ------------------------------------------------------- groups and records
 
@@ -199,16 +192,6 @@ class MemoryStorage:
     def pages(self, table: str, now: float, most: int) -> Iterator[Mapping[str, Any]]:
         """See `Storage.pages`."""
         return in_parts(self.records(table, now), most)  # they are here already: nothing is read
-
-
-def give_way_in(topics: Iterable[str]) -> Iterator[str]:
-    """*topics*, with a turn for others now and then."""
-    until = time.monotonic() + HOLD
-    for number, topic in enumerate(topics, 1):
-        yield topic
-        if number % SLICE == 0 and time.monotonic() > until:
-            gevent.sleep(0)
-            until = time.monotonic() + HOLD
 
 
 def read_log(

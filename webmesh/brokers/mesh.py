@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -192,11 +192,10 @@ class MeshBroker(Broker):
         """See `Broker.topics`."""
         return [topic for topic, _ in self._questions.ask_parts({"op": "topics", "pattern": "/".join(pattern)})]
 
-    def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
+    def retained(self, pattern: tuple[str, ...]) -> Iterator[Publication]:
         """See `Broker.retained`."""
-        now = self.clock()
-        said = {"op": "retained", "pattern": "/".join(pattern)}
-        return [read_wire(one, now) for _, one in self._questions.ask_parts(said)]
+        for _, one in self._questions.ask_parts({"op": "retained", "pattern": "/".join(pattern)}):
+            yield read_wire(one, self.clock())
 
     # -------------------------------------------------------------------- groups
 

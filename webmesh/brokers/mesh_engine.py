@@ -107,8 +107,8 @@ class MeshEngine:
     def _retained(self, node: str, said: dict[str, Any]) -> Any:
         (pattern,) = read_patterns([said["pattern"]])
         now = self._clock()
-        found = ((one.topic, publication_to_wire(one, now)) for one in self._broker.retained(pattern))
-        return part_to_wire(found, said.get("after"))
+        found = ((one.topic, one) for one in self._broker.retained(pattern))
+        return part_to_wire(found, said.get("after"), lambda one: publication_to_wire(one, now))
 
     def _groups(self, node: str, said: dict[str, Any]) -> Any:
         return [group_to_wire(group) for group in self._broker.groups()]

@@ -6,7 +6,7 @@ no sense is an `InvalidArgument`. No two nodes share a clock, so ages are sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -170,20 +170,24 @@ def read_patterns(wire: object) -> list[tuple[str, ...]]:
     return [tuple(one.split("/")) for one in patterns]
 
 
-def fitting(items: list[Any]) -> list[Any]:
+def fitting(items: Iterable[Any]) -> list[Any]:
     """As many of the first ones as one message holds; at least one."""
     size = 0
-    for number, item in enumerate(items):
+    found: list[Any] = []
+    for item in items:
         size += written_size(item)
-        if size > PART_SIZE and number:
-            return items[:number]
-    return items
+        if size > PART_SIZE and found:
+            break
+        found.append(item)
+    return found
 
 
-def part_to_wire(pairs: Iterable[tuple[str, Any]], after: str | None) -> dict[str, Any]:
+def part_to_wire(
+    pairs: Iterable[tuple[str, Any]], after: str | None, to_wire: Callable[[Any], Any] = lambda value: value
+) -> dict[str, Any]:
     """What one message holds of *pairs*, in the order of their keys, from behind the key *after* on."""
-    rest = sorted((list(pair) for pair in pairs if after is None or pair[0] > after), key=lambda pair: str(pair[0]))
-    items = fitting(rest)
+    rest = sorted((pair for pair in pairs if after is None or pair[0] > after), key=lambda pair: str(pair[0]))
+    items = fitting([key, to_wire(value)] for key, value in rest)
     return {"items": items, "more": len(items) < len(rest)}
 
 

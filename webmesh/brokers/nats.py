@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from gevent.event import Event
 
 from webmesh.brokers.asyncio_bridge import AsyncioBridge, NoAnswer
-from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Places, Since, Sink
+from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Places, Since, Sink, give_way_in
 from webmesh.brokers.nats_address import read_address
 from webmesh.brokers.nats_bodies import Arrived, Bodies
 from webmesh.brokers.nats_clock import ServerClock
@@ -312,16 +312,20 @@ class NatsBroker(Broker):
         now = self.clock()
         return [one.publication.topic for one in self._newest(pattern) if one.in_history(now)]
 
-    def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
-        """See `Broker.retained`."""
+    def retained(self, pattern: tuple[str, ...]) -> Iterator[Publication]:
+        """See `Broker.retained`. The loop's thread reads them all; what takes long here is to decode them."""
         now = self.clock()
-        return [one.publication.as_retained() for one in self._newest(pattern) if one.is_value(now)]
+        for one in self._newest(pattern):
+            if one.is_value(now):
+                yield one.publication.as_retained()
 
-    def _newest(self, pattern: tuple[str, ...]) -> list[Arrived]:
+    def _newest(self, pattern: tuple[str, ...]) -> Iterator[Arrived]:
         """The newest kept publications of all topics that match."""
         found = self._ask_up(self._node.topics.newest, pattern_subject(pattern))
-        read = [self._read_kept(subject, body, mark) for subject, body, mark in found]
-        return [arrived for arrived in read if arrived is not None]
+        for subject, body, mark in give_way_in(found):
+            arrived = self._read_kept(subject, body, mark)
+            if arrived is not None:
+                yield arrived
 
     def _is_over(self, subject: str, body: bytes, mark: str | None) -> bool:
         """Whether a topic's newest message is not needed any more, nor what came before it. In the thread."""

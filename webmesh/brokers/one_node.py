@@ -93,7 +93,7 @@ class Storage(Protocol):
     def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
         """See `Broker.topics`."""
 
-    def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
+    def retained(self, pattern: tuple[str, ...], now: float) -> Iterator[Publication]:
         """See `Broker.retained`."""
 
     def drop_work(self, group: GroupName, token: int) -> None:
@@ -234,7 +234,7 @@ class OneNodeBroker(Broker):
         """See `Broker.topics`."""
         return self._storage.topics(pattern, self.clock())
 
-    def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
+    def retained(self, pattern: tuple[str, ...]) -> Iterator[Publication]:
         """See `Broker.retained`."""
         return self._storage.retained(pattern, self.clock())
 

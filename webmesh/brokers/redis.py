@@ -311,7 +311,7 @@ class RedisBroker(Broker):
         """See `Broker.topics`."""
         return self._past.topics(pattern)
 
-    def retained(self, pattern: tuple[str, ...]) -> list[Publication]:
+    def retained(self, pattern: tuple[str, ...]) -> Iterator[Publication]:
         """See `Broker.retained`."""
         return self._past.retained(pattern, self.clock())
 

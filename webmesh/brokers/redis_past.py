@@ -126,11 +126,11 @@ class RedisPast:
             found += [topic for topic, some in zip(batch, kept, strict=True) if some]
         return found
 
-    def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
+    def retained(self, pattern: tuple[str, ...], now: float) -> Iterator[Publication]:
         """See `Broker.retained`."""
         matching: TopicTrie[bool] = TopicTrie()
         matching.add(pattern, True)
-        found = {}
+        found: set[str] = set()
         for topic, data in self._fields(self._keys.retained, pattern):
             try:
                 publication = read_message(topic, data, self._limits)
@@ -139,9 +139,9 @@ class RedisPast:
                 continue
             if publication.expired(now):
                 self._run("forget", [self._keys.retained], topic, data)
-            elif matching.match(tuple(publication.topic.split("/"))):
-                found[publication.topic] = publication.as_retained()
-        return list(found.values())
+            elif publication.topic not in found and matching.match(tuple(publication.topic.split("/"))):
+                found.add(publication.topic)
+                yield publication.as_retained()
 
     def _fields(self, key: str, pattern: tuple[str, ...]) -> Iterator[tuple[bytes, bytes]]:
         """The topics of a table that may match, and what stands there; the same one may come twice."""

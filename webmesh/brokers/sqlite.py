@@ -12,7 +12,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any, cast
@@ -24,6 +23,7 @@ from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since
 from webmesh.brokers.one_node import KeptGroup, OneNodeBroker, Work
 from webmesh.brokers.opening import query_options, split_url
+from webmesh.brokers.sqlite_tables import prepare_tables
 from webmesh.deadline import Clock
 from webmesh.exceptions import (
     BrokerError,
@@ -37,6 +37,7 @@ from webmesh.message_serializers import MessagePackSerializer
 from webmesh.options import Limits
 from webmesh.protocol.publication import Publication, read_stored
 from webmesh.protocol.topic_trie import TopicTrie
+from webmesh.protocol.topics import ONE, REST
 
 SYNCHRONOUS = ("off", "normal", "full", "extra")
 """SQLite's own words. `normal` survives the end of the process, `full` also that of the machine (one fsync each)."""
@@ -46,37 +47,6 @@ SWEEP = 60.0
 
 PAGE = 256
 """Publications of a history that are read from the file at once, at most."""
-
-VERSION = 2
-"""Of the tables below; stands in the file as its `user_version`."""
-
-_FROM_1 = """
-ALTER TABLE groups ADD COLUMN ttl REAL;
-ALTER TABLE groups ADD COLUMN left REAL;
-ALTER TABLE groups ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE work ADD COLUMN ack INTEGER NOT NULL DEFAULT 1
-"""
-"""What makes tables of version 1 such of version 2."""
-
-_SCHEMA = """
-CREATE TABLE topics (topic TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE log (
-    topic TEXT, number INTEGER, at REAL, until REAL, message BLOB, PRIMARY KEY (topic, number)
-) WITHOUT ROWID;
-CREATE INDEX log_until ON log (until);
-CREATE TABLE retained (topic TEXT PRIMARY KEY, message BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE seen (topic TEXT, id TEXT, at REAL, number INTEGER, PRIMARY KEY (topic, id)) WITHOUT ROWID;
-CREATE INDEX seen_at ON seen (at);
-CREATE TABLE groups (
-    pattern TEXT, name TEXT, ttl REAL, left REAL, lost INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (pattern, name)
-) WITHOUT ROWID;
-CREATE TABLE work (
-    pattern TEXT, name TEXT, token INTEGER, topic TEXT, number INTEGER, message BLOB, ack INTEGER NOT NULL DEFAULT 1,
-    PRIMARY KEY (pattern, name, token)
-) WITHOUT ROWID;
-CREATE TABLE records (kind TEXT, key TEXT, until REAL, value BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID;
-CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-"""
 
 
 def open_sqlite(url: str, *, synchronous: str = "normal", clock: Clock = time.time) -> SqliteBroker:
@@ -131,27 +101,14 @@ class SqliteStorage:
             database.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second process is refused instead of interleaved
             database.execute("PRAGMA journal_mode = WAL")
             database.execute(f"PRAGMA synchronous = {self._synchronous}")
-            self._prepare(database)
+            prepare_tables(database)
+            self._recall()
             return self._groups()
         except (sqlite3.Error, BrokerError) as error:
             self.close()
             raise BrokerUnavailable(f"cannot use {self._path} as an engine's file: {error}") from error
 
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        with closing(database.execute("PRAGMA user_version")) as found:
-            version = found.fetchone()[0]
-        if version not in (0, 1, VERSION):
-            raise sqlite3.DatabaseError(f"its tables are of version {version}, this program knows {VERSION}")
-        database.execute("BEGIN EXCLUSIVE")
-        if version == 0:
-            for statement in _SCHEMA.split(";"):
-                database.execute(statement)
-            database.execute("INSERT INTO about VALUES ('epoch', ?), ('floor', 0)", (os.urandom(6).hex(),))
-        elif version == 1:
-            for statement in _FROM_1.split(";"):
-                database.execute(statement)
-        database.execute(f"PRAGMA user_version = {VERSION}")
-        database.execute("COMMIT")
+    def _recall(self) -> None:
         self._epoch = self._row("SELECT value FROM about WHERE name = 'epoch'")[0]
         self._floor = int(self._row("SELECT value FROM about WHERE name = 'floor'")[0])
         self._count()
@@ -198,9 +155,13 @@ class SqliteStorage:
     def _unpacked(self, topic: str, message: bytes) -> Publication:
         stored = self._loaded(message)
         try:
-            return read_stored(topic, stored["p"], stored["h"], at=stored["at"])
+            one = read_stored(topic, stored["p"], stored["h"], at=stored["at"])
         except (InvalidArgument, LookupError, TypeError, AttributeError) as error:
             raise BrokerError(f"{self._path} is damaged: it holds no publication for {topic}") from error
+        number = stored.get("n")  # of retained values, where no former version has written them
+        if type(number) is int:
+            one.offset, one.epoch = number, self._epoch
+        return one
 
     # -------------------------------------------------------------- publications
 
@@ -347,26 +308,32 @@ class SqliteStorage:
     def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
         """See `Storage.topics`."""
         self._run("DELETE FROM log WHERE until <= ?", now)
-        return [topic for topic, _ in self._matching("(SELECT DISTINCT topic, NULL FROM log)", pattern)]
+        logged = "topics WHERE EXISTS (SELECT 1 FROM log WHERE log.topic = topics.topic) AND"
+        return [topic for topic, _ in self._matching(logged, pattern)]
 
-    def retained(self, pattern: tuple[str, ...], now: float) -> list[Publication]:
+    def retained(self, pattern: tuple[str, ...], now: float) -> Iterator[Publication]:
         """See `Storage.retained`."""
-        found = [self._value(*row) for row in self._matching("retained", pattern)]
-        return [one.as_retained() for one in found if not one.expired(now)]
+        for topic, message in self._matching("retained WHERE", pattern):
+            one = self._unpacked(topic, message)
+            if not one.expired(now):
+                one.retained = True
+                yield one
 
-    def _value(self, topic: str, message: bytes) -> Publication:
-        """With its number, which files of former versions do not tell."""
-        number = self._loaded(message).get("n")
-        return replace(self._unpacked(topic, message), offset=number, epoch=number and self._epoch)
-
-    def _matching(self, table: str, pattern: tuple[str, ...]) -> list[tuple[Any, ...]]:
-        """The rows whose topics match."""
-        # Topics that begin like the pattern stand together in the table.
-        start = "/".join(takewhile(lambda segment: "*" not in segment, pattern))
-        rows = self._run(f"SELECT * FROM {table} WHERE topic >= ? AND topic < ?", start, start + "\U0010ffff")
+    def _matching(self, table: str, pattern: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+        """The rows whose topics match, page by page, sorted: others may run between two of them."""
+        fixed = tuple(takewhile(lambda segment: segment not in (ONE, REST), pattern))
+        if len(fixed) == len(pattern):
+            yield from self._run(f"SELECT * FROM {table} topic = ?", "/".join(fixed))
+            return
         matching: TopicTrie[bool] = TopicTrie()
         matching.add(pattern, True)
-        return [row for row in rows if matching.match(tuple(row[0].split("/")))]
+        # Topics that begin like the pattern stand together in the table.
+        last = start = "".join(f"{segment}/" for segment in fixed)
+        page = f"SELECT * FROM {table} topic > ? AND topic < ? ORDER BY topic LIMIT {PAGE}"
+        while rows := self._run(page, last, start + "\U0010ffff"):
+            yield from (row for row in rows if matching.match(tuple(row[0].split("/"))))
+            last = rows[-1][0]
+            gevent.sleep(0)
 
     # ------------------------------------------------------- groups and records
 
