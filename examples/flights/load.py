@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 import sys
 import threading
@@ -173,7 +172,6 @@ def main() -> int:
         load.stop()
         rows = load.rows()
     print(*rows, *load.failed[:5], sep="\n")
-    print(json.dumps(load.unknown), file=sys.stderr)
     return 0 if all(row.kept for row in rows) else 1
 
 
