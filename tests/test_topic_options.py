@@ -41,7 +41,8 @@ def test_what_is_no_pattern_is_refused(pattern: Any):
 @pytest.mark.parametrize(
     "options",
     [
-        {"history": -1}, {"history": True}, {"history": 1.5}, {"ttl": 0}, {"ttl": -1}, {"window": 0},
+        {"history": -1}, {"history": True}, {"history": 1.5}, {"history_bytes": 0}, {"history_bytes": 1.5},
+        {"ttl": 0}, {"ttl": -1}, {"window": 0},
         {"slow_peer": "wait"}, {"slow_peer": "never"}, {"dead_letter": "dead"},
         {"groups": -1}, {"groups": 1.5}, {"group_ttl": 0}, {"group_ttl": True}, {"group_ttl": math.inf}, {"ack": 1},
         {"redelivery": 5}, {"dead_letter": "dead/*", "ack": True},
@@ -55,6 +56,6 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]):
 
 def test_what_is_kept_is_said_to_the_engine():
     """In the words of its contract."""
-    options = TopicOptions(history=5, ttl=2.5, retain=True, ack=True)
-    assert Keep(history=5, ttl=2.5, retain=True, ack=True) == options.keep
+    options = TopicOptions(history=5, history_bytes=1000, ttl=2.5, retain=True, ack=True)
+    assert Keep(history=5, ttl=2.5, retain=True, ack=True, history_bytes=1000) == options.keep
     assert not DEFAULT.keep.numbered

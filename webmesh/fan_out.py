@@ -180,13 +180,31 @@ def _groups(entries: list[PatternEntry]) -> Iterator[_Group]:
             if peers:
                 yield serializer, [sub], peers
         return
-    found: dict[PeerSubscriber, list[int]] = {}
-    for entry in entries:
-        for (_, sub), peers in entry.peers.items():
-            for peer in peers:
-                found.setdefault(peer, []).append(sub)
+    forms = [(form, peers) for entry in entries for form, peers in entry.peers.items() if peers]
+    several = _several_times([peers for _, peers in forms])
+    for (serializer, sub), peers in forms:
+        others: Collection[PeerSubscriber] = peers
+        if not several.isdisjoint(peers.keys()):
+            others = dict(peers)
+            for peer in several & peers.keys():
+                del others[peer]
+        if others:
+            yield serializer, [sub], others
     alike: dict[tuple[Any, tuple[int, ...]], list[PeerSubscriber]] = {}
-    for peer, subs in found.items():
-        alike.setdefault((peer.serializer, tuple(subs)), []).append(peer)
-    for (serializer, several), members in alike.items():
-        yield serializer, list(several), members
+    for peer in several:
+        subs = tuple(sub for (_, sub), peers in forms if peer in peers)
+        alike.setdefault((peer.serializer, subs), []).append(peer)
+    for (serializer, ids), members in alike.items():
+        yield serializer, list(ids), members
+
+
+def _several_times(forms: list[dict[PeerSubscriber, None]]) -> set[PeerSubscriber]:
+    """Who is in more than one of them. What the largest alone has is not looked at: mostly that are nearly all."""
+    largest = max(forms, key=len, default={})
+    seen: set[PeerSubscriber] = set()
+    several: set[PeerSubscriber] = set()
+    for peers in forms:
+        if peers is not largest:
+            several |= seen & peers.keys()
+            seen |= peers.keys()
+    return several | (seen & largest.keys())

@@ -17,7 +17,7 @@ from webmesh.protocol.publication import option_headers, read_publication
 from webmesh.protocol.subscribe_request import check_group
 from webmesh.protocol.topics import read_topic_pattern
 from webmesh.pubsub import own_payload, topic_segments
-from webmesh.topic_options import TopicOptions, TopicTable
+from webmesh.topic_options import HISTORY_BYTES, TopicOptions, TopicTable
 from webmesh.topic_routes import TopicRoutes
 from webmesh.websocket.outgoing import Policy
 
@@ -64,6 +64,7 @@ class TopicHost(ABC):
         pattern: str,
         *,
         history: int = 0,
+        history_bytes: int | None = HISTORY_BYTES,
         ttl: float | None = None,
         retain: bool = False,
         ack: bool = False,
@@ -91,9 +92,9 @@ class TopicHost(ABC):
         """
         self._check_registering(f"topic({pattern!r})")
         options = TopicOptions(
-            history=history, ttl=ttl, retain=retain, ack=ack, presence=presence, slow_peer=slow_peer,
-            redelivery=redelivery, dead_letter=dead_letter, window=window, groups=groups, group_ttl=group_ttl,
-            publish=publish, subscribe=subscribe,
+            history=history, history_bytes=history_bytes, ttl=ttl, retain=retain, ack=ack, presence=presence,
+            slow_peer=slow_peer, redelivery=redelivery, dead_letter=dead_letter, window=window, groups=groups,
+            group_ttl=group_ttl, publish=publish, subscribe=subscribe,
         )  # fmt: skip
         self.topic_table.add(pattern, options)
 

@@ -20,12 +20,18 @@ from webmesh.websocket.outgoing import Policy, checked_policy
 Segments = tuple[str, ...]
 
 
+HISTORY_BYTES = 64 * 1024 * 1024
+"""Bytes that are kept of a topic's history unless the program says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicOptions:
     """How the topics of one pattern are kept and delivered.
 
     Attributes:
         history: Publications that stay readable, each with an offset; 0 for none.
+        history_bytes: Bytes of payloads and headers that stay readable of each topic, the oldest going first, and the
+            newest never; `None` for no bound. 64 MiB are a thousand publications of the size that NATS advises against.
         ttl: Seconds that they stay; `None` for as long as there is room. A publication's own ttl holds besides.
         retain: Whether new subscribers get the newest publication at once.
         ack: Whether each delivery is repeated until its subscriber has acknowledged it.
@@ -41,6 +47,7 @@ class TopicOptions:
     """
 
     history: int = 0
+    history_bytes: int | None = HISTORY_BYTES
     ttl: float | None = None
     retain: bool = False
     ack: bool = False
@@ -58,6 +65,8 @@ class TopicOptions:
     def __post_init__(self) -> None:
         if type(self.history) is not int or self.history < 0:
             raise ConfigurationError(f"history must be a number of publications, not {self.history!r}")
+        if self.history_bytes is not None and (type(self.history_bytes) is not int or self.history_bytes < 1):
+            raise ConfigurationError(f"history_bytes must be a number of bytes or None, not {self.history_bytes!r}")
         if self.ttl is not None and not self.ttl > 0:
             raise ConfigurationError(f"ttl must be more than 0 seconds, not {self.ttl!r}")
         if type(self.window) is not int or self.window < 1:
@@ -78,7 +87,9 @@ class TopicOptions:
             _check_topic(self.dead_letter)
         if self.dead_letter is not None and not self.ack:
             raise ConfigurationError("dead_letter is for topics with ack=True")
-        keep = Keep(history=self.history, ttl=self.ttl, retain=self.retain, ack=self.ack)
+        keep = Keep(
+            history=self.history, ttl=self.ttl, retain=self.retain, ack=self.ack, history_bytes=self.history_bytes
+        )
         object.__setattr__(self, "keep", keep)
 
 

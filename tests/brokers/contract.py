@@ -7,6 +7,7 @@ of several nodes it subclasses `TwoNodeContract` too, and gives `url` and `lease
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -556,6 +557,51 @@ gevent.sleep(0.2)
 print("given", flush=True)
 gevent.sleep(60)
 """
+
+
+class BytesContract(Nodes):
+    """What one node may expect of an engine that bounds what it keeps in bytes too, however it packs them."""
+
+    def test_a_history_is_bounded_in_bytes(self, node):
+        """The oldest go, and who has missed them learns it; the newest stays, however large."""
+        broker, _ = node()
+        keep = Keep(history=100, history_bytes=5000)
+
+        def left() -> list[int]:
+            return [p.payload[0] for p in broker.history("a/b", Since()).items]
+
+        first = broker.publish(message(payload=[0, os.urandom(1000)]), keep)
+        for number in range(1, 7):
+            broker.publish(message(payload=[number, os.urandom(1000)]), keep)
+        assert [3, 4, 5, 6] == left()
+        assert not broker.history("a/b", Since(first.offset, first.epoch)).complete
+        assert broker.history("a/b", Since(3, first.epoch)).complete
+        broker.publish(message(payload=[7, os.urandom(3000)]), keep)
+        assert [6, 7] == left()
+        broker.publish(message(payload=[8, os.urandom(9000)]), keep)
+        assert [8] == left()
+        broker.publish(message(payload=[9, ""]), keep)
+        assert [9] == left()
+        for number in range(10, 20):
+            broker.publish(message("c", payload=[number, os.urandom(1000)]), Keep(history=3, history_bytes=5000))
+        assert 3 == len(broker.history("c", Since()).items)
+
+    def test_what_waits_for_a_group_is_bounded_in_bytes(self, node, monkeypatch):
+        """As it is in numbers."""
+        monkeypatch.setattr(one_node, "GROUP_BACKLOG_SIZE", 5000)
+        broker, sink = node()
+        broker.join(WORK, 1, durable=True)
+        for number in range(5):
+            broker.publish(message("jobs/1", [number, "x" * 1000]), WORKED)
+        until(lambda: sink.given)
+        with pytest.raises(Overloaded):
+            broker.publish(message("jobs/1", [5, "x" * 1000]), WORKED)
+        broker.leave(WORK)
+        broker.publish(message("jobs/1", [6, "x" * 3000]), WORKED)
+        broker.join(WORK, 10, durable=True)
+        until(lambda: len(sink.given) == 4)
+        assert [3, 4, 6] == [publication.payload[0] for _, publication, _ in sink.given[1:]]
+        assert [3] == [count for _, count, _ in sink.losses]
 
 
 class TwoNodeContract(Nodes):

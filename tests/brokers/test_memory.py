@@ -3,7 +3,7 @@
 import gevent
 import pytest
 
-from tests.brokers.contract import KEPT, BrokerContract, RecordingSink, message
+from tests.brokers.contract import KEPT, BrokerContract, BytesContract, RecordingSink, message
 from webmesh.brokers import base, one_node
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.memory import MemoryBroker
@@ -12,7 +12,7 @@ from webmesh.protocol.publication import Publication
 from webmesh.testing import FakeClock
 
 
-class TestMemory(BrokerContract):
+class TestMemory(BrokerContract, BytesContract):
     """By a clock that does not wait."""
 
     @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from tests.brokers.contract import WORK, BrokerContract, TwoNodeContract, message, until
+from tests.brokers.contract import WORK, BrokerContract, BytesContract, TwoNodeContract, message, until
 from tests.brokers.mesh_net import Net
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.mesh import MeshBroker
@@ -15,7 +15,7 @@ from webmesh.exceptions import BrokerUnavailable
 from webmesh.testing import FakeClock
 
 
-class TestOneNode(BrokerContract):
+class TestOneNode(BrokerContract, BytesContract):
     """By a clock that does not wait."""
 
     @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """The engine in an SQLite file: the contract, and what a restart leaves."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import gevent
 import pytest
 
-from tests.brokers.contract import KEPT, PLAIN, RETAINED, WORK, WORKED, BrokerContract, RecordingSink, message
+from tests.brokers.contract import (
+    KEPT, PLAIN, RETAINED, WORK, WORKED, BrokerContract, BytesContract, RecordingSink, message,
+)  # fmt: skip
 from tests.processes import ENVIRONMENT
 from webmesh.brokers import one_node, sqlite
 from webmesh.brokers.base import Keep, Since
@@ -19,7 +22,7 @@ from webmesh.protocol.publication import Publication
 from webmesh.testing import FakeClock
 
 
-class TestSqlite(BrokerContract):
+class TestSqlite(BrokerContract, BytesContract):
     """By a clock that does not wait."""
 
     @pytest.fixture(autouse=True)
@@ -465,3 +468,23 @@ def test_retained_values_are_read_page_by_page(restarted, monkeypatch: pytest.Mo
     gevent.spawn(meanwhile)
     found = [one.payload for one in broker.retained(("a", "*"))]
     assert [*range(10), "new", *range(12, 20)] == found
+
+
+def test_bytes_are_counted_over_a_restart_and_after_what_has_ended(restarted):
+    """A history that was full goes on to be, and one whose time is over makes room."""
+    keep = Keep(history=100, history_bytes=5000)
+    broker, _ = restarted()
+    for number in range(6):
+        broker.publish(message(payload=[number, os.urandom(1000)]), keep)
+    broker, _ = restarted()
+    clock = broker.clock
+    broker.publish(message(payload=[6, os.urandom(1000)]), keep)
+    assert [3, 4, 5, 6] == [one.payload[0] for one in broker.history("a/b", Since()).items]
+    short = Keep(history=100, ttl=10.0, history_bytes=5000)
+    for number in range(4):
+        broker.publish(message("s", [number, os.urandom(1000)]), short)
+    clock.advance(20.0)
+    assert [] == broker.history("s", Since()).items
+    for number in range(4, 8):
+        broker.publish(message("s", [number, os.urandom(1000)]), keep)
+    assert [4, 5, 6, 7] == [one.payload[0] for one in broker.history("s", Since()).items]

@@ -130,3 +130,26 @@ def test_what_is_recovered_is_what_came(steps, most, ttl, since):
     assert recovered.complete == (0 <= since <= len(came) and set(later) <= set(kept))
     assert (later if recovered.complete else []) == offsets(recovered.entries)
     assert len(log) <= most
+
+
+def test_bytes_are_bounded_and_the_newest_stays():
+    """The oldest go until there is room; what has ended with its time counts no longer."""
+    log: TopicLog[str] = TopicLog("e", most=3, ttl=10.0, most_bytes=10)
+
+    def kept() -> list[int]:
+        return [entry.offset for entry in log.page(now)]
+
+    now = 0.0
+    for size in (4, 4, 3):
+        log.append("x", now, size)
+    assert [2, 3] == kept()
+    log.append("x", now, 99)
+    assert [4] == kept()
+    log.append("x", now, 1)
+    assert [5] == kept()
+    for _ in range(4):
+        log.append("x", now, 2)
+    assert [7, 8, 9] == kept()
+    now = 10.0
+    log.append("x", now, 10)
+    assert [10] == kept()

@@ -20,6 +20,7 @@ import gevent
 
 from webmesh.deadline import Clock
 from webmesh.exceptions import Overloaded
+from webmesh.protocol.msgpack_body import written_size
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topics import overlap
 
@@ -42,6 +43,7 @@ class Keep:
 
     Attributes:
         history: Publications that stay readable; 0 for none.
+        history_bytes: How many bytes of them, as `kept_size` counts; `None` for no bound. The newest always stays.
         ttl: Seconds that they stay; `None` for as long as there is room.
         retain: Whether the newest stays as the value that new subscribers get.
         ack: Whether each delivery must be acknowledged: then groups outlive their members.
@@ -51,11 +53,17 @@ class Keep:
     ttl: float | None = None
     retain: bool = False
     ack: bool = False
+    history_bytes: int | None = None
 
     @property
     def numbered(self) -> bool:
         """Whether publications get offsets."""
         return self.history > 0 or self.ack
+
+
+def kept_size(publication: Publication) -> int:
+    """Bytes that a publication counts for where it is kept: its payload and headers, as msgpack."""
+    return written_size([publication.payload, dict(publication.headers)])
 
 
 class Accepted(NamedTuple):

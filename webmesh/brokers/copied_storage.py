@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webmesh.brokers.base import Accepted, GroupName, Keep
-from webmesh.brokers.memory import MemoryStorage
+from webmesh.brokers.memory import MemoryStorage, size_in
 from webmesh.brokers.mesh_messages import (
     group_to_wire, keep_to_wire, publication_to_wire, read_group, read_keep, read_wire,
 )  # fmt: skip
@@ -143,13 +143,16 @@ class CopiedStorage(MemoryStorage):
     def _apply_begin(self, epoch: str, floor: int) -> None:
         self._epoch, self._floor = epoch, floor
 
-    def _apply_log(self, topic: str, most: int, ttl: float | None, first: int) -> None:
-        self._logs[topic] = TopicLog(self._epoch, most=most, ttl=ttl, first=first)
+    def _apply_log(
+        self, topic: str, most: int, ttl: float | None, first: int, most_bytes: int | None = None
+    ) -> None:
+        self._logs[topic] = TopicLog(self._epoch, most=most, ttl=ttl, first=first, most_bytes=most_bytes)
         self._logged_topics.add(tuple(topic.split("/")), topic)
 
     def _apply_entry(self, topic: str, wire: Any) -> None:
         publication = read_wire(wire, self._clock())
-        self._logs[topic].append(publication, publication.at)
+        log = self._logs[topic]
+        log.append(publication, publication.at, size_in(log, publication))
 
     def _apply_retained(self, wire: Any) -> None:
         self._retain(read_wire(wire, self._clock()))
@@ -169,7 +172,7 @@ class CopiedStorage(MemoryStorage):
         yield ["begin", self._epoch, self._floor]
         for topic, log in self._logs.items():
             entries = log.page(now, after=0)
-            yield ["log", topic, log.most, log.ttl, log.offset - len(entries) + 1]
+            yield ["log", topic, log.most, log.ttl, log.offset - len(entries) + 1, log.most_bytes]
             for entry in entries:
                 yield ["entry", topic, publication_to_wire(entry.message, now)]
         for publication in self._retained.values():

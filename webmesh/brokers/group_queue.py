@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
-from webmesh.brokers.base import GroupName, Sink
-from webmesh.protocol.publication import Publication
-
-NOTHING = -1
-"""The token of no publication."""
+if TYPE_CHECKING:
+    from webmesh.brokers.base import GroupName, Sink
+    from webmesh.protocol.publication import Publication
 
 
 class Waiting(NamedTuple):
-    """A publication, and whether it must be acknowledged."""
+    """A publication, whether it must be acknowledged, and the bytes that it counts for."""
 
     publication: Publication
     ack: bool
+    size: int
 
 
 class GroupQueue:
@@ -56,6 +56,7 @@ class GroupQueue:
         self._plain: OrderedDict[int, None] = OrderedDict()  # of these, what need not be acknowledged
         self._given: dict[int, Waiting] = {}
         self._giving = False
+        self._size = 0  # of what waits
 
     def __len__(self) -> int:
         """Publications that are not done."""
@@ -66,11 +67,11 @@ class GroupQueue:
         """Until when it lasts if nobody joins it; a group that is not durable ends with its last member."""
         return math.inf if not self.durable or self.ttl is None or self.left is None else self.left + self.ttl
 
-    def restore(self, work: list[tuple[int, Publication, bool]], *, ttl: float | None, left: float, lost: int) -> None:
+    def restore(self, work: Iterable[tuple[int, Waiting]], *, ttl: float | None, left: float, lost: int) -> None:
         """It was there before this process."""
         self.durable, self.ttl, self.left, self.lost = True, ttl, left, lost
-        for token, publication, ack in work:
-            self._wait(token, Waiting(publication, ack))
+        for token, waiting in work:
+            self._wait(token, waiting)
             self.next = token + 1
 
     def open(self, sink: Sink, window: int, *, durable: bool, ttl: float | None) -> None:
@@ -88,32 +89,48 @@ class GroupQueue:
                 self._plain.move_to_end(token, last=False)
         self._given.clear()
 
-    def makes_room(self, most: int, *, ack: bool) -> int | None:
-        """What another publication displaces where *most* may wait, by its token.
+    def makes_room(self, size: int, most: int, most_bytes: int, *, ack: bool) -> list[int] | None:
+        """What another publication of *size* bytes displaces where *most* may wait, and *most_bytes*; by their tokens.
 
-        `NOTHING` where there is room, `next` if the publication itself is lost, `None` if it must be refused. One that
-        need not be acknowledged never displaces one that must be.
+        Only `next` if the publication itself is lost, `None` if it must be refused. One that need not be acknowledged
+        never displaces one that must be. Where nothing else waits there is room for any.
         """
-        if len(self._waiting) < most:
-            return NOTHING
-        if self._plain:
-            return next(iter(self._plain))
-        if not ack:
-            return self.next
-        return None if self._sink is not None else next(iter(self._waiting))
+        count, total = len(self._waiting), self._size + size
+        displaced: list[int] = []
+        for token in chain((None,), self._yielding(ack=ack)):
+            if token is not None:
+                displaced.append(token)
+                count, total = count - 1, total - self._waiting[token].size
+            # What was given back may be more than there was room for: another one adds no more to it.
+            if (count < most or displaced) and (total <= max(most_bytes, self._size) or not count):
+                return displaced
+        return None if ack else [self.next]
 
-    def put(self, publication: Publication, displaced: int, *, ack: bool) -> None:
+    def _yielding(self, *, ack: bool) -> Iterator[int]:
+        """What gives way to another one: what nobody must acknowledge, and without members the oldest of the rest."""
+        yield from self._plain
+        if ack and self._sink is None:
+            yield from (token for token in self._waiting if token not in self._plain)
+
+    def put(self, publication: Publication, size: int, displaced: list[int], *, ack: bool) -> None:
         """Another one; `give` follows."""
         token, self.next = self.next, self.next + 1
-        if displaced != NOTHING:
-            self.lost += 1
-            self._waiting.pop(displaced, None)
-            self._plain.pop(displaced, None)
-        if displaced != token:
-            self._wait(token, Waiting(publication, ack))
+        self.lost += len(displaced)
+        for other in displaced:
+            if other != token:
+                self._take(other)
+        if token not in displaced:
+            self._wait(token, Waiting(publication, ack, size))
+
+    def _take(self, token: int) -> Waiting:
+        waiting = self._waiting.pop(token)
+        self._plain.pop(token, None)
+        self._size -= waiting.size
+        return waiting
 
     def _wait(self, token: int, waiting: Waiting) -> None:
         self._waiting[token] = waiting
+        self._size += waiting.size
         if not waiting.ack:
             self._plain[token] = None
 
@@ -133,9 +150,8 @@ class GroupQueue:
                 self._tell_lost(self._sink)
                 if not self._waiting:
                     break
-                token, waiting = self._waiting.popitem(last=False)
-                self._plain.pop(token, None)
-                self._given[token] = waiting
+                token = next(iter(self._waiting))
+                waiting = self._given[token] = self._take(token)
                 self._sink.work(self.name, waiting.publication, token)
         finally:
             self._giving = False

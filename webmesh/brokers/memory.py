@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from webmesh.brokers import one_node
-from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since, give_way_in, in_parts
+from webmesh.brokers.base import Accepted, GroupName, History, Keep, Since, give_way_in, in_parts, kept_size
 from webmesh.brokers.one_node import KeptGroup, OneNodeBroker, Work
 from webmesh.deadline import Clock
 from webmesh.exceptions import ConfigurationError, Overloaded
@@ -112,11 +112,11 @@ class MemoryStorage:
         log = self._logs.get(publication.topic)
         if log is None:
             log = self._logs[publication.topic] = TopicLog(
-                self._epoch, most=keep.history, ttl=keep.ttl, first=self._floor + 1
+                self._epoch, most=keep.history, ttl=keep.ttl, first=self._floor + 1, most_bytes=keep.history_bytes
             )
             self._logged_topics.add(tuple(publication.topic.split("/")), publication.topic)
         publication.offset, publication.epoch = log.offset + 1, log.epoch
-        log.append(publication, now)
+        log.append(publication, now, size_in(log, publication))
 
     def _retain(self, publication: Publication) -> None:
         """Null takes the retained value away, as with MQTT."""
@@ -192,6 +192,11 @@ class MemoryStorage:
     def pages(self, table: str, now: float, most: int) -> Iterator[Mapping[str, Any]]:
         """See `Storage.pages`."""
         return in_parts(self.records(table, now), most)  # they are here already: nothing is read
+
+
+def size_in(log: TopicLog[Publication], publication: Publication) -> int:
+    """What a publication counts for in a log."""
+    return 0 if log.most_bytes is None else kept_size(publication)
 
 
 def read_log(

@@ -59,7 +59,10 @@ def read_wire(wire: object, now: float) -> Publication:
 
 def keep_to_wire(keep: Keep) -> dict[str, Any]:
     """The map that `read_keep` reads."""
-    return {"history": keep.history, "ttl": keep.ttl, "retain": keep.retain, "ack": keep.ack}
+    return {
+        "history": keep.history, "ttl": keep.ttl, "retain": keep.retain, "ack": keep.ack,
+        "history_bytes": keep.history_bytes,
+    }  # fmt: skip
 
 
 def read_keep(wire: object) -> Keep:
@@ -70,7 +73,8 @@ def read_keep(wire: object) -> Keep:
     """
     said = _map(wire)
     ttl = None if said.get("ttl") is None else _number(said, "ttl")
-    return Keep(_integer(said, "history"), ttl, said.get("retain") is True, said.get("ack") is True)
+    most_bytes = None if said.get("history_bytes") is None else _integer(said, "history_bytes")
+    return Keep(_integer(said, "history"), ttl, said.get("retain") is True, said.get("ack") is True, most_bytes)
 
 
 def group_to_wire(group: GroupName) -> list[str]:

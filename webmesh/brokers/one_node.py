@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from webmesh.brokers.base import (
-    PAGE, Accepted, Broker, GroupName, History, Keep, Places, Since, Sink, check_places,
+    PAGE, Accepted, Broker, GroupName, History, Keep, Places, Since, Sink, check_places, kept_size,
 )  # fmt: skip
 from webmesh.deadline import Clock
-from webmesh.brokers.group_queue import NOTHING, GroupQueue
+from webmesh.brokers.group_queue import GroupQueue, Waiting
 from webmesh.exceptions import FailedPrecondition, Overloaded
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_trie import TopicTrie
@@ -33,6 +33,9 @@ GROUP_BACKLOG = 10_000
 """Publications that wait for a group without room for them. Beyond it the oldest that need not be acknowledged goes.
 Where there is none, publishing is refused, or what waits longest goes if the group has no member: who is not there
 must not stop the others."""
+
+GROUP_BACKLOG_SIZE = 64 * 1024 * 1024
+"""Bytes of them, likewise, as `kept_size` counts."""
 
 MOST_DROPPED = 1000
 """Groups that ended with their time of which it is remembered what they lost."""
@@ -148,7 +151,8 @@ class OneNodeBroker(Broker):
         now = self.clock()
         for kept in self._storage.open():
             queue = self._queue(kept.name)
-            queue.restore(kept.work, ttl=kept.ttl, left=now if kept.left is None else kept.left, lost=kept.lost)
+            work = ((token, Waiting(one, ack, kept_size(one))) for token, one, ack in kept.work)
+            queue.restore(work, ttl=kept.ttl, left=now if kept.left is None else kept.left, lost=kept.lost)
             if kept.left is None:  # the process was killed while it had members
                 self._storage.keep_group(queue.name, queue.ttl, now)
             self._next_end = min(self._next_end, queue.end)
@@ -199,15 +203,18 @@ class OneNodeBroker(Broker):
         if not queues:
             self._storage.keep(publication, keep, now)
             return
-        outs = [(queue, queue.makes_room(GROUP_BACKLOG, ack=keep.ack)) for queue in queues]
+        size = kept_size(publication)
+        outs = [
+            (queue, queue.makes_room(size, GROUP_BACKLOG, GROUP_BACKLOG_SIZE, ack=keep.ack)) for queue in queues
+        ]
         known = [(queue, out) for queue, out in outs if out is not None]
         if len(known) < len(outs):
-            raise Overloaded(f"a group of {publication.topic} has {GROUP_BACKLOG} messages to do")
-        work = [(queue.name, queue.next) for queue, out in known if queue.durable and out != queue.next]
-        lost = [(queue.name, out) for queue, out in known if queue.durable and out != NOTHING]
+            raise Overloaded(f"a group of {publication.topic} has as much to do as may wait for it")
+        work = [(queue.name, queue.next) for queue, out in known if queue.durable and queue.next not in out]
+        lost = [(queue.name, token) for queue, out in known if queue.durable for token in out]
         self._storage.keep(publication, keep, now, work, lost)
         for queue, out in known:
-            queue.put(publication, out, ack=keep.ack)
+            queue.put(publication, size, out, ack=keep.ack)
 
     def want(self, pattern: tuple[str, ...]) -> None:
         """See `Broker.want`."""

@@ -45,6 +45,8 @@ SYNCHRONOUS = ("off", "normal", "full", "extra")
 SWEEP = 60.0
 """Seconds between two looks, where there is no room for another topic, at what has ended with its time."""
 
+_OLDEST = "SELECT number, length(message) FROM log WHERE topic = ? ORDER BY number LIMIT 16"
+
 PAGE = 256
 """Publications of a history that are read from the file at once, at most."""
 
@@ -86,6 +88,7 @@ class SqliteStorage:
         self._epoch = ""
         self._floor = 0  # the highest number of a topic that was forgotten: no number is used twice in one epoch
         self._counts: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}  # bytes of the log, of topics that have a bound
         self._swept_at = -math.inf
 
     # -------------------------------------------------------------- the file
@@ -192,6 +195,7 @@ class SqliteStorage:
         except BaseException:
             self._run("ROLLBACK")
             self._count()
+            self._sizes.clear()
             raise
         self._run("COMMIT")
 
@@ -220,9 +224,32 @@ class SqliteStorage:
         self._run("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, number)
         if keep.history:
             until = None if keep.ttl is None else now + keep.ttl
-            self._run("INSERT INTO log VALUES (?, ?, ?, ?, ?)", topic, number, now, until, self._packed(publication))
-        self._run("DELETE FROM log WHERE topic = ? AND number <= ?", topic, number - keep.history)
+            packed = self._packed(publication)
+            if keep.history_bytes is not None:
+                self._make_room(topic, number, len(packed), keep.history_bytes)
+            self._run("INSERT INTO log VALUES (?, ?, ?, ?, ?)", topic, number, now, until, packed)
+        self._drop("topic = ? AND number <= ?", topic, number - keep.history)
         publication.offset, publication.epoch = number, self._epoch
+
+    def _make_room(self, topic: str, number: int, size: int, most: int) -> None:
+        """Drop the oldest of a topic until another message of so many bytes finds room, or is alone."""
+        if topic not in self._sizes:
+            counted = self._row("SELECT total(length(message)) FROM log WHERE topic = ?", topic)
+            self._sizes[topic] = int(counted[0])
+        excess = self._sizes[topic] + size - most
+        while excess > 0 and (rows := self._run(_OLDEST, topic)):
+            for oldest, length in rows:
+                self._drop("topic = ? AND number = ?", topic, oldest)
+                excess -= length or 0
+                if excess <= 0:
+                    break
+        self._sizes[topic] += size
+
+    def _drop(self, where: str, *values: object) -> None:
+        """Delete rows of the log."""
+        for topic, length in self._run(f"DELETE FROM log WHERE {where} RETURNING topic, length(message)", *values):
+            if length and topic in self._sizes:
+                self._sizes[topic] -= length
 
     def _check_room(self, table: str, topic: str, now: float) -> None:
         if self._counts[table] >= one_node.MOST_TOPICS and now - self._swept_at >= SWEEP:
@@ -234,11 +261,12 @@ class SqliteStorage:
 
     def _forget_expired(self, now: float) -> None:
         """Make room: of what has ended with its time nothing needs to be known but that its numbers were used."""
-        self._run("DELETE FROM log WHERE until <= ?", now)
+        self._drop("until <= ?", now)
         empty = "topic NOT IN (SELECT DISTINCT topic FROM log)"
         self._floor = max(self._floor, self._row(f"SELECT max(last) FROM topics WHERE {empty}")[0] or 0)
         self._run("UPDATE about SET value = ? WHERE name = 'floor'", self._floor)
         self._delete("topics", empty)
+        self._sizes.clear()
         for topic, message in self._run("SELECT topic, message FROM retained"):
             if self._unpacked(topic, message).expired(now):
                 self._delete("retained", "topic = ?", topic)
@@ -257,7 +285,7 @@ class SqliteStorage:
 
     def history(self, topic: str, since: Since, now: float, *, most: int | None, reverse: bool) -> History:
         """See `Storage.history`."""
-        self._run("DELETE FROM log WHERE until <= ?", now)  # by its index: of one topic all rows would be looked at
+        self._drop("until <= ?", now)  # by its index: of one topic all rows would be looked at
         last = self._row("SELECT last FROM topics WHERE topic = ?", topic)[0]
         last = self._floor if last is None else last
         after = since.offset if since.offset is not None else 0
@@ -304,10 +332,11 @@ class SqliteStorage:
         if numbers:
             places = ", ".join("?" * len(numbers))
             self._run(f"UPDATE log SET message = NULL WHERE topic = ? AND number IN ({places})", topic, *numbers)
+            self._sizes.pop(topic, None)  # to be counted again
 
     def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
         """See `Storage.topics`."""
-        self._run("DELETE FROM log WHERE until <= ?", now)
+        self._drop("until <= ?", now)
         logged = "topics WHERE EXISTS (SELECT 1 FROM log WHERE log.topic = topics.topic) AND"
         return [topic for topic, _ in self._matching(logged, pattern)]
 

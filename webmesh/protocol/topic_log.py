@@ -17,11 +17,12 @@ M = TypeVar("M")
 
 
 class Entry(NamedTuple, Generic[M]):
-    """One message of a log: its offset, what it is, and the clock's reading at which it came."""
+    """One message of a log: its offset, what it is, the clock's reading at which it came, and its bytes."""
 
     offset: int
     message: M
     at: float
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,21 @@ class TopicLog(Generic[M]):
         most: Messages that are kept; 0 keeps none and only counts.
         ttl: Seconds that a message is kept; `None` for as long as there is room.
         first: The offset of the first message.
+        most_bytes: Bytes that are kept, but for the newest message, whatever its size; `None` for no bound.
 
     Attributes:
-        epoch, most, ttl: As they were given.
+        epoch, most, ttl, most_bytes: As they were given.
     """
 
-    def __init__(self, epoch: str, *, most: int, ttl: float | None = None, first: int = 1) -> None:
+    def __init__(
+        self, epoch: str, *, most: int, ttl: float | None = None, first: int = 1, most_bytes: int | None = None
+    ) -> None:
         self.epoch = epoch
         self.most = most
         self.ttl = ttl
-        self._entries: deque[Entry[M]] = deque(maxlen=most)
+        self.most_bytes = most_bytes
+        self._size = 0
+        self._entries: deque[Entry[M]] = deque()
         self._next = first
 
     @property
@@ -65,19 +71,28 @@ class TopicLog(Generic[M]):
         """Messages that are kept, also those whose time is over and that nothing has looked at since."""
         return len(self._entries)
 
-    def append(self, message: M, now: float) -> int:
-        """Number a message and keep it; returns its offset."""
+    def append(self, message: M, now: float, size: int = 0) -> int:
+        """Number a message of so many bytes and keep it; returns its offset."""
         offset = self._next
         self._next += 1
-        self._entries.append(Entry(offset, message, now))
+        if self.most:
+            if len(self._entries) == self.most:
+                self._drop()
+            self._entries.append(Entry(offset, message, now, size))
+            self._size += size
+            while self.most_bytes is not None and self._size > self.most_bytes and len(self._entries) > 1:
+                self._drop()
         self.expire(now)
         return offset
+
+    def _drop(self) -> None:
+        self._size -= self._entries.popleft().size
 
     def expire(self, now: float) -> None:
         """Let go of what is too old."""
         if self.ttl is not None:
             while self._entries and self._entries[0].at <= now - self.ttl:
-                self._entries.popleft()
+                self._drop()
 
     def after(self, offset: int, epoch: str, now: float) -> Recovered[M]:
         """What came after *offset* of *epoch*: all of it, or nothing."""
