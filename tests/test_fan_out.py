@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import gevent
@@ -249,3 +250,30 @@ def test_who_publishes_waits_for_room(node: Node) -> None:
     assert all(one.ready() for one in waiting)
     node.settle()
     assert list(range(MOST_JOBS + 1)) == node.streams[-1].payloads
+
+
+def test_only_who_subscribes_several_times_leaves_the_shared_path(node: Node) -> None:
+    """It gets one message for all of its subscriptions; the others are sent theirs as if it were not there."""
+    wide = PatternEntry(("**",))
+    looked: list[Any] = []
+
+    class Noted(PeerSubscriber):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            looked.append(self)
+            return id(self) >> 4
+
+    once = [node.peer() for _ in range(MANY)]
+    for peer in once:
+        peer.__class__ = Noted
+    both = node.peer()
+    wide.ids.append(9)
+    wide.peers[(both.serializer, 9)] = {both: None}
+    node.peer(wide, 9)
+    del looked[:]
+    node.send("x", node.entry, wide)
+    node.settle()
+    assert [] == looked
+    subs = Counter(tuple(message["subs"]) for stream in node.streams for message in stream.sent)
+    assert {(1,): MANY, (1, 9): 1, (9,): 1} == subs

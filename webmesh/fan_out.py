@@ -182,18 +182,21 @@ def _groups(entries: list[PatternEntry]) -> Iterator[_Group]:
         return
     forms = [(form, peers) for entry in entries for form, peers in entry.peers.items() if peers]
     several = _several_times([peers for _, peers in forms])
+    found: dict[PeerSubscriber, list[int]] = {}
     for (serializer, sub), peers in forms:
-        others: Collection[PeerSubscriber] = peers
-        if not several.isdisjoint(peers.keys()):
+        here = peers.keys() & several
+        for peer in here:
+            found.setdefault(peer, []).append(sub)
+        if not here:
+            yield serializer, [sub], peers
+        elif len(here) < len(peers):
             others = dict(peers)
-            for peer in several & peers.keys():
+            for peer in here:
                 del others[peer]
-        if others:
             yield serializer, [sub], others
     alike: dict[tuple[Any, tuple[int, ...]], list[PeerSubscriber]] = {}
-    for peer in several:
-        subs = tuple(sub for (_, sub), peers in forms if peer in peers)
-        alike.setdefault((peer.serializer, subs), []).append(peer)
+    for peer, subs in found.items():
+        alike.setdefault((peer.serializer, tuple(subs)), []).append(peer)
     for (serializer, ids), members in alike.items():
         yield serializer, list(ids), members
 
@@ -205,6 +208,6 @@ def _several_times(forms: list[dict[PeerSubscriber, None]]) -> set[PeerSubscribe
     several: set[PeerSubscriber] = set()
     for peers in forms:
         if peers is not largest:
-            several |= seen & peers.keys()
+            several |= peers.keys() & seen
             seen |= peers.keys()
-    return several | (seen & largest.keys())
+    return several | (largest.keys() & seen)
