@@ -57,8 +57,7 @@ class Node:
         """In the hub: be as if the process were killed. It dials nobody any more before its links end, or it would come
         back at once."""
         self.node._stopped = True
-        for dialler in (*self.node._seeds.values(), *self.node._diallers.values()):
-            dialler.stop()
+        self.node.diallers.stop()
         self.node.serving.listener.stop_accepting()
         for connection in self.server.connections:
             connection.abort()

@@ -42,7 +42,7 @@ def test_a_node_that_cannot_be_dialled_is_called_over_the_link_it_has_dialled() 
 def test_both_seeds_of_each_other_end_up_with_one_link() -> None:
     """Both dial at once; one connection stays."""
     with Node("b") as b, Node("a", b.url) as a:
-        b.hub(b.node._seed, a.url)
+        b.hub(b.node.diallers.seed, a.url)
         assert wait_for(lambda: all_linked(a, b))
         assert wait_for(lambda: 1 == len(a.server.connections) == len(b.server.connections))
         assert "b" == a.ask("b", "/who") and "a" == b.ask("a", "/who")
@@ -51,7 +51,7 @@ def test_both_seeds_of_each_other_end_up_with_one_link() -> None:
 def test_its_own_address_among_the_seeds_is_let_be() -> None:
     """Every node of a deployment may have the same list."""
     with Node("a") as a:
-        a.hub(a.node._seed, a.url)
+        a.hub(a.node.diallers.seed, a.url)
         with Node("b", a.url) as b:
             assert wait_for(lambda: all_linked(a, b))
             assert ["b"] == a.linked()

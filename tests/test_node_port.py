@@ -23,7 +23,7 @@ def test_nodes_ask_and_tell_each_other() -> None:
     )
     assert View() == port.view() and [] == port.linked() and not port.expects
     with other, one:
-        one.hub(one.node._seed, other.url)
+        one.hub(one.node.diallers.seed, other.url)
         assert wait_for(lambda: other.id in one.hub(port.view).reachable)
         assert [other.id] == one.hub(port.linked)
         assert [one.id, 5] == one.hub(port.ask, other.id, "$engine", 5, 5.0)

@@ -6,6 +6,7 @@ Decides it from where its server listens, unless its program says it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from gevent.socket import AF_INET, AF_INET6, SOCK_DGRAM, socket
 
@@ -42,6 +43,13 @@ def own_urls(address: str, path: str, *, secure: bool) -> tuple[str, ...]:
         found = _outward(family, nobody) or fallback
         address = f"[{found}]:{port}" if ":" in found else f"{found}:{port}"
     return (local_url(address, path, secure=secure),)
+
+
+def at_port(url: str, port: int) -> str:
+    """*url* with another port: that of a node's own, where several share a host."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return parts._replace(netloc=f"{host}:{port}").geturl()
 
 
 def _outward(family: int, nobody: str) -> str | None:

@@ -22,6 +22,7 @@ from webmesh.routing import Match
 from webmesh.websocket.upgraded import Acceptance
 
 if TYPE_CHECKING:
+    from webmesh.auth import Identity
     from webmesh.plain_routes import PlainRoutes
 
 _BUSY = Refusal(503, "no thread is free for this route", (("Retry-After", "5"),))
@@ -127,6 +128,17 @@ class Endpoints:
             deflate = negotiate_deflate(request.extensions, limits=self._limits)
             if deflate is not None:
                 accepted.extensions.append(deflate)
+        return accepted
+
+    def decide_private(self, request: UpgradeRequest, identity: Identity) -> Acceptance | Refusal:
+        """As `decide`, where nobody but *identity* can come: neither names nor logins are looked at."""
+        if self.closing:
+            return _CLOSING
+        if request.path != self._mount:
+            return Refusal(404, "only the mesh is here")
+        accepted = self._mesh(request)
+        if isinstance(accepted, Acceptance):
+            accepted.identity = identity
         return accepted
 
     @property

@@ -1,6 +1,6 @@
 """One node of a mesh: whom it knows, whom it is linked to, and what it says of itself.
 
-Puts together who is alive (`protocol.membership`), links (`node_links`), dialling (`node_dialler`), joining
+Puts together who is alive (`protocol.membership`), links (`node_links`), dialling (`node_diallers`), joining
 (`mesh_joins`) and where addresses come from (`discovery`). Everything here runs in the server's hub. What programs see
 of it is `mesh`.
 """
@@ -12,12 +12,12 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from webmesh.advertising import own_urls
+from webmesh.advertising import at_port, own_urls
 from webmesh.auth import Identity
 from webmesh.client_session import TokenSource
 from webmesh.exceptions import (
@@ -25,15 +25,15 @@ from webmesh.exceptions import (
 )  # fmt: skip
 from webmesh.mesh_joins import NODE_ROLE, Joined, MeshJoins
 from webmesh.message_serializers import MessagePackSerializer
-from webmesh.node_dialler import NodeDialler
+from webmesh.node_diallers import NodeDiallers
 from webmesh.node_links import NodeLinks
 from webmesh.node_meeting import NodeMeeting
 from webmesh.options import GossipSettings
 from webmesh.protocol.claims import claim_of
 from webmesh.protocol.membership import Forward, Membership
-from webmesh.protocol.node_record import NodeRecord
+from webmesh.protocol.node_record import NodeRecord, Scalar
 from webmesh.protocol.probing import Probe
-from webmesh.websocket.upgraded import OWN_ADDRESS
+from webmesh.websocket.upgraded import OWN_ADDRESS, TcpAddress, UnixAddress
 
 if TYPE_CHECKING:
     import ssl
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 TICK = 0.2
 """Seconds between two looks at what is due."""
-DEFER = 0.3
-"""Seconds that the node with the larger id waits before it dials one that can dial it: mostly there is a link then."""
 GRACE = 0.2
 """Seconds of draining in which others hear of it, before calls are refused."""
 
@@ -70,6 +68,9 @@ class NodeSettings:
     token: TokenSource | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     gossip: GossipSettings = field(default_factory=GossipSettings)
+    door: TcpAddress | UnixAddress | None = None
+    """Where others dial this node, besides where its server listens: for one that shares that with other nodes. A Unix
+    socket is for nodes alone, and nobody logs in there: it must be in a folder that only they can reach."""
 
 
 class MeshNode:
@@ -80,6 +81,7 @@ class MeshNode:
 
     Attributes:
         links: Who is linked.
+        diallers: Who is dialled.
         watchers: Called in the hub, in no order, when anything has changed that nodes or links are.
         heard: Called in the hub with the id of a node whose link is new.
     """
@@ -97,7 +99,7 @@ class MeshNode:
         )  # fmt: skip
         self._membership: Membership | None = None
         self._discoveries = tuple(discoveries)
-        self._found: dict[Discovery, tuple[str, ...]] = {}
+        self._told_of_others = bool(settings.seeds or discoveries)
         self._serving: Serving | None = None
         self._joins = MeshJoins(
             lambda: self.me, self._known, secret=settings.secret, logins=logins, joined=self._came
@@ -105,14 +107,31 @@ class MeshNode:
         self._joins.register(router)
         router.add("$gossip", self._gossip, reserved=True, blocking=False)
         router.add("$news", self._news, reserved=True, blocking=False)
-        self._seeds: dict[str, NodeDialler] = {}
-        self._diallers: dict[str, NodeDialler] = {}
         self._jobs: set[gevent.Greenlet[..., None]] = set()
         self._stopped = self._rivalled = False
         self._own: WebSocketConnection | None = None
         self._meeting = NodeMeeting(
             lambda: self.serving, self._joins, self._met, token=settings.token, tls=settings.tls
         )
+        self.diallers = NodeDiallers(
+            settings.seeds, lambda: self.membership, self._meeting.meet, self._is_linked, self._refused
+        )
+
+    def share_server(
+        self, door: TcpAddress | UnixAddress, discovery: Discovery, metadata: Mapping[str, Scalar], *, others: bool
+    ) -> None:
+        """Be one of several nodes that serve at one address; before the start.
+
+        Args:
+            door: See `NodeSettings.door`.
+            discovery: Finds the others.
+            metadata: Told of this node, besides what its program tells.
+            others: Whether there are some already.
+        """
+        self._told_of_others |= others
+        self.settings = replace(self.settings, door=door, metadata={**self.settings.metadata, **metadata})
+        self._record = replace(self._record, metadata=self.settings.metadata)
+        self._discoveries = (*self._discoveries, discovery)
 
     @property
     def me(self) -> NodeRecord:
@@ -127,8 +146,7 @@ class MeshNode:
     @property
     def expects(self) -> bool:
         """Whether it was told where others may be, and has not looked there yet."""
-        looked = bool(self._seeds) and all(dialler.looked for dialler in self._seeds.values())
-        return bool(self.settings.seeds or self._discoveries) and not looked
+        return self._told_of_others and not self.diallers.looked
 
     @property
     def membership(self) -> Membership:
@@ -172,11 +190,7 @@ class MeshNode:
     def start(self, serving: Serving) -> None:
         """`Extension.start`."""
         self._serving = serving
-        record = self._record
-        if self.settings.advertise is None:
-            parts = serving.parts
-            urls = own_urls(serving.listener.address, parts.mount, secure=parts.tls is not None)
-            record = record.changed(addresses=urls)
+        record = self._record.changed(addresses=self._addresses(serving))
         self._membership = Membership(record, self.settings.gossip, random.Random(), time.monotonic())
         self._own = serving.loop(
             lambda: MessagePackSerializer(serving.parts.limits), Identity("this node", frozenset({NODE_ROLE}))
@@ -184,9 +198,22 @@ class MeshNode:
         self._spawn(self._beat)
         self._tell_watchers()
         for url in self.settings.seeds:
-            self._seed(url)
+            self.diallers.seed(url)
         for discovery in self._discoveries:
             self._spawn(self._discover, discovery)
+
+    def _addresses(self, serving: Serving) -> tuple[str, ...]:
+        """Where others can dial this node."""
+        parts, door, listener = serving.parts, self.settings.door, serving.listener
+        if door is not None:
+            private = isinstance(door, UnixAddress)
+            fellow = Identity("a fellow process", frozenset({NODE_ROLE}))
+            listener = serving.open_door(door, fellow if private else None)
+        if self.settings.advertise is None:
+            return own_urls(listener.address, parts.mount, secure=parts.tls is not None and listener.port is not None)
+        if door is None or listener.port is None:
+            return self.settings.advertise
+        return tuple(at_port(url, listener.port) for url in self.settings.advertise)
 
     def ended(self, connection: WebSocketConnection) -> None:
         """`Extension.ended`."""
@@ -194,9 +221,7 @@ class MeshNode:
         node = self.links.ended(connection)
         if node is not None and self._membership is not None and not self._stopped:
             self._membership.link_lost(node, time.monotonic())
-            for dialler in (self._diallers.get(node), *self._seeds.values()):
-                if dialler is not None:
-                    dialler.wake()
+            self.diallers.link_ended(node)
 
     def drain(self) -> None:
         """`Extension.drain`."""
@@ -218,8 +243,7 @@ class MeshNode:
         if self._membership is not None:
             self._membership.leave(time.monotonic())
             self._tell_all()
-        for dialler in (*self._seeds.values(), *self._diallers.values()):
-            dialler.stop()
+        self.diallers.stop()
         gevent.killall(list(self._jobs), block=False)
         self.links.stop()
         for discovery in self._discoveries:
@@ -275,17 +299,11 @@ class MeshNode:
 
     # ---------------------------------------------------------------------- dialling
 
-    def _seed(self, url: str) -> None:
-        if url not in self._seeds:
-            self._seeds[url] = dialler = NodeDialler([url], None, self._meeting.meet, self._is_linked, self._refused)
-            dialler.start()
-
     def _discover(self, discovery: Discovery) -> None:
         """Begin to hear of addresses."""
 
         def found(entries: Sequence[Found]) -> None:
-            mine = set(self.me.addresses)
-            self._found[discovery] = tuple(url for entry in entries for url in entry.urls if url not in mine)
+            self.diallers.found(discovery, entries)
             self._look()
 
         self._announce(discovery)
@@ -367,43 +385,13 @@ class MeshNode:
         for change in changes:
             told = {"node": change.record.id, "service": change.record.name, "state": change.after}
             logger.info("a node has changed", extra=told | {"before": change.before})
-        self._dial_who_is_there()
+        self.diallers.follow()
         rival = self.membership.rival
         if rival is not None and not self._rivalled:
             self._rivalled = True
             logger.error("another process has the id of this node", extra={"node": rival.id, "at": rival.addresses})
         if changes:
             self._tell_watchers()
-
-    def _dial_who_is_there(self) -> None:
-        """One dialler for each node that has addresses, lost ones included: a partition may end."""
-        wanted = {
-            node: member.record.addresses
-            for node, member in self.membership.members.items()
-            if member.record.addresses and member.state != "left" and node != self.me.id
-        }
-        for node, dialler in tuple(self._diallers.items()):
-            if wanted.get(node) != dialler.urls:
-                del self._diallers[node]
-                dialler.stop()
-        for node, urls in wanted.items():
-            if node not in self._diallers:
-                delay = DEFER if self.me.addresses and node < self.me.id else 0.0
-                self._diallers[node] = dialler = NodeDialler(
-                    urls, node, self._meeting.meet, self._is_linked, self._refused, delay=delay
-                )
-                dialler.start()
-        self._follow_found()
-
-    def _follow_found(self) -> None:
-        """What discovery has found are seeds, for as long as it finds them."""
-        found = {url for urls in self._found.values() for url in urls}
-        for url in found:
-            self._seed(url)
-        for url, dialler in tuple(self._seeds.items()):
-            if url not in found and url not in self.settings.seeds:
-                del self._seeds[url]
-                dialler.stop()
 
     def _spawn(self, job: Callable[..., None], *args: Any) -> None:
         greenlet = gevent.spawn(job, *args)

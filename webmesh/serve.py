@@ -32,6 +32,10 @@ def _main(arguments: Sequence[str], prog: str) -> int:
         from webmesh.cli.reloading import supervise
 
         return supervise(options, arguments)
+    if options.workers is not None and options.worker is None:
+        from webmesh.cli.workers import supervise_workers
+
+        return supervise_workers(options, arguments, prog)
     if options.patch:
         from gevent import monkey
 

@@ -60,6 +60,7 @@ class ServerParts:
     Attributes:
         connections: Those that are open now, by id.
         login: Says who peers are; `None` where nobody asks.
+        private_folder: What the addresses begin with of processes that serve together with this one; empty for none.
 
     Raises:
         ConfigurationError: What was registered makes no sense.
@@ -96,6 +97,7 @@ class ServerParts:
         self.limits, self.timeouts, self.observer = limits, timeouts, observer
         self.context, self.home = copy_context(), HubThread("webmesh-server")
         self.connections: dict[str, WebSocketConnection] = {}
+        self.private_folder = ""
         self._make_executors()
         self._make_runners(router, access, blocking=blocking)
         self.endpoints = Endpoints(
@@ -188,9 +190,12 @@ class ServerParts:
 
     def welcomed(self) -> tuple[WebSocketConnection, ...]:
         """The connections that are open now and that the program may know of; from any thread."""
-        return tuple(
-            one for one in tuple(self.connections.values()) if self.is_welcome(one) and one.address != OWN_ADDRESS
-        )
+        return tuple(one for one in tuple(self.connections.values()) if self.is_welcome(one) and not self._own(one))
+
+    def _own(self, connection: WebSocketConnection) -> bool:
+        """Whether its peer is this server itself, or a process that serves with it."""
+        address = connection.address
+        return address == OWN_ADDRESS or bool(self.private_folder) and address.startswith(self.private_folder)
 
     def kept(self, connection: WebSocketConnection) -> bool:
         """Whether some extension needs it until its own end."""

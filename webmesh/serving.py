@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import gevent.socket
@@ -26,7 +27,7 @@ from webmesh.websocket.binding import Listenable
 from webmesh.websocket.hub import Completion
 from webmesh.websocket.http import pages
 from webmesh.websocket.listener import Listener
-from webmesh.websocket.upgraded import OWN_ADDRESS, TcpAddress, Upgraded
+from webmesh.websocket.upgraded import OWN_ADDRESS, TcpAddress, UnixAddress, Upgraded
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
 if TYPE_CHECKING:
@@ -54,22 +55,17 @@ class Serving:
     """
 
     def __init__(
-        self, parts: ServerParts, address: Listenable, oversight: Oversight | None = None
+        self, parts: ServerParts, address: Listenable, oversight: Oversight | None = None, *, shared: bool = False
     ) -> None:
         self.parts = parts
         self._oversight = oversight
         self.watch = oversight.watch(parts) if oversight is not None else None
-        more = oversight.pages() if oversight is not None else {}
         self.home = parts.home
         self.started: Completion[None] = Completion()
         self.stopped: Completion[None] = Completion()
         self.closing = False
-        self.listener = Listener(
-            address, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer, tls=parts.tls,
-            decide=parts.endpoints.decide, serve=self._serve,
-            http=parts.endpoints.page(pages(ready=self._ready, mount=parts.mount, more=more)),
-            doors=parts.doors, make_place=parts.login.make_place if parts.login is not None else lambda: False,
-        )  # fmt: skip
+        self.listener = self._listener(address, shared=shared)
+        self._doors: list[Listener] = []
         self._host = address.host if isinstance(address, TcpAddress) else None
         self._starter: gevent.Greenlet[[], None] | None = None
         self._end_unclaimed = [True]
@@ -79,6 +75,18 @@ class Serving:
         )  # fmt: skip
         self._home_stops = True
         self._draining: Draining | None = None
+
+    def _listener(self, address: Listenable, **options: Any) -> Listener:
+        parts = self.parts
+        more = self._oversight.pages() if self._oversight is not None else {}
+        return Listener(
+            address, limits=parts.limits, timeouts=parts.timeouts, observer=parts.observer, **{
+                "tls": parts.tls, "decide": parts.endpoints.decide, "serve": self._serve,
+                "http": parts.endpoints.page(pages(ready=lambda: self.ready, mount=parts.mount, more=more)),
+                "doors": parts.doors,
+                "make_place": parts.login.make_place if parts.login is not None else lambda: False,
+            } | options,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Start the hub's thread and begin to listen there; `started` tells the outcome."""
@@ -141,7 +149,8 @@ class Serving:
         except IndexError:
             return False
 
-    def _ready(self) -> bool:
+    @property
+    def ready(self) -> bool:
         """Whether new work is welcome: it is not closing, and its engine can be reached."""
         return not self.closing and self.parts.topics.up
 
@@ -174,7 +183,8 @@ class Serving:
         parts.wills.start()
 
     def _not_started(self, error: Exception) -> None:
-        self.listener.stop_accepting()
+        for listener in self._listeners:
+            listener.stop_accepting()
         self.parts.pulse.stop()
         self.parts.topics.stop()
         claimed = self._claim_end()
@@ -204,13 +214,16 @@ class Serving:
         self._draining = draining = Draining(self.parts, seconds, alternates)
         try:
             self._end_start()
-            # The address is still listened on: new peers, and whoever probes, are told in so many words.
-            self.parts.endpoints.closing = True
+            self.listener.leave_to_others()
+            # Else the address is still listened on: new peers, and whoever probes, are told in so many words.
+            self.parts.endpoints.closing = not self.listener.shared
             self.parts.sessions.end_away()
             self._tell_extensions(lambda extension: extension.drain())
+            self.parts.endpoints.closing = True
             draining.say_goodbye()
             draining.finish_calls()
-            self.listener.stop_accepting()
+            for listener in self._listeners:
+                listener.stop_accepting()
             draining.close_connections()
             self._end_parts(Deadline(self.parts.timeouts.close), draining)
         finally:
@@ -239,7 +252,7 @@ class Serving:
         if extended:  # what follows may need the links that they keep
             draining.await_others(deadline.remaining() or 0.0)
         else:
-            self.listener.close(deadline.remaining() or 0.0)
+            self._close_listeners(deadline.remaining() or 0.0)
         parts.sessions.close()
         parts.dispatcher.stop(parts.timeouts.close)
         parts.wills.stop(deadline.remaining() or LAST_CHANCE)
@@ -248,11 +261,51 @@ class Serving:
         if extended:
             self._tell_extensions(lambda extension: extension.stop())
             draining.close_kept()
-            self.listener.close(deadline.remaining() or LAST_CHANCE)
+            self._close_listeners(deadline.remaining() or LAST_CHANCE)
         parts.pulse.stop()
         parts.keyed.close(deadline.remaining() or LAST_CHANCE)
         for executor in self._executors:
             executor.close(deadline.remaining() or LAST_CHANCE)
+
+    @property
+    def _listeners(self) -> tuple[Listener, ...]:
+        return self.listener, *self._doors
+
+    def _close_listeners(self, seconds: float) -> None:
+        for listener in self._listeners:
+            listener.close(seconds)
+
+    def open_door(self, address: TcpAddress | UnixAddress, identity: Identity | None = None) -> Listener:
+        """Listen at a further address, until the end.
+
+        Args:
+            identity: Who all count as that come there, where it is none of the program's business; `None` for peers
+                like all others.
+
+        Raises:
+            ListenFailed, ConfigurationError: It cannot be listened on.
+        """
+        options: dict[str, Any] = {}
+        if identity is not None:
+            if isinstance(address, UnixAddress):
+                self.parts.private_folder = f"unix:{os.path.dirname(address.path)}/"
+            options = {
+                "tls": None, "doors": None,
+                "decide": lambda request, address, certificate: self.parts.endpoints.decide_private(request, identity),
+                "serve": self._serve_private,
+            }  # fmt: skip
+        listener = self._listener(address, **options)
+        listener.start()
+        self._doors.append(listener)
+        return listener
+
+    def _serve_private(self, upgraded: Upgraded) -> int | None:
+        """As `_serve`; the program does not hear of it."""
+        connection = self._made(upgraded, dialled=False)
+        connection.identity = upgraded.identity
+        self._be_mesh(connection, upgraded.decision)  # type: ignore[arg-type]
+        self._live(connection)
+        return None
 
     def _serve(self, upgraded: Upgraded) -> int | None:
         """One connection's life, in the greenlet that holds its place; the code that it closed with."""
@@ -344,7 +397,8 @@ class Serving:
 
     def _leave(self, alive: bool) -> None:
         """In a forked child: all of it is the parent's, which goes on with it."""
-        self.listener.leave(alive=alive)
+        for listener in self._listeners:
+            listener.leave(alive=alive)
         for connection in self.parts.connections.values():
             connection.leave()
         if alive:

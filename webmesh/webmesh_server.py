@@ -115,7 +115,7 @@ class WebMeshServer(RouteHost, TopicHost):
         TopicHost.__init__(self, self.router, broker)
         subprotocol(serializer_type)  # refuses what is no serializer
         self._serializer_type, self.mount_path = serializer_type, checked_mount(mount)
-        self._compression, self._slow_peer, self._idempotency = compression, checked_policy(slow_peer), idempotency
+        self._compression, self._slow_peer, self.idempotency = compression, checked_policy(slow_peer), idempotency
         self._allowed_hosts = checked_hosts(checked_names("allowed_hosts", allowed_hosts))
         self._allowed_origins = checked_origins(checked_names("allowed_origins", allowed_origins))
         self._doors = Doors(
@@ -172,6 +172,7 @@ class WebMeshServer(RouteHost, TopicHost):
         *,
         unix: str | None = None,
         sock: socket.socket | None = None,
+        reuse_port: bool = False,
         blocking: bool = False,
     ) -> None:
         """Begin to serve, in a thread of the server's own.
@@ -181,6 +182,8 @@ class WebMeshServer(RouteHost, TopicHost):
             port: 0 lets the system choose; `port` tells which.
             unix: Path of a Unix socket to listen on instead.
             sock: A socket that listens already, which the server takes over: it is closed with it, its file stays.
+            reuse_port: Other processes listen there, too (with TCP by SO_REUSEPORT), and each gets a part of the peers.
+                At its end the server leaves them to the others, before all else.
             blocking: Return only when the server has closed.
 
         Raises:
@@ -191,13 +194,13 @@ class WebMeshServer(RouteHost, TopicHost):
         """
         if self._serving is not None:
             raise ConfigurationError("listen() was called before: a server serves once, make a new one")
-        address = listening_address(host, port, unix) if sock is None else sock
+        address = listening_address(host, port, unix, shared=reuse_port) if sock is None else sock
         parts = serving_context(self).run(self._parts)
         self.system.sessions, self.system.login = parts.sessions, parts.login
         self.system.wills, self.system.rights = parts.wills, parts.rights
         self.system.topics_epoch = parts.topics.broker.run
         self._serve_topics(parts)
-        self._serving = serving = Serving(parts, address, self._oversight)
+        self._serving = serving = Serving(parts, address, self._oversight, shared=reuse_port)
         self._status.attend(parts.dispatcher.counted, lambda: self.url, lambda: serving.closing)
         serving.start()
         if blocking:
@@ -212,7 +215,7 @@ class WebMeshServer(RouteHost, TopicHost):
             slow_peer=self._slow_peer,
             allowed_hosts=self._allowed_hosts, allowed_origins=self._allowed_origins, doors=self._doors,
             limits=self.limits, timeouts=self.timeouts, observer=self._oversight.observing(self.observer),
-            broker=self.broker, idempotency=self._idempotency, access=self._access,
+            broker=self.broker, idempotency=self.idempotency, access=self._access,
         )  # fmt: skip
 
     def await_started(self, timeout: float | None = None) -> None:
@@ -257,6 +260,11 @@ class WebMeshServer(RouteHost, TopicHost):
         """Whether it has started to listen and has not begun to close."""
         serving = self._serving
         return serving is not None and serving.started.done and serving.started.error is None and not serving.closing
+
+    @property
+    def ready(self) -> bool:
+        """Whether new work is welcome, as `/readyz` tells: it listens, and the engine of its topics can be reached."""
+        return self._serving is not None and self.listening and self._serving.ready
 
     def serve_forever(self) -> None:
         """Wait until the server has closed; listens on the default address unless it listens already."""

@@ -26,10 +26,10 @@ from webmesh.brokers.mesh_messages import (
     read_patterns, read_wire, since_to_wire,
 )  # fmt: skip
 from webmesh.brokers.mesh_port import Handler, MeshPort
-from webmesh.brokers.mesh_questions import ANSWER, PATIENCE, Doubtful, LeaderQuestions
+from webmesh.brokers.mesh_questions import ANSWER, NOT_THE_LEADER, PATIENCE, Doubtful, LeaderQuestions
 from webmesh.deadline import Clock
 from webmesh.exceptions import (
-    NOT_STARTED, BrokerError, BrokerUnavailable, InvalidArgument, PublishDoubtful, RemoteError,
+    BrokerError, BrokerUnavailable, InvalidArgument, PublishDoubtful, RemoteError,
     Unavailable, WebMeshError,
 )  # fmt: skip
 from webmesh.protocol.publication import Publication
@@ -65,12 +65,21 @@ class MeshBroker(Broker):
     def attach(self, port: MeshPort) -> dict[str, Handler]:
         """Belong to a node; what is to be answered there, by path."""
         self._port = port
-        return {
+        handlers: dict[str, Handler] = {
             "$lead": lambda node, said: self.council.received(node, said),
             "$resign": lambda node, said: self.council.resigned(node, said),
             "$engine": self._asked, "$interest": self._told, "$topic": self._forwarded, "$copy": self._copied,
             "$deliver": self._delivered, "$work": self._work, "$done": self._is_done, "$lost": self._lost,
         }  # fmt: skip
+        return {path: self._while_it_runs(handler) for path, handler in handlers.items()}
+
+    def _while_it_runs(self, handler: Handler) -> Handler:
+        def answering(node: str, said: Any) -> Any:
+            if self._council is None:  # its node has links before it, and after it
+                raise Unavailable("the engine of this node does not run", details=NOT_THE_LEADER)
+            return handler(node, said)
+
+        return answering
 
     @property
     def port(self) -> MeshPort:
@@ -269,7 +278,7 @@ class MeshBroker(Broker):
         """`$engine`."""
         engine = self._engine
         if engine is None or not self.council.leads:
-            raise Unavailable("this node does not lead the mesh", details=NOT_STARTED)
+            raise Unavailable("this node does not lead the mesh", details=NOT_THE_LEADER)
         if not isinstance(said, dict):
             raise InvalidArgument("$engine takes a map")
         return engine.ask(node, said)
@@ -308,12 +317,12 @@ class MeshBroker(Broker):
     def _copied(self, node: str, said: Any) -> None:
         """`$copy`: from the leader, for a copy of what it keeps."""
         if node != self.council.leader or not isinstance(said, dict):
-            raise Unavailable("this node follows another leader", details=NOT_STARTED)
+            raise Unavailable("this node follows another leader", details=NOT_THE_LEADER)
         if said.get("reset") is True:
             self._coming, self._copied_term = CopiedStorage(self.clock), said.get("term", 0)
         coming = self._coming
         if coming is None or self._copied_term != said.get("term"):
-            raise Unavailable("that is the rest of a copy whose beginning is not here", details=NOT_STARTED)
+            raise Unavailable("that is the rest of a copy whose beginning is not here", details=NOT_THE_LEADER)
         for operation in said.get("operations", ()):
             try:
                 coming.apply(operation)

@@ -25,6 +25,8 @@ ANSWER = 5.0
 """Seconds for its answer."""
 AGAIN = 0.05
 """Seconds before a node that was no leader is asked again."""
+NOT_THE_LEADER = {"leader": False}
+"""Details of the answer of one that does not lead, or no more: nothing has happened there."""
 DOUBTFUL = {"started": True}
 """Details of the answer of one that leads no more and cannot say what will become of it."""
 
@@ -63,7 +65,7 @@ class LeaderQuestions:
             except (ConnectionClosed, Unavailable) as error:
                 if isinstance(error, Unavailable) and error.details == DOUBTFUL and not repeatable:
                     raise Doubtful(error.message) from error
-                if isinstance(error, Unavailable) and error.details not in (NOT_STARTED, DOUBTFUL):
+                if isinstance(error, Unavailable) and error.details not in (NOT_THE_LEADER, NOT_STARTED, DOUBTFUL):
                     raise
             except (ReplyLost, RequestTimeout) as lost:
                 if not repeatable and getattr(lost, "started", True):

@@ -9,15 +9,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from webmesh import __version__
 from webmesh.observability.logs import QueuedHandler, escaped
 
-if TYPE_CHECKING:
-    from webmesh.routing import Route
-
 logger = logging.getLogger("webmesh.serve")
+
+
+class Routed(Protocol):
+    """What is told of a route."""
+
+    @property
+    def pattern(self) -> str:
+        """Its path."""
+
+    @property
+    def where(self) -> str:
+        """Where its handler is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRoute:
+    """A route of another process."""
+
+    pattern: str
+    where: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +45,10 @@ class Banner:
     url: str
     mode: str
     pid: int
-    routes: Sequence[Route]
+    routes: Sequence[Routed]
     notice: str = ""
+    workers: str = ""
+    """How many, and which; empty where there are none."""
 
 
 class Announcer:
@@ -50,6 +69,7 @@ class Announcer:
         self._record(
             logging.INFO, "serving", target=banner.name, url=banner.url, mode=banner.mode, pid=banner.pid,
             version=__version__, routes=routes, **({"notice": banner.notice} if banner.notice else {}),
+            **({"workers": banner.workers} if banner.workers else {}),
         )  # fmt: skip
 
     def failed(self, reason: str, traceback: str = "") -> None:
@@ -77,6 +97,7 @@ def _lines(banner: Banner) -> list[str]:
         f"  url     {banner.url}",
         f"  mode    {banner.mode}",
         f"  pid     {banner.pid}",
+        *([f"  workers {banner.workers}"] if banner.workers else []),
         f"  routes  {first}",
         *(f"          {line}" for line in more),
     ]

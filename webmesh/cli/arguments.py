@@ -14,6 +14,8 @@ from webmesh.options import DEFAULT_PORT, Limits
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS = ("text", "json")
+MOST_WORKERS = 128
+"""Half of the nodes that a mesh has by default: while workers are replaced there may be twice as many."""
 DEFAULT_HOST = "127.0.0.1"
 """Where a server listens that was told nothing: nobody outside the machine reaches it by accident."""
 
@@ -40,6 +42,10 @@ class ServeOptions:
     log_level: str = "info"
     log_format: str = "text"
     reload: bool = False
+    workers: int | None = None
+    worker_timeout: float = 60.0
+    worker: int | None = None
+    """Descriptor of the channel to the supervisor, in a worker that `--workers` has started."""
     report_to: int | None = None
     """Descriptor on which a server that `--reload` has started tells its parent what it imported."""
 
@@ -62,6 +68,8 @@ def parse_serve_options(arguments: Sequence[str], prog: str) -> ServeOptions:
         parser.error("--fd takes no --host, --port or --unix: the socket listens already")
     if given["fd"] is not None and given["reload"]:
         parser.error("--fd takes no --reload: the process that is started again does not inherit the socket")
+    if given["workers"] is not None and given["reload"]:
+        parser.error("--workers takes no --reload: SIGHUP replaces workers one after another")
     for name in ("keyfile", "client_ca"):
         if given[name] is not None and given["certfile"] is None:
             parser.error(f"--{name.replace('_', '-')} needs --certfile")
@@ -130,7 +138,27 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--reload", action="store_true", help="start again when an imported file below the current directory changes"
     )
+    group.add_argument(
+        "--workers", type=integer(1, MOST_WORKERS), metavar="N",
+        help="serve in N processes, one for each core to be used: calls, topics, presence and wills work across them. "
+        "One that ends is replaced; SIGHUP replaces all, one after another",
+    )  # fmt: skip
+    group.add_argument(
+        "--worker-timeout", type=_seconds, metavar="SECONDS",
+        help="kill and replace a worker whose hub has not turned for so long (default: 60; 0: never)",
+    )  # fmt: skip
     group.add_argument("--report-to", type=int, help=argparse.SUPPRESS)
+    group.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
 
 
 def _descriptor(text: str) -> int:

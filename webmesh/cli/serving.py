@@ -31,7 +31,9 @@ from webmesh.processes import is_patched
 
 if TYPE_CHECKING:
     from webmesh.cli.stopping import StopSignals
+    from webmesh.cli.worker_channel import WorkerEnd
     from webmesh.webmesh_server import WebMeshServer
+    from webmesh.worker_ticket import WorkerTicket
 
 STOPPED, NOT_STARTED, CUT_OFF = 0, 2, 3
 
@@ -74,6 +76,7 @@ def _serve(
     loaded = load_server(options.target, folder)
     _tell_late_patch(options)
     _configure(loaded.server, options, folder)
+    worker = _joined(loaded.server, options.worker, handler)
     if reporter is not None:
         reporter.start()
     from webmesh.cli.stopping import StopSignals
@@ -84,17 +87,41 @@ def _serve(
         os._exit(128 + number)
 
     with StopSignals(force) as signals:
-        _listen(loaded.server, options)
-        announcer.serving(_banner(loaded))
-        with _told(loaded.server) as notifier:
+        _listen(loaded.server, options, None if worker is None else worker.ticket)
+        if worker is None:
+            announcer.serving(_banner(loaded))
+        else:
+            _report(loaded, worker)
+        with _told(loaded.server, worker or Notifier()) as notifier:
             _run(loaded.server, signals, notifier)
     return CUT_OFF if loaded.server.drained is False else STOPPED
 
 
+def _joined(server: WebMeshServer, channel: int | None, handler: QueuedHandler) -> WorkerEnd | None:
+    """Become one of several workers, where this process is one."""
+    if channel is None:
+        return None
+    from webmesh.cli.worker_channel import WorkerEnd
+    from webmesh.worker import join_workers
+
+    worker = WorkerEnd(channel)
+    join_workers(server, worker.ticket)
+    handler.addFilter(worker.mark)
+    return worker
+
+
+def _report(loaded: Loaded, worker: WorkerEnd) -> None:
+    """Tell the supervisor that this worker serves, as soon as it does so together with the others."""
+    from webmesh.worker import await_fellows
+
+    worker.watch()
+    await_fellows(loaded.server, worker.ticket)
+    worker.ready(_banner(loaded))
+
+
 @contextlib.contextmanager
-def _told(server: WebMeshServer) -> Iterator[Notifier]:
+def _told(server: WebMeshServer, notifier: Notifier | WorkerEnd) -> Iterator[Notifier | WorkerEnd]:
     """Tell the service manager that the server is ready, and as long as its hub turns that it lives."""
-    notifier = Notifier()
     notifier.tell(READY=1, STATUS=f"serving at {server.url}")
     signs = None if notifier.interval is None else gevent.spawn(_show_life, server, notifier, notifier.interval)
     try:
@@ -104,13 +131,13 @@ def _told(server: WebMeshServer) -> Iterator[Notifier]:
             signs.kill()
 
 
-def _show_life(server: WebMeshServer, notifier: Notifier, interval: float) -> None:
+def _show_life(server: WebMeshServer, notifier: Notifier | WorkerEnd, interval: float) -> None:
     while True:
         server.in_hub(notifier.show_life)
         gevent.sleep(interval)
 
 
-def _run(server: WebMeshServer, signals: StopSignals, notifier: Notifier) -> None:
+def _run(server: WebMeshServer, signals: StopSignals, notifier: Notifier | WorkerEnd) -> None:
     """Serve until a signal says to stop, then stop accepting and finish the calls in progress."""
     number = signals.wait()
     while number is signal.SIGHUP and server.tls is not None:
@@ -151,16 +178,19 @@ def _configure(server: WebMeshServer, options: ServeOptions, folder: Path) -> No
         server.configure(**overrides)
 
 
-def _listen(server: WebMeshServer, options: ServeOptions) -> None:
+def _listen(server: WebMeshServer, options: ServeOptions, ticket: WorkerTicket | None) -> None:
     """Listen, or raise a ConfigurationError that says what to do."""
-    handed_over = _handed_over(options)
+    handed_over = _handed_over(options) if ticket is None else ticket.fd
     sock = None if handed_over is None else inherited_socket(handed_over)
     try:
-        server.listen(options.host, options.port, unix=options.unix, sock=sock, blocking=False)
+        if ticket is not None:
+            server.listen(ticket.host, ticket.port or 0, sock=sock, reuse_port=True)
+        else:
+            server.listen(options.host, options.port, unix=options.unix, sock=sock)
         server.await_started(server.timeouts.start)
     except (OSError, TransportError) as error:
         server.close(0)  # joins its native thread: one that ends together with the interpreter can crash it
-        raise ConfigurationError(_listen_failure(options, error)) from error
+        raise ConfigurationError(listen_failure(options, error)) from error
 
 
 def _handed_over(options: ServeOptions) -> int | None:
@@ -171,7 +201,8 @@ def _handed_over(options: ServeOptions) -> int | None:
     return None if options.unix is not None or options.addressed else activated
 
 
-def _listen_failure(options: ServeOptions, error: Exception) -> str:
+def listen_failure(options: ServeOptions, error: Exception) -> str:
+    """Why the address cannot be listened on, and what to do."""
     number = getattr(error, "errno", None)
     if options.unix is not None:
         return f"{options.unix} is in use by another process" if number == errno.EADDRINUSE else str(error)

@@ -12,6 +12,7 @@ Opener = Callable[..., Discovery]
 
 OPENERS: dict[str, str | Opener] = {
     **dict.fromkeys(("ws", "wss", "ws+unix", "static"), "webmesh.discovery.static:open_static"),
+    "file": "webmesh.discovery.folder:open_folder",
     **dict.fromkeys(("dns", "dns+srv"), "webmesh.discovery.dns:open_dns"),
     **dict.fromkeys(
         ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),

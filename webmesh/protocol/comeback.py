@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from webmesh.exceptions import (
-    Cancelled, ConfigurationError, ConnectFailed, ConnectionClosed, DeadlineExceeded, HandshakeRejected,
+    Cancelled, ConfigurationError, ConnectFailed, ConnectionClosed, DeadlineExceeded, HandlerFailed, HandshakeRejected,
     PermissionDenied, RemoteError, ReplyLost, RequestTimeout, Unauthenticated,
 )  # fmt: skip
 
@@ -36,6 +36,10 @@ class Comeback:
     """Seconds that the server asked to wait."""
     elsewhere: bool = False
     """Another address, if there is one, before this one."""
+
+
+_PASSING_ERRORS = Cancelled, DeadlineExceeded, HandlerFailed
+"""What says nothing about the next hello: a server whose own code failed may have got well by then."""
 
 
 def after_close(code: int) -> Comeback:
@@ -68,7 +72,7 @@ def after_failure(error: Exception, *, ever_connected: bool) -> Comeback:
     if isinstance(error, RequestTimeout):
         return Comeback("no answer to hello", elsewhere=True)
     if isinstance(error, RemoteError):
-        if not error.retryable and not isinstance(error, Cancelled | DeadlineExceeded):
+        if not error.retryable and not isinstance(error, _PASSING_ERRORS):
             return Comeback(f"hello refused with {type(error).code}", final=True)
         return Comeback("hello refused", asked=error.retry_after, elsewhere=True)
     return Comeback("attempt failed")

@@ -74,7 +74,23 @@ def bind(address: Listenable, *, backlog: int, timeout: float) -> Binding:
 
 
 def _bind_tcp(address: TcpAddress, backlog: int, timeout: float) -> Binding:
-    name = f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+    sock = hold_port(address, timeout)
+    try:
+        sock.listen(backlog)
+        bound = sock.getsockname()
+    except OSError as error:
+        sock.close()
+        raise _failure(_name(address), error) from error
+    return Binding(sock, address_text(sock.family, bound), bound[1])
+
+
+def hold_port(address: TcpAddress, timeout: float) -> socket:
+    """A socket that has the port and does not listen: nobody is sent there, and nobody else gets the port.
+
+    Raises:
+        ListenFailed, ConfigurationError: As `bind`.
+    """
+    name = _name(address)
     if not 0 <= address.port <= 0xFFFF:
         # The resolver would take it modulo 65536 and so listen somewhere else.
         raise ConfigurationError(f"cannot listen on {name}: a port is a number from 0 to 65535")
@@ -84,17 +100,21 @@ def _bind_tcp(address: TcpAddress, backlog: int, timeout: float) -> Binding:
         sock = socket(family, SOCK_STREAM)
         # A restarted server must not wait until the connections of the last one have left TIME_WAIT.
         sock.setsockopt(SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+        if address.shared:
+            sock.setsockopt(SOL_SOCKET, stdlib_socket.SO_REUSEPORT, 1)
         if address.host in ("", _BOTH_FAMILIES) and family == AF_INET6:
             # Whatever the system's setting: one socket for IPv4 and IPv6. No other address is both.
             sock.setsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY, 0)
         sock.bind(where)
-        sock.listen(backlog)
-        bound = sock.getsockname()
     except (OSError, UnicodeError) as error:
         if sock is not None:
             sock.close()
         raise _failure(name, error) from error
-    return Binding(sock, address_text(family, bound), bound[1])
+    return sock
+
+
+def _name(address: TcpAddress) -> str:
+    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
 
 
 def _resolved(address: TcpAddress, timeout: float) -> tuple[int, tuple[object, ...]]:

@@ -31,7 +31,7 @@ from webmesh.websocket.doors import Doors
 from webmesh.websocket.http import HttpAnswer
 from webmesh.websocket.refusals import Refusals
 from webmesh.websocket.tls import ServerTLS
-from webmesh.websocket.upgraded import address_text
+from webmesh.websocket.upgraded import TcpAddress, address_text
 
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
@@ -55,6 +55,7 @@ class Listener:
         http: Answers what is no upgrade.
         doors: Who stands before it; `None` for nobody.
         make_place: Called when there are as many connections as may be; ends one that is worth less, or returns false.
+        shared: Other processes accept at the same address.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class Listener:
         http: Callable[[HttpRequest], HttpAnswer],
         doors: Doors | None = None,
         make_place: Callable[[], bool] = lambda: False,
+        shared: bool = False,
     ) -> None:
         self._wanted = address
+        self.shared = shared
         self._limits = limits
         self._timeouts = timeouts
         self._admission: Admission[Arrival] = Admission(
@@ -122,6 +125,13 @@ class Listener:
     def newcomers(self) -> int:
         """Peers that have not become connections: silent ones, handshakes under way, answers being read."""
         return self._admission.newcomers
+
+    def leave_to_others(self) -> None:
+        """Accept what waits, and leave all that comes to the other processes; where there are none, do nothing."""
+        if self.shared and self._server is not None:
+            if isinstance(self._wanted, TcpAddress):
+                self._server.take_queued()  # its queue is this process's own, and is reset when the socket is closed
+            self.stop_accepting()
 
     def stop_accepting(self) -> None:
         """Close the listening socket and remove its file; connections live on. Safe to call twice."""
@@ -225,6 +235,17 @@ class _Server(StreamServer):
             self._reception.refusals.handshake(address_text(sock.family, address), 0, BANNED, quiet=True)
             return
         super().do_handle(sock, address)
+
+    def take_queued(self) -> None:
+        """Accept all that waits to be."""
+        while self.started and not self.full():
+            try:
+                accepted = self.do_read()
+            except OSError:
+                return
+            if not accepted:
+                return
+            self.do_handle(*accepted)
 
     def close(self) -> None:
         """Close the listening socket, at once and for good."""

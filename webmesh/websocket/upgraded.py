@@ -38,6 +38,8 @@ class TcpAddress:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     """0 lets the system choose: the listener tells which."""
+    shared: bool = False
+    """Whether other processes of the same user may listen there, too (SO_REUSEPORT): each gets a part of the peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +120,16 @@ def address_text(family: int, address: Any, unix_path: str = "") -> str:
     return f"{mapped}:{port}" if mapped != host and "." in mapped else f"[{host}]:{port}"
 
 
-def listening_address(host: str, port: int, unix: str | None) -> TcpAddress | UnixAddress:
+def listening_address(host: str, port: int, unix: str | None, *, shared: bool = False) -> TcpAddress | UnixAddress:
     """Where a server is to listen: the Unix socket if there is one, else TCP.
 
     Raises:
         ConfigurationError: Host and port are not what an address is made of.
     """
     if unix is not None:
+        if shared:
+            raise ConfigurationError("reuse_port is for TCP: processes that share a Unix socket inherit it (sock=)")
         return UnixAddress(unix)
     if not isinstance(host, str) or not isinstance(port, int):
         raise ConfigurationError(f"an address is a text and a whole number, not {host!r} and {port!r}")
-    return TcpAddress(host, port)
+    return TcpAddress(host, port, shared)

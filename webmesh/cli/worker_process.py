@@ -1,0 +1,91 @@
+"""One worker as its supervisor sees it: a process, and what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from webmesh.cli.worker_channel import SupervisorEnd
+from webmesh.worker_ticket import VARIABLE, WorkerTicket
+
+
+class WorkerProcess:
+    """From its start to its end.
+
+    Args:
+        command: What is run, with "{}" where the number of the channel stands.
+        ticket: What it is told.
+
+    Attributes:
+        said: What it told when it was ready; `None` before.
+        heard: The clock's reading at its last sign of life.
+        told_to_end: Whether it was.
+    """
+
+    def __init__(self, command: Sequence[str], ticket: WorkerTicket) -> None:
+        self.ticket = ticket
+        self.said: Mapping[str, Any] | None = None
+        self.told_to_end = False
+        self.channel = SupervisorEnd()
+        self.channel.give(ticket)
+        number = self.channel.inherited.fileno()
+        self._process = subprocess.Popen(
+            [word.replace("{}", str(number)) for word in command],
+            pass_fds=[number] if ticket.fd is None else [number, ticket.fd],
+            env={**os.environ, VARIABLE: str(ticket.slot)},
+            process_group=0,  # Ctrl-C goes to the whole group of the terminal: each gets it once, from us
+        )
+        self.channel.inherited.close()
+        self.heard = time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
+    @property
+    def ready(self) -> bool:
+        """Whether it serves."""
+        return self.said is not None and not self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process has ended."""
+        return self._process.poll() is not None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status; negative where a signal has ended it, `None` before the end."""
+        return self._process.returncode
+
+    def hear(self) -> bool:
+        """Take in what it has said; whether it has just become ready."""
+        before = self.said
+        for message in self.channel.read():
+            self.heard = time.monotonic()
+            if message.get("event") == "ready":
+                self.said = message
+        return before is None and self.said is not None
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """Ask it to end, by a signal; a second one ends it at once."""
+        self.told_to_end = True
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
+
+    def bury(self) -> int:
+        """Wait for its end; the status."""
+        status = self._process.wait()
+        self.channel.close()
+        return status
+
+    def about(self) -> dict[str, Any]:
+        """For logs."""
+        return {"worker": self.ticket.slot, "pid": self.pid}
