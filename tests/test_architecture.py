@@ -37,6 +37,7 @@ LAYERS = {
     "webmesh.call": 1,
     "webmesh.call_counts": 1,
     "webmesh.messages": 1,
+    "webmesh.worker_ticket": 1,
     "webmesh.retries": 1,
     "webmesh.call_policy": 1,
     "webmesh.hashing": 1,
@@ -127,6 +128,7 @@ LAYERS = {
     "webmesh.advertising": 4,
     "webmesh.node_links": 4,
     "webmesh.node_dialler": 4,
+    "webmesh.node_diallers": 4,
     "webmesh.mesh_joins": 4,
     "webmesh.mesh_node": 4,
     "webmesh.node_meeting": 4,
@@ -134,6 +136,7 @@ LAYERS = {
     "webmesh.node_port": 4,
     # 5 mesh
     "webmesh.mesh": 5,
+    "webmesh.worker": 5,
     "webmesh.route_host": 4,
     "webmesh.topic_host": 4,
     "webmesh.webmesh_server": 4,

@@ -7,11 +7,11 @@ Decides how a server that knows nothing of that becomes a node of the workers' o
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
-import gevent
-
 from webmesh.brokers.memory import MemoryBroker
+from webmesh.brokers.mesh import MeshBroker
 from webmesh.deadline import Deadline
 from webmesh.discovery.folder import FolderDiscovery
 from webmesh.exceptions import ConfigurationError
@@ -82,12 +82,19 @@ def await_fellows(server: WebMeshServer, ticket: WorkerTicket, seconds: float = 
     long, as when one of them has just ended."""
     node = _node_of(server)
     assert node is not None
-    deadline = Deadline(seconds)
+    deadline, pause = Deadline(seconds), threading.Event()
     while not deadline.expired:
-        if len(node.serving.home.run(fellow_links, node, ticket)) >= ticket.fellows and server.ready:
+        if node.serving.home.run(_settled, server, node, ticket):
             return True
-        gevent.sleep(POLL)
+        pause.wait(POLL)
     return False
+
+
+def _settled(server: WebMeshServer, node: MeshNode, ticket: WorkerTicket) -> bool:
+    """Whether it could do without any of the others: it has links, and there are copies of what topics keep."""
+    if len(fellow_links(node, ticket)) < ticket.fellows or not server.ready:
+        return False
+    return not isinstance(server.broker, MeshBroker) or server.broker.settled
 
 
 def fellow_links(node: MeshNode, ticket: WorkerTicket) -> dict[str, Any]:

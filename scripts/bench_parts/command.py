@@ -17,11 +17,12 @@ from bench_parts.fan_out import FanOut
 from bench_parts.gossip import GossipCost
 from bench_parts.matching import MatchingCost
 from bench_parts.mesh import MeshCost
+from bench_parts.workers import Workers
 from bench_parts.report import MachineUse, Report, Section
 from bench_parts.rounds import Bench, Outcome, Settings
 
 IDLE, HANDSHAKES, ROUTES = "idle", "handshakes", "routes"
-SECTIONS = ("fan-out", "matching", "brokers", "gossip", "balancing", "mesh")
+SECTIONS = ("fan-out", "matching", "brokers", "gossip", "balancing", "mesh", "workers")
 """What is measured in a way of its own. Named alone, they need no floor of messages."""
 DESCRIPTION = """Measure WebMesh beside plain gevent, WebSocket libraries, gRPC and zerorpc: server CPU per message,
 messages a second, latency, memory of idle connections, handshakes. Prints one report in markdown.
@@ -110,6 +111,8 @@ def sections(options: argparse.Namespace) -> list[Section]:
         made.append(BalancingCost(rounds=rounds))
     if "mesh" in wanted:
         made.append(MeshCost(rounds=rounds))
+    if "workers" in wanted:
+        made.append(Workers(rounds=rounds))
     return made
 
 

@@ -92,6 +92,7 @@ def listening(
     decide: Callable[[UpgradeRequest, str, dict[str, Any] | None], Acceptance | Refusal] = accept_all,
     serve: Callable[[Upgraded], None] = echo,
     http: Callable[[HttpRequest], HttpAnswer] = pages(ready=lambda: True),
+    shared: bool = False,
 ) -> Iterator[Listener]:
     """A listener that has started, on a port of 127.0.0.1 unless the test says otherwise."""
     listener = Listener(
@@ -103,6 +104,7 @@ def listening(
         decide=decide,
         serve=serve,
         http=http,
+        shared=shared,
     )
     listener.start()
     try:

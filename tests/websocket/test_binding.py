@@ -15,7 +15,7 @@ from tests.websocket.loopback import PATIENCE, descriptors, no_more_than, peer_a
 from webmesh.exceptions import ConfigurationError, TransportError
 from webmesh.websocket import binding as module
 from webmesh.exceptions import ListenFailed
-from webmesh.websocket.binding import bind
+from webmesh.websocket.binding import bind, hold_port
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress
 
 needs_ipv6 = pytest.mark.skipif(not stdlib_socket.has_dualstack_ipv6(), reason="needs IPv6 on this machine")
@@ -250,3 +250,25 @@ def test_a_socket_that_does_not_listen_is_refused():
         with pytest.raises(ConfigurationError, match="does not listen"):
             bound(given)
         assert given.fileno() >= 0
+
+
+def test_a_shared_port_is_taken_by_several_of_one_user():
+    """Each of them listens; whoever did not ask for that is kept out."""
+    first = bound(TcpAddress("127.0.0.1", 0, shared=True))
+    with first.sock:
+        second = bound(TcpAddress("127.0.0.1", first.port, shared=True))
+        with second.sock, pytest.raises(ListenFailed):
+            bound(TcpAddress("127.0.0.1", first.port))
+
+
+def test_a_port_that_is_held_is_kept_and_sends_nobody_anywhere():
+    """Peers get to those who listen, and to nobody else where nobody does."""
+    with hold_port(TcpAddress("127.0.0.1", 0, shared=True), PATIENCE) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            peer_at(f"127.0.0.1:{port}")
+        binding = bound(TcpAddress("127.0.0.1", port, shared=True))
+        with binding.sock:
+            for _ in range(8):
+                with peer_at(f"127.0.0.1:{port}"):
+                    binding.sock.accept()[0].close()

@@ -126,6 +126,28 @@ def test_peers_have_an_address_on_every_family(address, tmp_path, monkeypatch):
     assert [expected] == seen
 
 
+def test_one_of_several_leaves_its_address_and_loses_nobody():
+    """Who waits in its queue is accepted before that is closed, which would reset them; later ones are another's."""
+    with listening(TcpAddress("127.0.0.1", 0, shared=True), shared=True) as first:
+        waiting = [peer(first) for _ in range(40)]
+        with listening(TcpAddress("127.0.0.1", first.port, shared=True), shared=True) as second:
+            first.leave_to_others()
+            later = [peer(second) for _ in range(10)]
+            for sock in (*waiting, *later):
+                sock.sendall(upgrade())
+                assert 101 == status_of(read_head(sock))
+            assert (len(waiting), len(later)) == (first.connections, second.connections)
+            for sock in (*waiting, *later):
+                sock.close()
+
+
+def test_the_only_one_does_not_leave_its_address():
+    """There is nobody to leave it to: newcomers are told in words that it closes."""
+    with listening() as listener:
+        listener.leave_to_others()
+        peer(listener).close()
+
+
 def test_a_socket_that_listens_already_is_served():
     """As handed over by a service manager, with a client in its queue."""
     given = stdlib_socket.socket(AF_INET, SOCK_STREAM)

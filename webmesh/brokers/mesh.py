@@ -18,6 +18,7 @@ import gevent
 from webmesh.brokers.base import Accepted, Broker, GroupName, History, Keep, Places, Since, Sink
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.brokers.copied_storage import CopiedStorage
+from webmesh.brokers.mesh_copies import COPIES
 from webmesh.brokers.mesh_council import MeshCouncil
 from webmesh.brokers.mesh_interest import MeshInterest
 from webmesh.brokers.mesh_lead import MeshLead
@@ -94,6 +95,11 @@ class MeshBroker(Broker):
         if self._sink is None:
             raise BrokerUnavailable("the engine has not started, or has stopped")
         return self._sink
+
+    @property
+    def settled(self) -> bool:
+        """Whether as many nodes have a copy of what is kept as should: with fewer, a kill may lose it."""
+        return self._council is not None and self._council.has_keepers(1 + COPIES)
 
     @property
     def council(self) -> MeshCouncil:

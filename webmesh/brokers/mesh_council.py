@@ -68,6 +68,12 @@ class MeshCouncil:
         """Who does, as far as this node knows."""
         return self.leadership.leader(time.monotonic())
 
+    def has_keepers(self, count: int) -> bool:
+        """Whether there is a leader, and *count* nodes that can be reached, or all of these, keep what it keeps."""
+        near = {self._port.me, *self._port.linked()}
+        keepers = near.intersection(self.leadership.council.keepers)
+        return self.leader is not None and len(keepers) >= min(count, len(near))
+
     def start(self) -> None:
         """Begin to take part."""
         self._look()

@@ -45,7 +45,7 @@ class ServeOptions:
     workers: int | None = None
     worker_timeout: float = 60.0
     worker: int | None = None
-    """Descriptor of the channel to the supervisor, in a worker that `--workers` has started."""
+    """Descriptor of the link to the supervisor, in a worker that `--workers` has started."""
     report_to: int | None = None
     """Descriptor on which a server that `--reload` has started tells its parent what it imported."""
 

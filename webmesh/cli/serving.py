@@ -31,7 +31,7 @@ from webmesh.processes import is_patched
 
 if TYPE_CHECKING:
     from webmesh.cli.stopping import StopSignals
-    from webmesh.cli.worker_channel import WorkerEnd
+    from webmesh.cli.worker_link import WorkerEnd
     from webmesh.webmesh_server import WebMeshServer
     from webmesh.worker_ticket import WorkerTicket
 
@@ -97,14 +97,14 @@ def _serve(
     return CUT_OFF if loaded.server.drained is False else STOPPED
 
 
-def _joined(server: WebMeshServer, channel: int | None, handler: QueuedHandler) -> WorkerEnd | None:
+def _joined(server: WebMeshServer, link: int | None, handler: QueuedHandler) -> WorkerEnd | None:
     """Become one of several workers, where this process is one."""
-    if channel is None:
+    if link is None:
         return None
-    from webmesh.cli.worker_channel import WorkerEnd
+    from webmesh.cli.worker_link import WorkerEnd
     from webmesh.worker import join_workers
 
-    worker = WorkerEnd(channel)
+    worker = WorkerEnd(link)
     join_workers(server, worker.ticket)
     handler.addFilter(worker.mark)
     return worker

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from webmesh.cli.worker_channel import SupervisorEnd
+from webmesh.cli.worker_link import SupervisorEnd
 from webmesh.worker_ticket import VARIABLE, WorkerTicket
 
 
@@ -17,7 +17,7 @@ class WorkerProcess:
     """From its start to its end.
 
     Args:
-        command: What is run, with "{}" where the number of the channel stands.
+        command: What is run, with "{}" where the number of the link stands.
         ticket: What it is told.
 
     Attributes:
@@ -30,16 +30,16 @@ class WorkerProcess:
         self.ticket = ticket
         self.said: Mapping[str, Any] | None = None
         self.told_to_end = False
-        self.channel = SupervisorEnd()
-        self.channel.give(ticket)
-        number = self.channel.inherited.fileno()
+        self.link = SupervisorEnd()
+        self.link.give(ticket)
+        number = self.link.inherited.fileno()
         self._process = subprocess.Popen(
             [word.replace("{}", str(number)) for word in command],
             pass_fds=[number] if ticket.fd is None else [number, ticket.fd],
             env={**os.environ, VARIABLE: str(ticket.slot)},
             process_group=0,  # Ctrl-C goes to the whole group of the terminal: each gets it once, from us
         )
-        self.channel.inherited.close()
+        self.link.inherited.close()
         self.heard = time.monotonic()
 
     @property
@@ -65,7 +65,7 @@ class WorkerProcess:
     def hear(self) -> bool:
         """Take in what it has said; whether it has just become ready."""
         before = self.said
-        for message in self.channel.read():
+        for message in self.link.read():
             self.heard = time.monotonic()
             if message.get("event") == "ready":
                 self.said = message
@@ -83,7 +83,7 @@ class WorkerProcess:
     def bury(self) -> int:
         """Wait for its end; the status."""
         status = self._process.wait()
-        self.channel.close()
+        self.link.close()
         return status
 
     def about(self) -> dict[str, Any]:

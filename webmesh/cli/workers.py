@@ -72,7 +72,7 @@ class WorkerSupervisor:
     """The parent's part.
 
     Args:
-        command: Starts a worker; "{}" in it is the number of its channel.
+        command: Starts a worker; "{}" in it is the number of its link.
         place: Where they listen.
     """
 
@@ -150,7 +150,7 @@ class WorkerSupervisor:
             slot=slot, life=self._lives, folder=place.folder, secret=self._secret, host=place.host, port=place.port,
             fd=place.fd, fellows=sum(one.ready for one in self._workers.values()),
         ))  # fmt: skip
-        self._selector.register(worker.channel.sock, selectors.EVENT_READ, lambda: self._hear(worker))
+        self._selector.register(worker.link.sock, selectors.EVENT_READ, lambda: self._hear(worker))
         return worker
 
     def _await_ready(self, worker: WorkerProcess) -> bool:
@@ -204,18 +204,19 @@ class WorkerSupervisor:
 
     def _hear(self, worker: WorkerProcess) -> None:
         if worker.hear():
+            logger.info("a worker serves", extra=worker.about())
             self._delays[worker.ticket.slot].opened(time.monotonic())
-        if worker.channel.ended:
-            self._selector.unregister(worker.channel.sock)
+        if worker.link.ended:
+            self._selector.unregister(worker.link.sock)
 
-    def _bury(self, worker: WorkerProcess) -> int:
-        if not worker.channel.ended:  # a child of its own may still have the other end
-            self._selector.unregister(worker.channel.sock)
+    def _bury(self, worker: WorkerProcess) -> None:
+        if not worker.link.ended:  # a child of its own may still have the other end
+            self._selector.unregister(worker.link.sock)
         status = worker.bury()
-        if worker.told_to_end and worker.said is None:
-            status = STOPPED  # the signal came before it could do anything about it, and nothing was lost
-        self._statuses.append(status)
-        return status
+        if self._stopping and worker.told_to_end and worker.said is None:
+            return  # the signal came before it could do anything about it, and nothing was lost
+        if worker.told_to_end or not self._serving:
+            self._statuses.append(status)
 
     def _look_after(self, slot: int, worker: WorkerProcess) -> None:
         now = time.monotonic()
@@ -272,7 +273,7 @@ class WorkerSupervisor:
     # ------------------------------------------------------------------------ the end
 
     def _stop(self) -> None:
-        self._statuses.clear()
+        self._statuses.clear()  # of those that were replaced
         self._notifier.tell(STOPPING=1, STATUS="draining")
         self._stopping = True
         for worker in self._all():

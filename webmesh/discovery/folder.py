@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -59,10 +58,15 @@ class FolderDiscovery(PolledDiscovery):
         """See `PolledDiscovery.look`; also touches this node's own file."""
         try:
             self._keep()
-            names = sorted(self._folder.glob(f"*{SUFFIX}"))[: MOST_FOUND + 1]
+            touched = {name: _touched(name) for name in sorted(self._folder.glob(f"*{SUFFIX}"))[: MOST_FOUND + 1]}
         except OSError as error:
             raise RegistryUnavailable(f"{self.place}: {error.strerror}") from error
-        entries = [self._read(name) for name in names if name != self._own]
+        # By the newest of them and not by a clock: that of the file system, or of this machine, may be another.
+        due = max(touched.values(), default=0.0) - self._lease
+        for name in [name for name, at in touched.items() if at < due]:
+            _remove(name)
+            del touched[name]
+        entries = [self._read(name) for name in touched if name != self._own]
         return [entry for entry in entries if entry is not None]
 
     def close(self) -> None:
@@ -87,12 +91,9 @@ class FolderDiscovery(PolledDiscovery):
         self._own, self._written = own, record
 
     def _read(self, name: Path) -> Found | None:
-        """What stands there; `None` for what is no node's, or a dead one's."""
+        """What stands there; `None` for what is no node's."""
         try:
             with name.open("rb") as file:
-                if time.time() - os.fstat(file.fileno()).st_mtime > self._lease:
-                    _remove(name)
-                    return None
                 record = read_record(json.loads(file.read(RECORD_SIZE + 1)))
         except FileNotFoundError:
             return None
@@ -100,6 +101,14 @@ class FolderDiscovery(PolledDiscovery):
             self.drop(1, str(error)[:200])
             return None
         return Found(record.addresses, record) if record.addresses else None
+
+
+def _touched(name: Path) -> float:
+    """When that was; long ago where it is gone."""
+    try:
+        return name.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _remove(name: Path) -> None:

@@ -85,7 +85,8 @@ def _bind_tcp(address: TcpAddress, backlog: int, timeout: float) -> Binding:
 
 
 def hold_port(address: TcpAddress, timeout: float) -> socket:
-    """A socket that has the port and does not listen: nobody is sent there, and nobody else gets the port.
+    """A socket that has the port and does not listen: nobody is sent there, and the system gives the port to nobody
+    who asks for any that is free.
 
     Raises:
         ListenFailed, ConfigurationError: As `bind`.

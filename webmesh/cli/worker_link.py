@@ -37,7 +37,7 @@ class WorkerEnd:
     """The worker's end.
 
     Args:
-        descriptor: Of the channel; inherited.
+        descriptor: Of the link; inherited.
 
     Attributes:
         interval: Seconds between two signs of life.

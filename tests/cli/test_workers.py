@@ -1,0 +1,267 @@
+"""`serve --workers` as whole processes: what a user starts, kills and reloads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_systemd import Manager
+from tests.processes import ENVIRONMENT, LONGEST
+from tests.running import PATIENCE, wait_for
+from webmesh import WebMeshClient
+from webmesh.exceptions import ConnectionClosed, LinkRefused, WebMeshError
+
+pytestmark = pytest.mark.once
+
+APP = """
+import os
+import time
+from webmesh import Timeouts, WebMeshServer
+
+server = WebMeshServer(name="shop", timeouts=Timeouts(drain=5.0))
+server.topic("news/*", history=100, retain=True)
+kept = []
+
+
+@server.on("/who", idempotent=True)
+def who(payload, path, client):
+    return [os.environ["WEBMESH_WORKER"], os.getpid()]
+
+
+@server.on("/hang")
+def hang(payload, path, client):
+    import _thread
+    time.sleep(0)
+    exec("while True: pass")
+
+
+@server.on("/release")
+def release(payload, path, client):
+    return open("release").read()
+
+
+if os.path.exists("broken"):
+    raise RuntimeError("this module is broken")
+"""
+
+
+class Served:
+    """A supervisor and its workers."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        place = () if {"--unix", "--fd"} & {*arguments} else ("--port", str(self.port))
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "webmesh.serve", *place, *arguments],
+                cwd=folder, env=ENVIRONMENT | environment, stderr=log,
+            )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def workers(self) -> list[int]:
+        """The pids of its children."""
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def await_serving(self) -> Served:
+        assert wait_for(lambda: "WebMesh " in self.text or self.process.poll() is not None, LONGEST), self.text
+        assert self.process.poll() is None, self.text
+        return self
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(LONGEST)
+
+    def ask(self, path: str, **options: Any) -> Any:
+        with WebMeshClient(self.url) as client:
+            return client.call(path, **{"timeout": PATIENCE} | options)
+
+
+@contextlib.contextmanager
+def served(folder: Path, *arguments: str, **environment: str) -> Iterator[Served]:
+    (folder / "app.py").write_text(APP)
+    made = Served(folder, *arguments, **environment)
+    children: list[int] = []
+    try:
+        yield made
+        children = made.workers
+    finally:
+        made.process.kill()
+        made.process.wait()
+    assert wait_for(lambda: not any(map(alive, children))), "workers outlive their supervisor"
+
+
+def alive(pid: int) -> bool:
+    try:
+        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Callers:
+    """Ask idempotent routes all the time, from threads, with a link each."""
+
+    def __init__(self, url: str, count: int = 4) -> None:
+        self.answers: Counter[tuple[str, int]] = Counter()
+        self.failed: list[WebMeshError] = []
+        self._url = url
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        client = WebMeshClient(self._url)
+        with contextlib.closing(client):
+            while not self._stop.is_set():
+                try:
+                    self.answers[tuple(client.call("/who", idempotent=True, timeout=20))] += 1
+                except WebMeshError as error:
+                    self.failed.append(error)
+
+
+@pytest.mark.parametrize("patch", [(), ("--no-patch",)], ids=["patched", "plain"])
+def test_workers_serve_one_program_and_a_killed_one_is_replaced(tmp_path: Path, patch: tuple[str, ...]) -> None:
+    """Nobody's idempotent call fails, what was published stays, and all of it ends with status 0."""
+    with served(tmp_path, "--workers", "2", *patch) as made:
+        made.await_serving()
+        assert 2 == len(made.workers) and f"workers 2 (pids {', '.join(map(str, made.workers))})" in made.text
+        with WebMeshClient(made.url) as client:
+            client.publish("news/today", "kept")
+        with Callers(made.url) as callers:
+            for number, killed in enumerate(made.workers, 3):
+                os.kill(killed, signal.SIGKILL)
+                assert wait_for(lambda number=number: number == made.text.count("a worker serves"), LONGEST), made.text
+                assert 2 == len(made.workers) == linked(made)
+                assert "kept" == history(made)
+        assert [] == callers.failed and 2 <= made.text.count("a worker has ended")
+        assert {"1", "2"} >= {slot for slot, _ in callers.answers}
+        assert 0 == made.end()
+
+
+def linked(made: Served) -> int:
+    """Workers that any of them knows to be well."""
+    with contextlib.suppress(WebMeshError), WebMeshClient(made.url) as client:
+        return sum(node["state"] == "ok" for node in client.call("$peers", timeout=2))
+    return 0
+
+
+def history(made: Served) -> object:
+    """What the last publication says, as any worker tells it."""
+    seen: list[object] = []
+    with contextlib.suppress(WebMeshError), WebMeshClient(made.url) as client:
+        client.subscribe("news/*", lambda payload, topic, message: seen.append(payload), since="last", timeout=2)
+        wait_for(lambda: seen, 2)
+    return seen[0] if seen else None
+
+
+def test_workers_are_replaced_one_after_another_by_sighup(tmp_path: Path) -> None:
+    """No call fails, and new code serves; where that is broken the old goes on serving."""
+    (tmp_path / "release").write_text("1")
+    with served(tmp_path, "--workers", "2") as made:
+        made.await_serving()
+        before = made.workers
+        with WebMeshClient(made.url) as client:
+            client.publish("news/today", "kept")
+        with Callers(made.url) as callers:
+            made.process.send_signal(signal.SIGHUP)
+            assert wait_for(lambda: "all workers were replaced" in made.text, LONGEST), made.text
+            assert not {*before} & {*made.workers} and 2 == len(made.workers)
+            after = made.workers
+            (tmp_path / "broken").write_text("")
+            made.process.send_signal(signal.SIGHUP)
+            assert wait_for(lambda: "workers not replaced" in made.text, LONGEST), made.text
+            assert "this module is broken" in made.text and after == made.workers
+        assert [] == callers.failed
+        assert "kept" == history(made)
+        assert 0 == made.end(signal.SIGINT)
+
+
+def test_a_program_that_cannot_be_served_is_told_once(tmp_path: Path) -> None:
+    """By the first worker; the others are not even started."""
+    (tmp_path / "broken").write_text("")
+    with served(tmp_path, "--workers", "3") as made:
+        assert 2 == made.process.wait(LONGEST)
+        assert 1 == made.text.count("error: cannot import 'app': RuntimeError: this module is broken")
+
+
+def test_a_port_that_is_taken_is_told_by_the_supervisor(tmp_path: Path) -> None:
+    """Before it starts anybody."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = str(taken.getsockname()[1])
+        with served(tmp_path, "--workers", "2", "--host", "127.0.0.1", "--unix", "x") as made:
+            assert 2 == made.process.wait(LONGEST)
+        (tmp_path / "log").unlink()
+        finished = subprocess.run(
+            [sys.executable, "-m", "webmesh.serve", "--workers", "2", "--port", number],
+            cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=LONGEST, check=False,
+        )  # fmt: skip
+    assert (2, True) == (finished.returncode, "in use" in finished.stderr)
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
+    """Its hub does not turn; others serve meanwhile."""
+    with served(tmp_path, "--workers", "2", "--worker-timeout", "3") as made:
+        made.await_serving()
+        with contextlib.suppress(ConnectionClosed, LinkRefused, WebMeshError), WebMeshClient(made.url) as client:
+            client.notify("/hang")
+            assert wait_for(lambda: "a worker hangs: killed" in made.text, LONGEST)
+        assert wait_for(lambda: 2 == len(made.workers))
+        assert made.ask("/who")
+        assert 0 == made.end()
+
+
+def test_workers_share_a_unix_socket(tmp_path: Path) -> None:
+    """It is inherited, and its file goes at the end."""
+    with served(tmp_path, "--workers", "2", "--unix", "s") as made:
+        made.await_serving()
+        slots = set()
+        deadline = time.monotonic() + PATIENCE
+        while {"1", "2"} != slots and time.monotonic() < deadline:
+            with WebMeshClient(f"ws+unix://{tmp_path}/s".replace("//", "///", 0)) as client:
+                slots.add(client.call("/who")[0])
+        assert slots
+        assert 0 == made.end() and not (tmp_path / "s").exists()
+
+
+def test_a_service_manager_hears_of_all_of_them(tmp_path: Path) -> None:
+    """When they serve, that they live, and that they end."""
+    manager = Manager(tmp_path)
+    with served(tmp_path, "--workers", "2", NOTIFY_SOCKET=manager.path, WATCHDOG_USEC="200000") as made:
+        manager.await_news("READY=1")
+        manager.await_news("WATCHDOG=1")
+        made.process.send_signal(signal.SIGTERM)
+        manager.await_news("STOPPING=1")
+        assert 0 == made.process.wait(LONGEST)
+    manager.socket.close()
