@@ -119,8 +119,11 @@ LAYERS = {
     "webmesh.observability.metrics": 3,
     "webmesh.status_page": 3,
     "webmesh.observability.exposition": 3,
+    "webmesh.observability.worker_families": 3,
+    "webmesh.observability.worker_status": 3,
     # 4 endpoints: composition
     "webmesh.oversight": 4,
+    "webmesh.fellow_workers": 4,
     "webmesh.server_parts": 4,
     "webmesh.draining": 4,
     "webmesh.serving": 4,

@@ -52,6 +52,15 @@ def test_it_shows_routes_counters_and_gauges() -> None:
     assert "refused message late reply" in page.cells and "connections open" in page.cells
 
 
+def test_it_shows_the_workers() -> None:
+    """Where there are several; by their numbers."""
+    busy = {"up": True, "pid": 77, "seconds": 300.0, "connections": 3, "calls": 12345}
+    page = Page(status_page("shop", counted().snapshot() | {"workers": {"10": busy, "9": {"up": False}}}))
+    position = page.cells.index("9")
+    assert ["9", "no answer", "10", "77", "5 minutes", "3", "12,345"] == page.cells[position : position + 7]
+    assert "Workers" not in status_page("shop", counted().snapshot()).decode()
+
+
 def test_it_loads_and_runs_nothing() -> None:
     """No script, no address of anything, and a policy that says so."""
     page = Page(status_page("shop", counted().snapshot()))

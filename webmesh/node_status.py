@@ -133,11 +133,18 @@ def gather_stats(links: Mapping[str, WebSocketConnection], seconds: float) -> di
         links: By node id.
         seconds: For all of it.
     """
+    return gather_answers(links, "$stats", None, seconds)
+
+
+def gather_answers(
+    links: Mapping[str, WebSocketConnection], path: str, payload: Any, seconds: float
+) -> dict[str, Any]:
+    """What each link's other end answers to one question, or the error that came instead."""
     answers: dict[str, Any] = {}
 
     def ask(node: str, link: WebSocketConnection) -> None:
         try:
-            answers[node] = link.call("$stats", timeout=seconds)
+            answers[node] = link.call(path, payload, timeout=seconds)
         except WebMeshError as error:
             answers[node] = error
 
@@ -146,7 +153,7 @@ def gather_stats(links: Mapping[str, WebSocketConnection], seconds: float) -> di
         gevent.joinall(asking, seconds)
     finally:
         gevent.killall(asking, block=False)
-    late = RequestTimeout("$stats", seconds)
+    late = RequestTimeout(path, seconds)
     return {node: answers.get(node, late) for node in links}
 
 

@@ -7,15 +7,18 @@ for no login.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
-from webmesh.exceptions import ConfigurationError, PermissionDenied
+from webmesh.exceptions import ConfigurationError, InvalidArgument, PermissionDenied
+from webmesh.fellow_workers import METRICS, Fellows, in_thread
 from webmesh.log_limit import limit_logs
 from webmesh.observability.event_counts import EventCounts
 from webmesh.observability.metrics import Metrics
+from webmesh.observability.worker_status import merged_status
 from webmesh.observer import Observer, guarded, paired
 from webmesh.protocol.forwarded import parse_node
 from webmesh.protocol.networks import Networks
@@ -27,6 +30,7 @@ from webmesh.websocket.http import HttpAnswer, Page, text_answer
 if TYPE_CHECKING:
     from webmesh.protocol.handshake import HttpRequest
     from webmesh.pubsub import Topics
+    from webmesh.routing import Router
     from webmesh.server_parts import ServerParts
     from webmesh.websocket.websocket_connection import WebSocketConnection
 
@@ -53,6 +57,7 @@ class Oversight:
     Attributes:
         counts: What counts events; the metrics where there are any.
         trusts: Tells of a connection whether it may see everything, as a link of the mesh does; `None` for none.
+        fellows: The other workers of the service, of which the pages tell too; `None` where this is all of it.
 
     Raises:
         ConfigurationError: There is no `prometheus_client`, a network is none, or no header can carry the token.
@@ -70,6 +75,7 @@ class Oversight:
         self.metrics: Metrics | None = None
         self.counts: EventCounts = EventCounts()
         self.trusts: Callable[[WebSocketConnection], bool] | None = None
+        self.fellows: Fellows | None = None
         self._networks = Networks("metrics_allow", OPERATORS if allow is None else allow)
         self._token = _checked_token(token)
         self._watchdog = watchdog
@@ -169,17 +175,69 @@ class Oversight:
         return _for_itself(headers, host) if peer.address.is_loopback else is_address_host(host)
 
     def _metrics_page(self, request: HttpRequest) -> HttpAnswer:
-        content_type, body = self._exposition.text(request.headers.get("accept", ""))
+        accept = request.headers.get("accept", "")
+        if self.fellows is None:
+            content_type, body = self._exposition.text(accept)
+        else:
+            content_type, body = self._text_of_all(self.fellows, accept)
         return HttpAnswer(200, (("content-type", content_type), *_UNKEPT), body)
 
     def _status_page(self, request: HttpRequest) -> HttpAnswer:
         assert self.metrics is not None
-        snapshot = self.metrics.snapshot()
+        snapshot = self.metrics.snapshot() if self.fellows is None else self._status_of_all(self.fellows)
         if "text/html" not in request.headers.get("accept", ""):
             body = json.dumps(snapshot).encode()
             return HttpAnswer(200, (("content-type", "application/json"), *_UNKEPT), body)
         headers = (("content-type", "text/html; charset=utf-8"), ("content-security-policy", POLICY), *_UNKEPT)
         return HttpAnswer(200, headers, status_page("WebMesh status", snapshot))
+
+    # ------------------------------------------------------------- several workers
+
+    def register(self, router: Router) -> None:
+        """Put the path into the router on which workers ask each other; none without counters."""
+        if self.metrics is not None and router.match(METRICS) is None:
+            router.add(METRICS, self.tell, reserved=True, blocking=False)
+
+    def tell(self, payload: Any, path: str, client: WebSocketConnection) -> dict[str, Any]:
+        """What this worker adds to a page."""
+        self.check(client)
+        asked = {} if payload is None else payload
+        if not isinstance(asked, dict) or type(asked.get("status", False)) is not bool:
+            raise InvalidArgument("the data of $metrics must be a map; status must be a boolean")
+        return self._told(asked.get("status", False))
+
+    def _told(self, status: bool) -> dict[str, Any]:
+        assert self.metrics is not None, "without counters there is no such path and no page"
+        if status:
+            return {"pid": os.getpid(), "status": self.metrics.snapshot()}
+        from webmesh.observability.worker_families import families_to_wire
+
+        return {"pid": os.getpid(), "families": in_thread(families_to_wire, self._exposition.families())}
+
+    def _of_all(self, fellows: Fellows, status: bool) -> dict[str, Any]:
+        """What all workers tell, this one first."""
+        return {fellows.label: self._told(status), **fellows.ask({"status": True} if status else {})}
+
+    def _text_of_all(self, fellows: Fellows, accept: str) -> tuple[str, bytes]:
+        content_type, encode = self._exposition.encoder(accept)
+
+        def write() -> bytes:
+            families: Any = fellows.shared("families", lambda: self._families_of_all(fellows))
+            body: bytes = in_thread(encode, families)
+            return body
+
+        return content_type, fellows.shared((content_type,), write)
+
+    def _families_of_all(self, fellows: Fellows) -> Any:
+        from webmesh.observability.worker_families import WorkerFamilies
+
+        assert self.metrics is not None
+        answers = self._of_all(fellows, status=False)
+        told = {label: one.get("families") if isinstance(one, dict) else None for label, one in answers.items()}
+        return in_thread(WorkerFamilies, self.metrics.prefix, told)
+
+    def _status_of_all(self, fellows: Fellows) -> dict[str, Any]:
+        return fellows.shared("status", lambda: merged_status(self._of_all(fellows, status=True)))
 
 
 def _for_itself(headers: Mapping[str, str], host: str) -> bool:

@@ -26,7 +26,9 @@ def status_page(title: str, snapshot: Mapping[str, Any]) -> bytes:
         for labels, count in sorted(table.items())
     ]
     gauges = [(name.replace("_", " "), _number(value)) for name, value in sorted(snapshot["gauges"].items())]
+    workers = [_worker(label, line) for label, line in sorted(snapshot.get("workers", {}).items(), key=_by_number)]
     tables = "\n".join((
+        *([_table("Workers", ("worker", "pid", "runs for", "connections", "calls"), workers)] if workers else []),
         _table("Now", ("", ""), gauges),
         _table("Routes", ("route", "calls", "not ok", "mean ms"), routes),
         _table("Since the start", ("", ""), counters),
@@ -41,6 +43,16 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) 
         lines.append(f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>")
     lines += [f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows]
     return "\n".join([*lines, "</table>"])
+
+
+def _worker(label: str, line: Mapping[str, Any]) -> Sequence[object]:
+    if not line["up"]:
+        return (label, "no answer", "", "", "")
+    return (label, line["pid"], _age(line["seconds"]), _number(line["connections"]), _number(line["calls"]))
+
+
+def _by_number(item: tuple[str, Any]) -> tuple[int, str]:
+    return len(item[0]), item[0]  # "10" comes after "9"
 
 
 def _errors(codes: Mapping[str, int]) -> int:

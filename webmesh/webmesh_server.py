@@ -209,6 +209,7 @@ class WebMeshServer(RouteHost, TopicHost):
 
     def _parts(self) -> ServerParts:
         self._status.register(self.router)
+        self._oversight.register(self.router)
         return ServerParts(
             self.router, self.registered, self._serializer_type,
             service=self.name, mount=self.mount_path, tls=self.tls, compression=self._compression,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from webmesh.exceptions import ConfigurationError
@@ -103,7 +103,16 @@ class Exposition:
         for collector in (client.ProcessCollector, client.PlatformCollector, client.GCCollector):
             collector(registry=self._registry)
 
+    def families(self) -> list[Any]:
+        """Everything, as objects of the package."""
+        return list(self._registry.collect())
+
     def text(self, accept: str) -> tuple[str, bytes]:
         """Content type and body, in the format that the header `Accept` asks for."""
-        encode, content_type = prometheus_client.exposition.choose_encoder(accept)
+        content_type, encode = self.encoder(accept)
         return content_type, encode(self._registry)
+
+    def encoder(self, accept: str) -> tuple[str, Callable[[Any], bytes]]:
+        """Content type, and what writes down a collector, in the format that the header `Accept` asks for."""
+        encode, content_type = prometheus_client.exposition.choose_encoder(accept)
+        return content_type, encode
