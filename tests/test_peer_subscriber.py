@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ import pytest
 from tests.topic_fakes import CountingSerializer, FakeConversation, FakeStream, fake_peer
 from webmesh.acknowledged import Letter
 from webmesh.exceptions import EncodeError
-from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription, delivered, without
+from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription, delivered, expiry
 from webmesh.protocol.data_frames import server_frame
 from webmesh.protocol.kept_deliveries import shared
-from webmesh.protocol.publication import Publication
+from webmesh.protocol.publication import TTL, Publication
 from webmesh.protocol.retained import Room
 from webmesh.protocol.session import ACCEPTING_SIDE_IDS
 from webmesh.subscribers import PatternEntry
@@ -264,10 +265,12 @@ def test_a_receipt_is_asked_for_behind_what_it_tells_of(serializer: CountingSeri
     assert all(sent == delivered for sent, delivered in sent_when_asked)
 
 
-def test_only_what_is_for_an_ended_and_another_subscription_is_read_again(serializer: CountingSerializer):
-    """So an end costs little, however much is kept: for the rest it is known whom it is for."""
-    whole, other = shared(b"not json", 1, None, [1, 2]), shared(b"not json", 1, None, [3])
-    mixed = shared(serializer.serialize(event(1) | {"subs": [1, 3]}), 1, None, [1, 3])
-    assert without(serializer, {1, 2}, whole) is None
-    assert without(serializer, {1, 2}, other) is other
-    assert (serializer.serialize(event(1) | {"subs": [3]}), mixed[1], None, [3]) == without(serializer, {1, 2}, mixed)
+def test_what_waited_says_what_is_left_of_its_time(serializer: CountingSerializer):
+    """Whoever comes back reads when it is worthless, not how long it once was good for."""
+    peer, stream = fake_peer(serializer, Room(10**6))
+    peer._desk = SimpleNamespace(now=lambda: 4.0)  # type: ignore[assignment]
+    publication = Publication("a", 1, {TTL: "9000"}, ttl=9.0, at=0.0)
+    peer.leave()
+    message = shared(serializer.serialize(delivered(publication, [1])), 1, expiry(publication, [1]), [1])
+    peer.deliver(message, None, "close")
+    assert ["5000"] == [sent["headers"][TTL] for sent in back(peer).sent]

@@ -7,11 +7,12 @@ publications it gets is `pubsub`'s business. Lives in the node's hub.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from webmesh.exceptions import DecodeError, EncodeError, PermissionDenied
+from webmesh.exceptions import EncodeError, PermissionDenied
+from webmesh.kept_messages import with_time_left, without
 from webmesh.losses import Losses
 from webmesh.protocol import messages
 from webmesh.protocol.kept_deliveries import Expiry, KeptDeliveries, Shared, shared
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from webmesh.acknowledged_subscriber import PeerDeliveries
     from webmesh.catch_up import CatchUp
     from webmesh.group_members import PeerMember
-    from webmesh.message_serializers import AbstractMessageSerializer
     from webmesh.protocol.publication import Publication
     from webmesh.protocol.retained import Room
     from webmesh.subscribers import PatternEntry
@@ -364,7 +364,11 @@ class PeerSubscriber:
         told.extend(messages.pattern_gap(pattern, "slow", subs) for pattern, subs in gaps.items())
         self._loose_subs, kept.left_out = None, False
         desk, before = self._desk, kept.expired
-        missed = kept.take_missed() if desk is None else kept.take_missed(desk.now(), self.serializer.serialize)
+        serializer = self.serializer
+        if desk is None:
+            missed = kept.take_missed()
+        else:
+            missed = kept.take_missed(desk.now(), serializer.serialize, partial(with_time_left, serializer))
         for data in missed:
             stream.offer(data, "wait")
         if desk is not None:
@@ -417,28 +421,3 @@ def expiry(publication: Publication, subs: list[int]) -> Expiry:
     assert publication.ttl is not None
     gap = messages.gap(publication.topic, "expired", subs, publication.offset, publication.epoch)
     return publication.at + publication.ttl, gap
-
-
-def without(serializer: AbstractMessageSerializer, ended: Collection[int], message: Shared) -> Shared | None:
-    """A kept delivery for those of its subscriptions that have not ended; `None` when there is none of them.
-
-    Only one for both is decoded. It counts for what it did: that it is shared no longer is found when it is counted
-    again, and until then nothing that stays has to go for it.
-    """
-    wire: Any = None
-    try:
-        subs = message[3]
-        if subs is None:
-            wire = serializer.deserialize(message[0])
-            subs = wire.get("subs") or ()
-        left = [sub for sub in subs if sub not in ended]
-        if len(left) == len(subs):
-            return message
-        if not left:
-            return None
-        wire = wire or serializer.deserialize(message[0])
-    except DecodeError:  # whom it is for cannot be said
-        return None
-    due = message[2]
-    expiry = None if due is None else (due[0], {**due[1], "subs": left})
-    return serializer.serialize({**wire, "subs": left}), message[1], expiry, left

@@ -208,6 +208,17 @@ def test_what_is_worthless_when_the_peer_is_back_is_left_out():
     assert (2, 2, 2) == (deliveries.next, len(deliveries), deliveries.expired)
 
 
+def test_what_is_not_worthless_yet_says_what_is_left_of_its_time():
+    """Of those without an end nothing is made anew."""
+    deliveries = KeptDeliveries(Room(1_000_000))
+    deliveries.leave()
+    for until in (None, 7.0):
+        deliveries.add(shared(b"counted", 1, until and (until, {})))
+        deliveries.add_loose(shared(b"loose", 1, until and (until, {})))
+    missed = deliveries.take_missed(5.0, lambda wire: b"", lambda message, seconds: message + b" %d" % seconds)
+    assert [b"counted", b"loose", b"counted 2", b"loose 2"] == missed
+
+
 def both(count: int = 10, size: int = 10_000) -> tuple[KeptDeliveries, KeptDeliveries, Room]:
     """Two that keep the same, as among a thousand who got it, and the room of the second."""
     room = Room(LARGE)

@@ -255,37 +255,45 @@ class KeptDeliveries:
         return True
 
     def take_missed(
-        self, now: float = 0.0, write: Callable[[dict[str, Any]], str | bytes] | None = None
-    ) -> list[str | bytes]:
+        self, now: float = 0.0, write: Callable[[dict[str, Any]], str | bytes] | None = None,
+        left: Callable[[str | bytes, float], str | bytes] = lambda message, seconds: message,
+    ) -> list[str | bytes]:  # fmt: skip
         """What the peer misses, in order, to be sent now; the counted ones stay until they are acknowledged.
 
         Args:
             now: By which some of it is worthless: that is left out, and replaced where it is counted.
             write: Encodes what is sent in its place; without it nothing is looked at for that.
+            left: Makes anew what has so many seconds left.
         """
         missed: list[str | bytes] = []
         waiting = deque(self._loose.values() if self._loose is not None else ())
         for number, message in enumerate(self._kept, self.first):
             while waiting and waiting[0][0] <= number:
-                missed.extend(self._loose_one(waiting.popleft()[1], now))
+                missed.extend(self._loose_one(waiting.popleft()[1], now, left))
             expiry = message[2]
-            if write is None or expiry is None or now < expiry[0]:
+            if write is None or expiry is None:
                 missed.append(message[0])
+            elif now < expiry[0]:
+                missed.append(left(message[0], expiry[0] - now))
             else:
                 self.expired += 1
                 missed.append(write(expiry[1]))
         for _, message in waiting:
-            missed.extend(self._loose_one(message, now))
+            missed.extend(self._loose_one(message, now, left))
         for place in self._loose or () if self._recount is not None else ():
             self._size -= self._extra(place)
         self._loose = None
         self.mark = None
         return missed
 
-    def _loose_one(self, message: Shared, now: float) -> Iterator[str | bytes]:
+    def _loose_one(
+        self, message: Shared, now: float, left: Callable[[str | bytes, float], str | bytes]
+    ) -> Iterator[str | bytes]:
         self._size -= message[1]
-        if message[2] is None or now < message[2][0]:
+        if message[2] is None:
             yield message[0]
+        elif now < message[2][0]:
+            yield left(message[0], message[2][0] - now)
         else:
             self.expired += 1
 
