@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from webmesh.advertising import checked_urls, own_urls
+from webmesh.advertising import at_port, checked_urls, own_urls
 from webmesh.exceptions import ConfigurationError
 from webmesh.websocket.target import parse_url
 
@@ -39,3 +39,15 @@ def test_wrong_urls_are_told_with_what_they_are_for() -> None:
     assert ("ws://a:1",) == checked_urls("peers", "ws://a:1")
     with pytest.raises(ConfigurationError, match="peers: .*http"):
         checked_urls("peers", ["http://a"])
+
+
+@pytest.mark.parametrize(
+    "url, moved",
+    [
+        ("ws://stock.internal:4269", "ws://stock.internal:5000"), ("wss://stock/mesh?a=1", "wss://stock:5000/mesh?a=1"),
+        ("ws://[fd00::1]:4269/x", "ws://[fd00::1]:5000/x"),
+    ],
+)  # fmt: skip
+def test_a_node_with_a_port_of_its_own_keeps_the_rest_of_its_url(url: str, moved: str) -> None:
+    """As a worker, beside the port that it shares."""
+    assert moved == at_port(url, 5000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,12 @@ import pytest
 from tests.mesh_nodes import QUICK
 from tests.running import PATIENCE, wait_for
 from webmesh.brokers.mesh import MeshBroker
-from webmesh.exceptions import ConfigurationError, HandlerFailed, LocalProtocolError, RouteNotFound, ServiceNotFound
+from webmesh.brokers.mesh_questions import NOT_THE_LEADER
+from webmesh.exceptions import (
+    ConfigurationError, HandlerFailed, LocalProtocolError, RouteNotFound, ServiceNotFound, Unavailable,
+)  # fmt: skip
 from webmesh.mesh import WebMesh
+from webmesh.node_port import NodePort
 from webmesh.webmesh_client import WebMeshClient
 from webmesh.webmesh_server import WebMeshServer
 
@@ -188,6 +193,40 @@ def test_peers_and_their_counts_are_told_to_operators(meshed: Meshes) -> None:
     assert {"one", "other"} == listed.keys()
     assert 1 == listed["other"]["stats"]["routes"]["/who"]["count"] and "ok" == listed["other"]["state"]
     assert one.id == listed["one"]["node"]["id"] == one.server.system.node["id"]
+
+
+def test_one_that_does_not_lead_says_so_over_the_wire_and_the_next_one_is_asked(meshed: Meshes) -> None:
+    """In words that survive the wire, also where its engine does not run: nothing has happened there."""
+    meshes = [meshed("a"), meshed("b")]
+    meshes[1].await_service("a", timeout=PATIENCE)
+    for mesh, other in zip(meshes, reversed(meshes), strict=True):
+        broker = other.server.broker
+        assert isinstance(broker, MeshBroker)
+        ask = partial(
+            mesh._node.serving.home.run, NodePort(mesh._node).ask, other.id, "$engine", {"op": "groups"}, PATIENCE
+        )
+        if not broker.council.leads:
+            with pytest.raises(Unavailable) as caught:
+                ask()
+            assert NOT_THE_LEADER == caught.value.details
+    for mesh, other in zip(meshes, reversed(meshes), strict=True):
+        other._node.serving.home.run(other.server.broker.stop)
+        with pytest.raises(Unavailable) as caught:
+            mesh._node.serving.home.run(
+                NodePort(mesh._node).ask, other.id, "$engine", {"op": "groups"}, PATIENCE
+            )
+        assert NOT_THE_LEADER == caught.value.details
+
+
+def test_a_mesh_is_settled_when_there_are_enough_copies(meshed: Meshes) -> None:
+    """At three nodes, or all where there are fewer."""
+    meshes = [meshed(name) for name in "abcd"]
+    for mesh in meshes:
+        broker, run = mesh.server.broker, mesh._node.serving.home.run
+        assert isinstance(broker, MeshBroker)
+        assert wait_for(lambda broker=broker, run=run: run(lambda: broker.settled))
+        assert 3 <= len(broker.council.leadership.council.keepers)
+    assert not MeshBroker().settled
 
 
 def test_the_engine_is_the_mesh_s_own_unless_another_was_chosen(tmp_path: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from webmesh.brokers import mesh_questions
-from webmesh.brokers.mesh_questions import DOUBTFUL, Doubtful, LeaderQuestions
+from webmesh.brokers.mesh_questions import DOUBTFUL, NOT_THE_LEADER, Doubtful, LeaderQuestions
 from webmesh.exceptions import (
     NOT_STARTED, BrokerUnavailable, ConnectionClosed, Overloaded, ReplyLost, RequestTimeout, Unavailable,
 )  # fmt: skip
@@ -56,6 +56,7 @@ def test_whoever_leads_is_asked_and_oneself_directly() -> None:
     "failure",
     [
         ConnectionClosed(1006, "x"), Unavailable("x", details=NOT_STARTED),
+        Unavailable("x", details=NOT_THE_LEADER),
         ReplyLost("$engine", started=False, code=1006, reason="x"),
     ],
 )  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from webmesh.exceptions import (
-    ConfigurationError, ConnectFailed, ConnectionClosed, DeadlineExceeded, HandshakeRejected, InvalidArgument,
-    PermissionDenied, ReplyLost, RequestTimeout, Unauthenticated, Unavailable,
+    ConfigurationError, ConnectFailed, ConnectionClosed, DeadlineExceeded, HandlerFailed, HandshakeRejected,
+    InvalidArgument, PermissionDenied, ReplyLost, RequestTimeout, Unauthenticated, Unavailable,
 )  # fmt: skip
 from webmesh.protocol.comeback import TRY_LATER, after_close, after_failure, may_answer_elsewhere
 
@@ -74,6 +74,7 @@ def test_what_passes_is_tried_again_after_the_delay_asked_for(status: int) -> No
     (InvalidArgument("a will"), True),
     (DeadlineExceeded("slow"), False),
     (Unavailable("later", retry_after=2.0), False),
+    (HandlerFailed("the handler failed"), False),
     (ConfigurationError("no such thing"), True),
     (KeyError("a token that could not be made"), False),
 ])  # fmt: skip
