@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from webmesh.auth import Authenticator, checked_authenticators
 from webmesh.authorisation import requirement
@@ -40,6 +41,9 @@ from webmesh.websocket.target import local_url
 from webmesh.websocket.tls import ServerTLS
 from webmesh.websocket.upgraded import listening_address
 from webmesh.websocket.websocket_connection import WebSocketConnection
+
+if TYPE_CHECKING:
+    from webmesh.fellow_workers import Fellows
 
 
 class WebMeshServer(RouteHost, TopicHost):
@@ -245,6 +249,10 @@ class WebMeshServer(RouteHost, TopicHost):
     def trust(self, trusts: Callable[[WebSocketConnection], bool]) -> None:
         """Let those connections see what operators see; before serving begins."""
         self._oversight.trusts = trusts
+
+    def tell_of_fellows(self, fellows: Fellows) -> None:
+        """Let the pages for operators tell of all processes that serve together with this one; before serving."""
+        self._oversight.fellows = fellows
 
     @property
     def begun(self) -> bool:

@@ -15,6 +15,7 @@ from webmesh.brokers.mesh import MeshBroker
 from webmesh.deadline import Deadline
 from webmesh.discovery.folder import FolderDiscovery
 from webmesh.exceptions import ConfigurationError
+from webmesh.fellow_workers import Fellows
 from webmesh.idempotency_store import MEMORY
 from webmesh.mesh_node import MeshNode
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress
@@ -57,6 +58,7 @@ def join_workers(server: WebMeshServer, ticket: WorkerTicket) -> None:
         door = TcpAddress(ticket.host, 0)
     metadata: dict[str, Scalar] = {"worker": ticket.slot, "workers": ticket.group}
     node.share_server(door, FolderDiscovery(ticket.folder, lease=LEASE), metadata, others=ticket.fellows > 0)
+    server.tell_of_fellows(Fellows(str(ticket.slot), lambda: fellow_links(node, ticket)))
     if server.idempotency == MEMORY:
         # A link that is lost comes back anywhere: what ran here must not run again there.
         path = os.path.join(ticket.folder, "calls.db")

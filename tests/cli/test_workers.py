@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -45,11 +46,6 @@ def hang(payload, path, client):
     import _thread
     time.sleep(0)
     exec("while True: pass")
-
-
-@server.on("/release")
-def release(payload, path, client):
-    return open("release").read()
 
 
 if os.path.exists("broken"):
@@ -187,9 +183,8 @@ def history(made: Served) -> object:
 
 
 def test_workers_are_replaced_one_after_another_by_sighup(tmp_path: Path) -> None:
-    """No call fails, and new code serves; where that is broken the old goes on serving."""
-    (tmp_path / "release").write_text("1")
-    with served(tmp_path, "--workers", "2") as made:
+    """No call fails, all of them answer for /metrics, and where new code is broken the old goes on serving."""
+    with served(tmp_path, "--workers", "2", "--metrics") as made:
         made.await_serving()
         before = made.workers
         with WebMeshClient(made.url) as client:
@@ -205,6 +200,8 @@ def test_workers_are_replaced_one_after_another_by_sighup(tmp_path: Path) -> Non
             assert "this module is broken" in made.text and after == made.workers
         assert [] == callers.failed
         assert "kept" == history(made)
+        page = urlopen(f"http://127.0.0.1:{made.port}/metrics", timeout=PATIENCE).read().decode()
+        assert 'webmesh_worker_up{worker="1"} 1' in page and 'webmesh_worker_up{worker="2"} 1' in page
         assert 0 == made.end(signal.SIGINT)
 
 
