@@ -14,6 +14,7 @@ from webmesh.exceptions import ConfigurationError, ConnectionClosed, FailedPreco
 from webmesh.execution import Executor
 from webmesh.message_queue import MessageQueue
 from webmesh.messages import Message
+from webmesh.protocol.publication import EXCLUDE
 from webmesh.routing import Router
 from webmesh.subscription import Subscription
 from webmesh.testing import connection_pair
@@ -132,6 +133,27 @@ def test_deliveries_are_counted_as_the_node_counts_them() -> None:
         assert 2 == node.topics.counted
         node.reconnect(resumed=False)
         assert 0 == node.topics.counted
+
+
+def test_ones_own_publications_are_left_out_whatever_session_they_come_to() -> None:
+    """Live, from the past, and numbered or not: the node knows a session, and not whose it was. A group's go to it."""
+    with script() as node:
+        node.topics.requests.publish("a", 1, {EXCLUDE: "true"}, own=True, confirm=False, timeout=None, fail_fast=None)
+        assert wait_for(lambda: node.came)
+        ((_, _, headers),) = node.came
+        subscription = node.subscribe("a")
+        node.answers["$subscribe"] = lambda data: {"sub": 2}
+        member = node.subscribe("a", group="g")
+        node.answers["$history"] = lambda data: {
+            "items": [{"data": 4, "offset": 4, "headers": headers}, {"data": 5, "offset": 5}], "offset": 5, "epoch": "e"
+        }
+        node.say("a", "plain", 1, headers=headers)
+        for offset in (1, 2, 3):
+            node.say("a", offset, 1, offset=offset, epoch="e", headers=headers if offset == 2 else {})
+        node.say("a", 6, 1, offset=6, epoch="e")
+        node.say("a", "group", 2, headers=headers)
+        assert [1, 3, 5, 6] == [subscription.next(PATIENCE).payload for _ in range(4)]
+        assert "group" == member.next(PATIENCE).payload
 
 
 def test_a_delivery_is_acknowledged_when_all_have_handled_it() -> None:

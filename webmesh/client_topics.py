@@ -161,7 +161,14 @@ class ClientTopics:
             acknowledge = _Answer(self.home, conversation, message.id, len(found))
             if not found:
                 acknowledge(NotFound("no such subscription"))
+        own = message.event is None and self.requests.own.marks(message.headers)
+        if own and message.offset is not None:
+            self.requests.own.add(message.topic, str(message.epoch), message.offset)
         for subscription in found:
+            if own and "group" not in subscription.request:  # of a group another member may have it
+                if acknowledge is not None:
+                    acknowledge(None)
+                continue
             if message.event == "presence":
                 subscription.change_presence(message.data)
             if message.event == "gap" and isinstance(message.data, dict) and message.data.get("ended") is True:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from webmesh.exceptions import ConnectionClosed, PublishDoubtful, ReplyLost
 from webmesh.messages import HistoryPage, Position, Published
-from webmesh.protocol.publication import DEDUPE
+from webmesh.protocol.publication import DEDUPE, EXCLUDED
 from webmesh.protocol.topic_positions import OwnOffsets
 from webmesh.retries import surely_not_begun
 from webmesh.subscription import read_members
@@ -80,6 +80,8 @@ class TopicRequests:
         fail_fast: bool | None,
     ) -> Published | None:
         """Publish; see `WebMeshClient.publish`. *own*: it is not to come back to this client."""
+        if own:
+            headers.setdefault(EXCLUDED, self.own.mark)
         if not confirm:
             def send(connection: WebSocketConnection, seconds: float) -> None:
                 publish_unconfirmed(connection.conversation, self._home, topic, payload, headers)
@@ -142,7 +144,11 @@ class TopicRequests:
         if connection is None:
             raise ConnectionClosed(1006, "there is no connection")
         payload = {"topic": topic, "since": since._asdict(), "limit": most}
-        return read_page(topic, connection.call("$history", payload, timeout=self._seconds))
+        page = read_page(topic, connection.call("$history", payload, timeout=self._seconds))
+        for message in page.items:
+            if message.offset is not None and self.own.marks(message.headers):
+                self.own.add(topic, page.epoch, message.offset)
+        return page
 
 
 def call_path(path: str, payload: Mapping[str, Any], connection: WebSocketConnection, seconds: float) -> Any:

@@ -16,6 +16,9 @@ from webmesh.exceptions import InvalidArgument
 TTL, DEDUPE, CONFLATE, EXCLUDE, KEY = "ttl-ms", "dedupe-id", "conflate-key", "exclude-self", "key"
 """The headers in which publish options travel; others are the publisher's own."""
 
+EXCLUDED = "excluded"
+"""Header beside that of `exclude_self`: by what its publisher knows it again, whichever session it has by then."""
+
 DEAD_LETTER = "dead-letter-"
 WILL = "will"
 """Header of a last will's message: the reason for which it fired. Only a node may set it."""

@@ -5,11 +5,14 @@ Pure: topics, offsets and epochs in, verdicts out. What is done about a hole is 
 
 from __future__ import annotations
 
+import os
 from collections import deque
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
 from webmesh.messages import Position
+from webmesh.protocol.publication import EXCLUDE, EXCLUDED
 
 MOST_TOPICS = 10_000
 """Topics of one subscription whose positions are remembered, about 300 bytes each. Beyond it the oldest is forgotten:
@@ -237,9 +240,14 @@ class TopicPositions:
 
 
 class OwnOffsets:
-    """Numbers of this program's own publications that are not delivered to it: no holes."""
+    """This program's own publications that are not to be delivered to it: their numbers are no holes.
+
+    Attributes:
+        mark: What they bear, as their node may know them of one session alone.
+    """
 
     def __init__(self) -> None:
+        self.mark = os.urandom(8).hex()
         self._known: dict[tuple[str, str, int], None] = {}
 
     def add(self, topic: str, epoch: str, offset: int) -> None:
@@ -247,6 +255,10 @@ class OwnOffsets:
         if len(self._known) >= OWN_OFFSETS:
             del self._known[next(iter(self._known))]
         self._known[topic, epoch, offset] = None
+
+    def marks(self, headers: Mapping[str, str] | None) -> bool:
+        """Whether a publication with these headers is one of them."""
+        return headers is not None and headers.get(EXCLUDED) == self.mark and headers.get(EXCLUDE) == "true"
 
     def has(self, topic: str, epoch: str, offset: int) -> bool:
         """Whether this is one of them."""
