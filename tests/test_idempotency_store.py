@@ -200,18 +200,19 @@ def test_urls_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """Three slashes and a relative path, or four and an absolute one."""
     monkeypatch.chdir(tmp_path)
     assert open_store("memory://", **BOUNDS) is None
-    for url in ("sqlite:///a.db", f"sqlite:///{tmp_path}/b%20c.db", "sqlite:///d.db?synchronous=full"):
+    modes = "sqlite:///d.db?synchronous=full", "sqlite:///e.db?synchronous=off"
+    for url in ("sqlite:///a.db", f"sqlite:///{tmp_path}/b%20c.db", *modes):
         store = open_store(url, **BOUNDS)
         assert store is not None
         store.close()
-    assert {"a.db", "b c.db", "d.db"} <= set(os.listdir(tmp_path))
+    assert {"a.db", "b c.db", "d.db", "e.db"} <= set(os.listdir(tmp_path))
 
 
 @pytest.mark.parametrize(
     "url",
     [
         "", "sqlite:", "sqlite://", "sqlite:///", "sqlite://host/a.db", "redis://host", "sqlite:///a.db?mode=x",
-        "sqlite:///a.db?synchronous=off", "sqlite:////no/such/folder/a.db", None, 5,
+        "sqlite:///a.db?synchronous=extra", "sqlite:////no/such/folder/a.db", None, 5,
     ],
 )  # fmt: skip
 def test_what_is_no_store_is_refused(url: Any) -> None:

@@ -50,7 +50,8 @@ delete from webmesh_idempotency where key in (select key from counted where numb
 
 def open_store(url: str, *, keys: int, size: int, seconds: float) -> IdempotencyStore | None:
     """The store at *url*: `memory://` (none: the window is all there is), `sqlite:///relative.db`,
-    `sqlite:////absolute.db`; with `?synchronous=full` it also survives the loss of power.
+    `sqlite:////absolute.db`; with `?synchronous=full` it also survives the loss of power, and `?synchronous=off` is for
+    a file that need not outlive the machine, as one in a temporary directory.
 
     Raises:
         ConfigurationError: There is no such store, or it cannot be opened.
@@ -62,8 +63,8 @@ def open_store(url: str, *, keys: int, size: int, seconds: float) -> Idempotency
         raise ConfigurationError(f"idempotency is 'memory://' or 'sqlite:///<path>', not {url!r}")
     options = parse_qs(parts.query, keep_blank_values=True)
     mode = options.pop("synchronous", ["normal"])[-1]
-    if options or mode not in ("normal", "full"):
-        raise ConfigurationError(f"idempotency takes the option synchronous=normal or synchronous=full, not {url!r}")
+    if options or mode not in ("off", "normal", "full"):
+        raise ConfigurationError(f"idempotency takes the option synchronous=off, normal or full, not {url!r}")
     path = unquote(parts.path[1:])
     try:
         return SQLiteStore(path, keys=keys, size=size, seconds=seconds, synchronous=mode)
@@ -78,7 +79,7 @@ class SQLiteStore:
     Args:
         keys, size, seconds: How many, how many bytes of outcomes and how old.
         synchronous: `normal` survives the kill of the process, `full` also that of the machine, at a wait for the
-            disk with each write.
+            disk with each write. `off` survives the kill too, but the machine's may leave the file unusable.
     """
 
     def __init__(self, path: str, *, keys: int, size: int, seconds: float, synchronous: str = "normal") -> None:
