@@ -186,7 +186,7 @@ def _listen(server: WebMeshServer, options: ServeOptions, ticket: WorkerTicket |
         if ticket is not None:
             server.listen(ticket.host, ticket.port or 0, sock=sock, reuse_port=True)
         else:
-            server.listen(options.host, options.port, unix=options.unix, sock=sock)
+            server.listen(options.host, options.port, unix=options.unix, sock=sock, blocking=False)
         server.await_started(server.timeouts.start)
     except (OSError, TransportError) as error:
         server.close(0)  # joins its native thread: one that ends together with the interpreter can crash it
