@@ -87,6 +87,7 @@ LAYERS = {
     "webmesh.topic_access": 3,
     "webmesh.topic_options": 3,
     "webmesh.subscribers": 3,
+    "webmesh.deliverable": 3,
     "webmesh.kept_messages": 3,
     "webmesh.peer_subscriber": 3,
     "webmesh.losses": 3,

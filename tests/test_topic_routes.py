@@ -99,6 +99,18 @@ def test_a_publish_option_that_makes_no_sense_is_refused(server: WebMeshServer, 
     assert "invalid_argument" == refused.value.code
 
 
+def test_a_publication_that_no_delivery_can_carry_is_refused(server: WebMeshServer):
+    """It would be accepted, and then be a loss to everybody; what is a little smaller arrives."""
+    most = server.limits.message_size
+    with topic_peer(server) as peer:
+        peer.subscribe("a")
+        with pytest.raises(Refused) as refused:
+            peer.publish("a", "x" * (most - 100))
+        assert "invalid_argument" == refused.value.code
+        peer.publish("a", "x" * (most - 600))
+        assert [most - 600] == [len(payload) for payload in peer.payloads(1)]
+
+
 def test_a_publisher_can_leave_itself_out(server: WebMeshServer):
     """Not others, and not itself where it does not ask for it."""
     with topic_peer(server) as alice, topic_peer(server) as bob:

@@ -17,6 +17,7 @@ from webmesh.acknowledged_subscriber import PeerDeliveries
 from webmesh.brokers.base import Broker, GroupName, History, Since, give_way_in
 from webmesh.catch_up import MOST_WAITING, CatchUp
 from webmesh.dead_letters import DeadLetters
+from webmesh.deliverable import own_payload
 from webmesh.exceptions import (
     BadPattern, BrokerError, Cancelled, ConfigurationError, InvalidArgument, Overloaded, RemoteError, Unavailable,
 )  # fmt: skip
@@ -29,7 +30,6 @@ from webmesh.observer import Observer
 from webmesh.options import Limits
 from webmesh.peer_subscriber import PeerSubscriber, PeerSubscription, delivered
 from webmesh.protocol import messages
-from webmesh.protocol.msgpack_body import read_msgpack, write_msgpack
 from webmesh.protocol.retained import Room
 from webmesh.protocol.subscribe_request import LAST, SinceOffset, SubscribeRequest
 from webmesh.protocol.topics import read_topic
@@ -420,17 +420,8 @@ class OnBehalf:
     def publish(self, publication: Publication, connection: WebSocketConnection) -> Published:
         """As `Topics.publish`; `exclude_self` leaves out the peer of *connection*."""
         publication.publisher = self._topics.peer(connection).name
-        publication.payload = own_payload(publication.payload, self._topics.limits)
+        publication.payload = own_payload(publication.payload, publication.headers, self._topics.limits)
         return self._topics.publish(publication)
-
-
-def own_payload(payload: Any, limits: Limits) -> Any:
-    """A copy of a program's object, which it may go on to change while this one waits or is kept.
-
-    Raises:
-        EncodeError: No message can carry it; said to the publisher, since to subscribers it would be a loss.
-    """
-    return read_msgpack(write_msgpack([payload], limits), limits)[0]  # type: ignore[index]  # it is that list
 
 
 def topic_segments(topic: str) -> Segments:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from webmesh.brokers.base import Broker, GroupName
 from webmesh.brokers.opening import open_broker
 from webmesh.call import check_callable
+from webmesh.deliverable import own_payload
 from webmesh.exceptions import BadPattern, ConfigurationError, InvalidArgument
 from webmesh.local_subscriber import LocalSubscription
 from webmesh.messages import Published
@@ -16,7 +17,7 @@ from webmesh.protocol.deliveries import Redelivery
 from webmesh.protocol.publication import option_headers, read_publication
 from webmesh.protocol.subscribe_request import check_group
 from webmesh.protocol.topics import read_topic_pattern
-from webmesh.pubsub import own_payload, topic_segments
+from webmesh.pubsub import topic_segments
 from webmesh.topic_options import HISTORY_BYTES, TopicOptions, TopicTable
 from webmesh.topic_routes import TopicRoutes
 from webmesh.websocket.outgoing import Policy
@@ -207,6 +208,6 @@ class TopicHost(ABC):
         """
         parts = self._begun.parts
         options = option_headers(headers, ttl=ttl, dedupe_id=dedupe_id, conflate_key=conflate_key, key=key)
-        own = own_payload(payload, parts.limits)
+        own = own_payload(payload, options, parts.limits)
         publication = read_publication(topic, own, options, publisher=None, now=0.0)
         return parts.home.run(parts.topics.publish, publication)

@@ -11,7 +11,8 @@ import gevent
 
 from webmesh.brokers.base import Since
 from webmesh.call import current_call
-from webmesh.exceptions import InvalidArgument, RemoteError
+from webmesh.deliverable import check_deliverable
+from webmesh.exceptions import EncodeError, InvalidArgument, RemoteError
 from webmesh.messages import Published
 from webmesh.node_presence import wire_counts
 from webmesh.protocol import envelope
@@ -214,9 +215,12 @@ class TopicRoutes:
             raise InvalidArgument("an event is a node's to send")
         self._check(self.topics.access.check_publish, connection, topic_segments(message.topic))
         publisher = self.topics.peer(connection).name
-        return self.topics.publish(
-            read_publication(message.topic, message.data, message.headers, publisher=publisher, now=0.0)
-        )
+        publication = read_publication(message.topic, message.data, message.headers, publisher=publisher, now=0.0)
+        try:
+            check_deliverable(publication, connection.conversation.serializer, self.topics.limits)
+        except EncodeError as error:
+            raise InvalidArgument(str(error)) from error
+        return self.topics.publish(publication)
 
 
 def wire_published(published: Published) -> dict[str, Any]:
