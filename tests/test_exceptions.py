@@ -176,3 +176,13 @@ def test_overload_can_ask_for_a_pause() -> None:
 
     assert Overloaded is type(arrived)
     assert 0.25 == arrived.retry_after
+
+
+def test_a_long_pattern_is_not_repeated():
+    """Only what stands around the fault, and how long it is; the attribute has all of it."""
+    short, long = BadPattern("a//b", 2, "an empty segment"), BadPattern("x" * 5000 + "!", 5000, "y" * 5000)
+    assert "bad pattern 'a//b' at character 2: an empty segment" == str(short)
+    assert 5001 == len(long.pattern)
+    assert "x!' at character 5000: yyy" in str(long)
+    assert "of 5001 characters" in str(long)
+    assert len(str(long)) < 500

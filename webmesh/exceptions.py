@@ -82,6 +82,13 @@ class DuplicateRoute(RoutingError, ValueError):
         self.old = old
 
 
+SHOWN = 100
+"""Characters of a pattern that an error repeats: those around the place at which it goes wrong."""
+
+WHY = 300
+"""Characters of why it is wrong, which may repeat a segment."""
+
+
 class BadPattern(RoutingError, ValueError):
     """A path or topic pattern is malformed.
 
@@ -91,7 +98,10 @@ class BadPattern(RoutingError, ValueError):
     """
 
     def __init__(self, pattern: str, position: int, why: str) -> None:
-        super().__init__(f"bad pattern {pattern!r} at character {position}: {why}")
+        shown = repr(pattern if len(pattern) <= SHOWN else pattern[max(0, position - SHOWN // 2) :][:SHOWN])
+        if len(pattern) > SHOWN:  # peers choose topics: neither logs nor answers repeat all of a long one
+            shown = f"of {len(pattern)} characters with {shown}"
+        super().__init__(f"bad pattern {shown} at character {position}: {why[:WHY]}")
         self.pattern = pattern
         self.position = position
 
