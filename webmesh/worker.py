@@ -62,7 +62,7 @@ def join_workers(server: WebMeshServer, ticket: WorkerTicket) -> None:
     if server.idempotency == MEMORY:
         # A link that is lost comes back anywhere: what ran here must not run again there.
         path = os.path.join(ticket.folder, "calls.db")
-        server.idempotency = f"sqlite:///{path}"
+        server.idempotency = f"sqlite:///{path}?synchronous=off"
 
 
 def _check_engine(server: WebMeshServer) -> None:
