@@ -70,6 +70,15 @@ def test_a_greeting_tells_who_the_server_is() -> None:
         assert 30_000 == greeting.limits["session_ms"]
 
 
+def test_wills_that_the_server_does_not_take_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """In the log and to the link; whatever else stands there is none."""
+    answer = {"session": "s", "epoch": "e", "resumed": True, "refused_wills": ["mine", 7, "x" * 99]}
+    with connection_pair(server=Server(answer).router) as (client, _):
+        greeting = greet(ClientSession({}), client)
+    assert ("mine", "x" * 64) == greeting.refused_wills
+    assert [greeting.refused_wills] == [record.wills for record in caplog.records if hasattr(record, "wills")]
+
+
 @pytest.mark.parametrize("answer", [None, 7, [], {}, {"session": 9, "resumed": "yes", "limits": 3, "streams": 4}])
 def test_a_server_without_sessions_is_used_without(answer: Any) -> None:
     """Whatever it makes of the path; a stream that was lost there fails at once, as ever."""

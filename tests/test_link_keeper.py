@@ -292,7 +292,7 @@ class Greeter:
             raise self.answer
         if self.answer is not None:
             self.answer(connection)
-        return SimpleNamespace(resumed=True)
+        return SimpleNamespace(resumed=True, refused_wills=["w"])
 
     def lost(self, connection: Any, why: ConnectionClosed) -> None:
         self.log.append(why.code)
@@ -306,7 +306,7 @@ def test_a_connection_is_given_out_after_its_greeting() -> None:
     greeter = Greeter()
     world = World(greeter=greeter)
     world.wait()
-    assert world.events[-1].resumed
+    assert (True, ("w",)) == (world.events[-1].resumed, world.events[-1].refused_wills)
     world.lose(1006)
     world.wait()
     world.lose(4503)

@@ -45,6 +45,9 @@ NO_SESSIONS = frozenset({"unimplemented", "not_found"})
 
 NONE: frozenset[int | str] = frozenset()
 
+MOST_REFUSED = 100
+"""Ids of refused wills that are looked at; a client has some ten wills."""
+
 logger = logging.getLogger("webmesh.client")
 
 
@@ -59,6 +62,7 @@ class Greeting:
         expires_in: Seconds that the login is good for; `None` for no end.
         streams: Ids of ours that go on.
         topics_epoch: Names the memory of its topics where that ends with it; empty otherwise.
+        refused_wills: Ids of last wills that it has not taken.
     """
 
     resumed: bool = False
@@ -69,6 +73,7 @@ class Greeting:
     expires_in: float | None = None
     streams: frozenset[int | str] = NONE
     topics_epoch: str = ""
+    refused_wills: tuple[str, ...] = ()
 
 
 class ClientSession:
@@ -184,6 +189,8 @@ class ClientSession:
         self._id, self._epoch = greeting.session, greeting.epoch
         if self.topics is not None:
             self.topics.entered(conversation, resumed=greeting.resumed, epoch=greeting.topics_epoch)
+        if greeting.refused_wills:
+            logger.warning("the server does not take last wills any more", extra={"wills": greeting.refused_wills})
         milliseconds = greeting.limits.get("session_ms")
         self._seconds = milliseconds / 1000 if isinstance(milliseconds, int | float) else SESSION_SECONDS
         if self._id:
@@ -341,6 +348,8 @@ def _greeting(answer: Any) -> Greeting:
     said = answer if isinstance(answer, dict) else {}
     node, session, epoch, limits = said.get("node"), said.get("session"), said.get("epoch"), said.get("limits")
     streams, expires, topics_epoch = said.get("streams"), said.get("expires_ms"), said.get("topics_epoch")
+    refused = said.get("refused_wills")
+    refused = refused[:MOST_REFUSED] if isinstance(refused, list) else []
     return Greeting(
         resumed=said.get("resumed") is True,
         node=node if isinstance(node, dict) else {},
@@ -350,4 +359,5 @@ def _greeting(answer: Any) -> Greeting:
         expires_in=expires / 1000 if isinstance(expires, int | float) and not isinstance(expires, bool) else None,
         streams=frozenset(id for id in streams if isinstance(id, str | int)) if isinstance(streams, list) else NONE,
         topics_epoch=topics_epoch if isinstance(topics_epoch, str) else "",
+        refused_wills=tuple(will[:64] for will in refused if isinstance(will, str)),
     )

@@ -59,7 +59,7 @@ class Greeter(Protocol):
     """Says hello on each new connection, before anybody else may use it."""
 
     def greet(self, connection: WebSocketConnection, seconds: float) -> Any:
-        """Whatever has an attribute `resumed`; raises what makes the attempt a failure."""
+        """Whatever has attributes `resumed` and `refused_wills`; raises what makes the attempt a failure."""
 
     def lost(self, connection: WebSocketConnection, why: ConnectionClosed) -> None:
         """A connection that was greeted has ended."""
@@ -252,7 +252,7 @@ class LinkKeeper:
         ended = False
         try:
             self._tell("connecting", self._comeback.reason)
-            connection, resumed = self._attempt(deadline)
+            connection, greeted = self._attempt(deadline)
             ended = True
         except gevent.GreenletExit:
             if self.stopped:  # `stop` has thrown it
@@ -274,13 +274,14 @@ class LinkKeeper:
             self._dialler = None
             if not ended:  # by whoever waited for it
                 self._tell("lost", "the attempt was given up")
-        self._opened(connection, resumed)
+        self._opened(connection, **greeted)
         return connection
 
-    def _attempt(self, deadline: Deadline) -> tuple[WebSocketConnection, bool]:
+    def _attempt(self, deadline: Deadline) -> tuple[WebSocketConnection, dict[str, Any]]:
+        """Dial and greet; with what a `LinkEvent` says of the latter."""
         connection = self._made(self._rounds.dial(deadline.remaining() or 0.0))
         if self._greeter is None:
-            return connection, False
+            return connection, {}
         greeted = False
         try:
             greeting = self._greeter.greet(connection, deadline.remaining() or 0.0)
@@ -290,15 +291,15 @@ class LinkKeeper:
                 connection.close(1000, timeout=0)
         if not greeted:
             raise connection.ending or ConnectionClosed()
-        return connection, bool(greeting.resumed)
+        return connection, {"resumed": bool(greeting.resumed), "refused_wills": tuple(greeting.refused_wills)}
 
-    def _opened(self, connection: WebSocketConnection, resumed: bool) -> None:
+    def _opened(self, connection: WebSocketConnection, **greeted: Any) -> None:
         if self._series is not None:
             self._series.opened(self._clock())
         self._ever_connected = True
         self._error = None
         self.connection = connection
-        self._tell("connected", self._comeback.reason, resumed=resumed)
+        self._tell("connected", self._comeback.reason, **greeted)
         self._settled.set()
         self._hurry.set()
         self._on_open(connection)

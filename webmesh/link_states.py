@@ -40,6 +40,8 @@ class LinkEvent:
     """What is or was dialled, without its query."""
     resumed: bool = False
     """With `connected`: whether the session went on where it was."""
+    refused_wills: tuple[str, ...] = ()
+    """With `connected`: ids of last wills that this client has lost the right to: they will not be published."""
 
 
 Function = Callable[[LinkEvent], object]
