@@ -165,6 +165,18 @@ def test_wills_that_may_not_be_published_any_more_are_revoked(server: WebMeshSer
         assert {"guest"} == connection.session.identity.roles
 
 
+def test_a_will_without_a_delay_is_published_by_the_rights_at_the_loss(server: WebMeshServer) -> None:
+    """What the next connection may or may not do comes too late for it."""
+    wills = [{"id": "a", "topic": "secret/w", "data": 1}]
+    with topic_peer(server, token="ann:boss") as watcher:
+        watcher.subscribe("secret/w")
+        with topic_peer(server, token="joe:boss", wills=wills) as before:
+            lose(server, before)
+            with topic_peer(server, token="joe:guest", resume=before.resume) as after:
+                assert after.greeting["resumed"]
+                assert [1] == watcher.payloads(1)
+
+
 @pytest.mark.row(80)
 def test_who_may_not_publish_a_will_any_more_comes_back_without_it(server: WebMeshServer) -> None:
     """It is told which was left out; the rest goes on, and nothing is published with rights that are gone."""
