@@ -238,3 +238,27 @@ def test_one_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError):
             open_store(f"sqlite:///{tmp_path}/text", **BOUNDS)
     assert {} == census.grown()
+
+
+def test_what_another_process_runs_is_told_from_what_was_cut_off(path: str) -> None:
+    """By its owner: one that lives runs it, one that has gone has left it."""
+    store = SQLiteStore(path, **BOUNDS)
+    store.begin(b"a", b"print")
+    for owner, running in ((f"{os.getppid()}:", True), (f"{os.getpid()}:1", False), (None, False)):
+        with sqlite3.connect(path) as database:
+            database.execute("update webmesh_idempotency set owner = ?", (owner,))
+        assert Remembered(b"print", None, running) == store.begin(b"a", b"print")
+    store.close()
+
+
+def test_a_file_from_before_owners_is_taken(path: str) -> None:
+    """What it holds stays."""
+    with sqlite3.connect(path) as database:
+        database.execute(
+            "create table webmesh_idempotency (key blob primary key, fingerprint blob not null, outcome blob,"
+            " at real not null) without rowid"
+        )
+        database.execute("insert into webmesh_idempotency values (x'61', x'62', x'63', 4e9)")
+    store = SQLiteStore(path, **BOUNDS)
+    assert (Remembered(b"b", b"c"), None) == (store.begin(b"a", b"b"), store.begin(b"new", b"b"))
+    store.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 from gevent import monkey
 
-from webmesh.processes import is_patched
+from webmesh.processes import incarnation, is_patched, lives
 
 
 def answer_of(program: str) -> str:
@@ -37,3 +38,17 @@ def test_patching_sockets_alone_is_not_enough():
     program = "from gevent import monkey; monkey.patch_socket()\n"
     program += "from webmesh.processes import is_patched; print(is_patched())"
     assert "False" == answer_of(program)
+
+
+def test_a_process_is_told_from_its_forerunners():
+    """By when it began; one that has ended lives no more, nor does what is no process."""
+    assert lives(incarnation()) and not lives(f"{os.getpid()}:1")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert lives(f"{child.pid}:")
+        began = answer_of(
+            f"from webmesh.processes import _started; print(_started({child.pid}))"
+        )
+        assert lives(f"{child.pid}:{began}")
+    assert not lives(f"{child.pid}:{began}") and not lives(f"{child.pid}:")
+    for nobody in ("", "x", "-5:", "9" * 40, "0:5"):
+        assert not lives(nobody)

@@ -62,6 +62,9 @@ class Remembered(NamedTuple):
     outcome: bytes | None
     """`None` when the call began and its end was never recorded."""
 
+    running: bool = False
+    """Whether another process, which still lives, has begun it and not ended it."""
+
 
 class IdempotencyStore(Protocol):
     """Remembers beyond the end of the process. All methods may block: they are called one after another, in a thread.

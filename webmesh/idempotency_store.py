@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from webmesh.exceptions import ConfigurationError, Unavailable
 from webmesh.idempotency import SUBJECT_SIZE, IdempotencyStore, Remembered
+from webmesh.processes import incarnation, lives
 
 MEMORY = "memory://"
 SWEEP_EVERY = 256
@@ -24,7 +25,7 @@ BUSY_SECONDS = 5.0
 
 _SCHEMA = """
 create table if not exists webmesh_idempotency (
-    key blob primary key, fingerprint blob not null, outcome blob, at real not null
+    key blob primary key, fingerprint blob not null, outcome blob, at real not null, owner text
 ) without rowid;
 create index if not exists webmesh_idempotency_at on webmesh_idempotency (at);
 """
@@ -73,8 +74,8 @@ def open_store(url: str, *, keys: int, size: int, seconds: float) -> Idempotency
 
 
 class SQLiteStore:
-    """Keys in one SQLite file in WAL mode; see `IdempotencyStore`. One process at a time should use a file: what
-    another one runs looks here like what was cut off.
+    """Keys in one SQLite file in WAL mode; see `IdempotencyStore`. Processes of one machine may share it: each row
+    names the process that runs it, so that what another one runs is told from what was cut off.
 
     Args:
         keys, size, seconds: How many, how many bytes of outcomes and how old.
@@ -87,6 +88,7 @@ class SQLiteStore:
         self._unknown = max(UNKNOWN_SECONDS, seconds)
         self._begun = 0
         self._running: dict[bytes, bytes] = {}
+        self._owner = incarnation()
         # Outcomes are the callers' data; SQLite gives its other files the same rights.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         # Made here, used by one thread of a pool at a time.
@@ -96,6 +98,7 @@ class SQLiteStore:
             self._database.execute("pragma journal_mode = wal")
             self._database.execute(f"pragma synchronous = {synchronous}")
             self._database.executescript(_SCHEMA)
+            self._add_owner()
             self._sweep()
             done = True
         finally:
@@ -108,23 +111,28 @@ class SQLiteStore:
         if self._begun % SWEEP_EVERY == 0:
             self._sweep()
         inserted = self._execute(
-            f"insert into webmesh_idempotency values (?, ?, null, {_NOW}) on conflict (key) do update"
-            " set fingerprint = excluded.fingerprint, outcome = null, at = excluded.at"
+            f"insert into webmesh_idempotency (key, fingerprint, at, owner) values (?, ?, {_NOW}, ?) on conflict (key)"
+            " do update set fingerprint = excluded.fingerprint, outcome = null, at = excluded.at,"
+            " owner = excluded.owner"
             f" where at < {_NOW} - case when outcome is null then ? else ? end",
-            (key, fingerprint, self._unknown, self._seconds),
+            (key, fingerprint, self._owner, self._unknown, self._seconds),
         )
         if inserted.rowcount:
             self._running[key] = fingerprint
             return None
-        found = self._execute("select fingerprint, outcome from webmesh_idempotency where key = ?", (key,))
+        found = self._execute("select fingerprint, outcome, owner from webmesh_idempotency where key = ?", (key,))
         row = found.fetchone()
-        return Remembered(*row) if row is not None else None
+        if row is None:  # deleted by another process since: it may run there again, so that nobody knows
+            return Remembered(fingerprint, None, running=True)
+        known, outcome, owner = row
+        running = outcome is None and owner not in (None, self._owner) and lives(owner)
+        return Remembered(known, outcome, running)
 
     def end(self, key: bytes, outcome: bytes) -> None:
         """See `IdempotencyStore`."""
         self._execute(
-            f"insert into webmesh_idempotency values (?, ?, ?, {_NOW}) on conflict (key) do update"
-            " set outcome = excluded.outcome, at = excluded.at",
+            f"insert into webmesh_idempotency (key, fingerprint, outcome, at) values (?, ?, ?, {_NOW}) on conflict"
+            " (key) do update set outcome = excluded.outcome, at = excluded.at",
             (key, self._running.get(key, b""), outcome),
         )
         self._running.pop(key, None)
@@ -138,6 +146,16 @@ class SQLiteStore:
         """See `IdempotencyStore`."""
         with suppress(sqlite3.Error):  # what was recorded is there; tidying up may be left to the next process
             self._database.close()
+
+    def _add_owner(self) -> None:
+        """To a file from before there were owners; another process may do so at the same moment."""
+        columns = [row[1] for row in self._database.execute("pragma table_info (webmesh_idempotency)")]
+        if "owner" not in columns:
+            try:
+                self._database.execute("alter table webmesh_idempotency add column owner text")
+            except sqlite3.OperationalError as error:
+                if "duplicate column" not in str(error):
+                    raise
 
     def _sweep(self) -> None:
         """Delete what is too old, and the oldest of what is too much. What has begun and not ended is bounded apart

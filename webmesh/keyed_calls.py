@@ -36,6 +36,9 @@ from webmesh.websocket.hub import Completion
 KEY_SIZE = 64
 """Bytes of a key: a UUID takes 36, a SHA-256 in hexadecimal digits 64."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
+"""Seconds between two looks whether a call that another process runs has ended."""
+
 _DENIED = PermissionDenied.code, Unauthenticated.code
 """What a handler, or a middleware before it, says when nothing was done, though the same caller may be let in later."""
 
@@ -121,12 +124,22 @@ class KeyedCalls:
         return self._again(call, entry, fingerprint, check)
 
     def _recall(self, key: Key, fingerprint: bytes, attempt: _Attempt) -> Remembered | None:
-        """What the store knows; `None` when the call is the first one, which it has noted."""
+        """What the store knows; `None` when the call is the first one, which it has noted. Waits for one that another
+        process runs."""
         if self.store is None:
             return None
+        pause = FIRST_PAUSE
         try:
-            return self._executor.run(Context(), self.store.begin, key.digest, fingerprint)
-        except (Unavailable, Overloaded) as error:
+            while True:
+                known = self._executor.run(Context(), self.store.begin, key.digest, fingerprint)
+                if known is None or not known.running:
+                    return known
+                if known.fingerprint != fingerprint:
+                    raise InvalidArgument(f"the {IDEMPOTENCY_KEY} was used before, with another payload")
+                attempt.refusal = Unavailable("it runs in another process; ask again")  # if this wait is cut short
+                gevent.sleep(pause)
+                attempt.refusal, pause = None, min(2 * pause, LONGEST_PAUSE)
+        except (Unavailable, Overloaded, InvalidArgument) as error:
             attempt.refusal = error
             raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gevent.event import Event
 
 from tests.processes import ENVIRONMENT
-from tests.running import PATIENCE
-from webmesh.exceptions import Aborted, InvalidArgument, ReplyLost
+from tests.running import PATIENCE, running, wait_for
+from webmesh import idempotency_store
+from webmesh.exceptions import Aborted, InvalidArgument, ReplyLost, RequestTimeout, Unavailable
 from webmesh.webmesh_client import WebMeshClient
+from webmesh.webmesh_server import WebMeshServer
 
 SERVER = """
 import os, signal
@@ -98,3 +102,58 @@ def test_a_server_that_is_killed_between_start_and_answer_runs_no_call_twice(
 
     ledger = (tmp_path / "ledger").read_text().split()
     assert ["7"] * runs + ["9"] == ledger
+
+
+def test_a_repeat_at_another_process_waits_for_the_one_that_runs_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share a file, and the call runs once; one that may run again runs at the other."""
+    runs: list[str] = []
+    refuse = [False]
+    begun, gate = Event(), Event()
+
+    def server(name: str) -> WebMeshServer:
+        made = WebMeshServer(idempotency=f"sqlite:///{tmp_path}/keys.db")
+
+        @made.on("/pay", blocking=False)
+        def pay(payload: Any, path: str, client: Any) -> Any:
+            runs.append(name)
+            if name == "one":
+                begun.set()
+                gate.wait(PATIENCE)
+            if refuse[0] and name == "one":
+                raise Unavailable("not now")
+            return f"paid at {name}"
+
+        return made
+
+    with running(server("one")) as one:
+        monkeypatch.setattr(idempotency_store, "incarnation", lambda: f"{os.getppid()}:")
+        with running(server("other")) as other, WebMeshClient(one.url) as first, WebMeshClient(other.url) as second:
+            for key, refused, outcome in (("a", False, "paid at one"), ("b", True, "paid at other")):
+                refuse[0] = refused
+                calls = [first.spawn("/pay", key, headers={"idempotency-key": key})]
+                assert wait_for(begun.is_set)
+                calls += [second.spawn("/pay", key, headers={"idempotency-key": key}) for _ in range(3)]
+                with pytest.raises(RequestTimeout):
+                    second.call("/pay", key, headers={"idempotency-key": key}, timeout=0.2)
+                with pytest.raises(InvalidArgument):
+                    second.call("/pay", "another payload", headers={"idempotency-key": key})
+                assert ["one"] == runs
+                home = one._begun.home
+                home.run(gate.set)
+                assert [outcome] * 3 == [call.result(PATIENCE) for call in calls[1:]]
+                assert (["one", "other"] if refused else ["one"]) == runs
+                home.run(gate.clear), begun.clear(), runs.clear()
+
+
+@pytest.mark.once
+def test_what_a_killed_process_ran_is_unknown_to_the_others(tmp_path: Path) -> None:
+    """They know at once that nobody runs it any more, and do not run it again."""
+    with serving(tmp_path, (), "in handler") as (client, process):
+        with pytest.raises(ReplyLost):
+            client.call("/pay", "x", headers=KEY, timeout=5, fail_fast=True)
+        process.wait(PATIENCE)
+    with serving(tmp_path, (), "") as (client, _), pytest.raises(Aborted):
+        client.call("/pay", "x", headers=KEY)
+    assert "x\n" == (tmp_path / "ledger").read_text()
