@@ -255,7 +255,9 @@ def call_deadline(path: str, seconds: float) -> Deadline:
         RequestTimeout: It has come.
     """
     handled = CURRENT.get()
-    deadline = Deadline(finite(seconds)).tightened(None if handled is None else handled.deadline.remaining())
+    deadline = Deadline(finite(seconds))
+    if handled is not None and handled.deadline.at < deadline.at:
+        deadline.at = handled.deadline.at
     if deadline.expired:
         raise RequestTimeout(path, seconds)
     return deadline

@@ -160,14 +160,13 @@ class Completion(Generic[T]):
             bell.start(waiter.switch, None)
             waker = functools.partial(_ring, bell)
         self._wakers.append(waker)
-        timer = gevent.Timeout.start_new(timeout) if timeout is not None else None
+        timer = None
+        if timeout is not None:  # not gevent's Timeout, an exception that every call would make
+            timer = hub.loop.timer(timeout, priority=-1)  # what arrives in the same turn comes first
+            timer.start(waiter.switch, None)
         try:
             if not self._outcomes:
                 waiter.get()
-        except gevent.Timeout as expired:
-            if expired is not timer:
-                raise
-            self._check_late(timeout)
         finally:
             self._forget(waker)
             waiter.clear()
@@ -175,6 +174,8 @@ class Completion(Generic[T]):
                 bell.close()
             if timer is not None:
                 timer.close()
+        if timer is not None:
+            self._check_late(timeout)
 
     def _check_late(self, timeout: float | None) -> None:
         """The time is up. A result that came in the same moment counts."""
