@@ -6,13 +6,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import pytest
 
 from tests.running import PATIENCE, wait_for
+from webmesh.call import CURRENT
 from webmesh.callbacks import Callbacks
+from webmesh.exceptions import Cancelled
 from webmesh.execution import Executor
 
 VARIABLE: ContextVar[str] = ContextVar("variable", default="unset")
@@ -113,3 +117,24 @@ def test_each_gets_a_copy_of_the_context(callbacks: Callbacks) -> None:
     callbacks.tell([look_and_set, look_and_set])
 
     assert ["before", "before"] == seen
+
+
+@pytest.mark.parametrize(("given_up", "logged"), [(True, []), (False, ["callback failed"])])
+def test_the_end_of_the_call_that_tells_is_no_failure(
+    callbacks: Callbacks, given_up: bool, logged: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a connection ends while its `$hello` tells of it; that of a call which the function makes is one."""
+    told: list[str] = []
+    call: Any = SimpleNamespace(cancelled=given_up)
+
+    def tell() -> None:
+        CURRENT.set(call)
+        callbacks.tell([partial(gevent.sleep, 0.2), lambda: told.append("next")])
+
+    teller = gevent.spawn(tell)
+    gevent.sleep(0.01)
+    gevent.get_hub().loop.run_callback(teller.throw, Cancelled("the connection has ended"))
+    teller.join(PATIENCE)
+
+    assert ["next"] == told
+    assert logged == [record.message for record in caplog.records]

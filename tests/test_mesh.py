@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -128,6 +129,24 @@ def test_calls_are_spread_and_go_on_when_an_instance_leaves(meshed: Meshes) -> N
     thread.join()
     assert [] == failed
     assert wait_for(lambda: ("ok", "draining") in seen and ("draining", None) in seen)
+
+
+def test_a_watcher_that_blocks_holds_up_nobody_who_brings_news(meshed: Meshes) -> None:
+    """It may be told within a handler, whose connection may end meanwhile; what it missed comes in its order."""
+    mesh, go, seen = meshed("one"), threading.Event(), []
+
+    def slow(before: Any, after: Any) -> None:
+        go.wait(PATIENCE)
+        seen.append((before, after))
+
+    mesh.watch(slow)
+    home = mesh.server._begun.parts.home
+    views: list[Any] = ["a", "b", "c"]
+    for before, after in pairwise(views):
+        home.run(mesh._changed, before, after)
+    assert [] == seen
+    go.set()
+    assert wait_for(lambda: [("a", "b"), ("b", "c")] == seen)
 
 
 def test_what_is_published_at_one_node_is_heard_at_all(meshed: Meshes) -> None:

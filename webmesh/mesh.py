@@ -18,6 +18,7 @@ from webmesh.brokers.mesh import MeshBroker
 from webmesh.brokers.opening import open_broker
 from webmesh.call import check_callable
 from webmesh.call_policy import Balance, CallPolicy
+from webmesh.callbacks import Teller
 from webmesh.deadline import Deadline
 from webmesh.discovery.base import Discovery
 from webmesh.discovery.opening import open_discovery
@@ -121,6 +122,7 @@ class WebMesh:
         self._policy, self._policies, self._retries = policy, dict(policies or {}), retries
         self._made_calls: ServiceCalls | None = None
         self._watchers: list[Watcher] = []
+        self._teller = Teller(lambda: self._node.serving.parts.callbacks)
         self.server.extend(self._node)
         self.directory.watchers.append(self._changed)
         system.peers, system.record = self.directory.entries, lambda: self._node.me.to_wire()
@@ -210,8 +212,9 @@ class WebMesh:
             changed.wait(deadline.remaining())
 
     def _changed(self, before: NodeView | None, after: NodeView | None) -> None:
+        """Told apart: this greenlet may be a handler's, whose connection may end."""
         if self._watchers:
-            self._node.serving.parts.callbacks.tell(self._watchers, before, after)
+            self._teller.tell(self._watchers, before, after)
 
     def _peer_stats(self, seconds: float) -> dict[str, Any]:
         return gather_stats({link.node: link.connection for link in self._node.links}, seconds)
