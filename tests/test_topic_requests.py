@@ -21,7 +21,7 @@ def test_who_is_present_can_be_asked() -> None:
 
 
 def test_publications_carry_an_id_by_which_they_are_published_once() -> None:
-    """The program's, or one of this client's making; none where nothing is confirmed."""
+    """The program's, or one of this client's making; none where nothing is confirmed. And whose they are."""
     with script() as node:
 
         def publish(headers: dict[str, str], *, confirm: bool) -> Any:
@@ -35,5 +35,7 @@ def test_publications_carry_an_id_by_which_they_are_published_once() -> None:
         assert wait_for(lambda: len(node.came) == 3)
         first, second, third = (headers for _, _, headers in node.came)
         assert 32 == len(first["dedupe-id"])
-        assert ("mine", None) == (second["dedupe-id"], third)
-        assert node.topics.requests.own.has("a", "e", 7)
+        assert ("mine", None) == (second["dedupe-id"], third.get("dedupe-id"))
+        own = node.topics.requests.own
+        assert {own.mark} == {headers["excluded"] for headers in (first, second, third)}
+        assert own.has("a", "e", 7)
