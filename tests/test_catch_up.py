@@ -27,9 +27,12 @@ class Peer:
     def __init__(self) -> None:
         self.sent: list[Any] = []
         self.lost: list[Any] = []
+        self.expiries: list[float] = []
         self.then: Any = None
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any], expiry: Any = None) -> None:
+        if expiry is not None:
+            self.expiries.append(expiry[0])
         if message["data"] == "bad":
             raise EncodeError("no")
         self.sent.append(message["data"])
@@ -144,6 +147,14 @@ def test_an_engine_that_is_lost_meanwhile_is_a_gap(catching: CatchUp, peer: Peer
     catching.run()
     assert [1, {"reason": "the engine was lost", "pattern": True}] == peer.sent
     assert subscription.catching_up is None
+
+
+def test_what_is_replayed_to_one_that_is_away_ends_with_its_time(peer: Peer, subscription: PeerSubscription):
+    """Its session keeps it as it keeps what is live."""
+    catching = CatchUp(peer, subscription, NO_OBSERVER, now=lambda: 5.0)  # type: ignore[arg-type]
+    catching.replay([Publication("a", 1, ttl=2.0, at=4.0), Publication("a", 2), Publication("a", 3, ttl=2.0, at=1.0)])
+    catching.run()
+    assert ([1, 2], [6.0]) == (peer.sent, peer.expiries)
 
 
 def test_too_much_to_wait_is_lost_and_told(catching: CatchUp, peer: Peer, monkeypatch: pytest.MonkeyPatch):

@@ -19,7 +19,7 @@ import gevent
 from webmesh.brokers.base import give_way_in
 from webmesh.exceptions import BrokerError, ConnectionClosed, EncodeError
 from webmesh.observer import Observer
-from webmesh.peer_subscriber import delivered
+from webmesh.peer_subscriber import delivered, expiry
 from webmesh.protocol import messages
 
 if TYPE_CHECKING:
@@ -145,7 +145,9 @@ class CatchUp:
         if self._acknowledged(peer, publication, [self._subscription.id]):
             return
         try:
-            peer.send(delivered(publication, [self._subscription.id], now=now))
+            subs = [self._subscription.id]
+            wire = delivered(publication, subs, now=now)
+            peer.send(wire, None if publication.ttl is None else expiry(publication, subs))
         except EncodeError:
             self._observer.refused("delivery", "not encodable")
             peer.lose(publication, [self._subscription.id], "encoding")

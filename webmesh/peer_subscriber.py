@@ -236,10 +236,10 @@ class PeerSubscriber:
         for follower in tuple(self.followers or ()):
             follower.tick()
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any], expiry: Expiry | None = None) -> None:
         """Send, or keep, a counted message of its own: a replay, an event."""
         subs = tuple(message.get("subs") or ())  # no list: of thousands that are kept the collector would look at each
-        self.deliver(shared(self.serializer.serialize(message), 1, None, subs), None, "wait")
+        self.deliver(shared(self.serializer.serialize(message), 1, expiry, subs), None, "wait")
 
     # ------------------------------------------------------- acknowledged deliveries
 
