@@ -9,12 +9,13 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import gevent
 import pytest
 
 from tests.mesh_nodes import QUICK
 from tests.running import PATIENCE, wait_for
 from webmesh.brokers.mesh import MeshBroker
-from webmesh.brokers.mesh_questions import NOT_THE_LEADER
+from webmesh.brokers.mesh_questions import DOUBTFUL, NOT_THE_LEADER
 from webmesh.exceptions import (
     ConfigurationError, HandlerFailed, LocalProtocolError, RouteNotFound, ServiceNotFound, Unavailable,
 )  # fmt: skip
@@ -235,6 +236,26 @@ def test_one_that_does_not_lead_says_so_over_the_wire_and_the_next_one_is_asked(
                 NodePort(mesh._node).ask, other.id, "$engine", {"op": "groups"}, PATIENCE
             )
         assert NOT_THE_LEADER == caught.value.details
+
+
+def test_a_leader_that_ends_while_it_waits_for_copies_says_that_nobody_knows(
+    meshed: Meshes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its handler is ended with the node: whoever asked asks the next leader, and no failure is logged."""
+    meshes = [meshed("a"), meshed("b")]
+    meshes[1].await_service("a", timeout=PATIENCE)
+    (lead,) = [mesh for mesh in meshes if mesh.server.broker.council.leads]
+    (other,) = [mesh for mesh in meshes if mesh is not lead]
+
+    def ended() -> None:
+        raise gevent.GreenletExit  # as it is thrown into handlers at the end of a node
+
+    lead._node.serving.home.run(setattr, lead.server.broker._engine._copies, "wait", ended)
+    said = {"op": "put", "table": "t", "key": "k", "value": 5, "ttl": 60.0}
+    with pytest.raises(Unavailable) as caught:
+        other._node.serving.home.run(NodePort(other._node).ask, lead.id, "$engine", said, PATIENCE)
+    assert DOUBTFUL == caught.value.details
+    assert "handler failed" not in caplog.text
 
 
 def test_a_mesh_is_settled_when_there_are_enough_copies(meshed: Meshes) -> None:

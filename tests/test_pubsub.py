@@ -116,6 +116,15 @@ def test_a_gap_of_the_engine_is_told_to_every_subscriber(
     assert [("engine", "gap")] == observer.named("refused")
 
 
+def test_a_gap_that_concerns_nobody_is_no_news(observer: RecordingObserver, caplog: pytest.LogCaptureFixture):
+    """As while nodes find each other at their start: nobody has subscribed, so nobody has missed anything."""
+    with running(WebMeshServer(observer=observer)) as server:
+        parts = server._begun.parts
+        parts.home.run(parts.topics.gap, "another node leads")
+    assert [] == observer.named("refused")
+    assert "may have been missed" not in caplog.text
+
+
 def test_the_engine_wants_only_what_somebody_subscribes_to(server: WebMeshServer, broker: FailingBroker):
     """As long as anybody does."""
     with topic_peer(server) as alice, topic_peer(server) as bob:

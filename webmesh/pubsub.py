@@ -149,9 +149,10 @@ class Topics:
         self.groups.lost(group, count)
 
     def gap(self, reason: str) -> None:
-        """`Sink.gap`: every subscriber is told."""
-        self.observer.refused("engine", "gap")
-        logger.warning("publications may have been missed", extra={"reason": reason})
+        """`Sink.gap`: every subscriber is told; where there are none, nobody has missed anything."""
+        if self.subscribers or self.groups:
+            self.observer.refused("engine", "gap")
+            logger.warning("publications may have been missed", extra={"reason": reason})
         for entry in self.subscribers:
             for (_, sub), peers in entry.peers.items():
                 for peer in tuple(peers):

@@ -9,7 +9,7 @@ import pytest
 from webmesh.brokers import mesh_questions
 from webmesh.brokers.mesh_questions import DOUBTFUL, NOT_THE_LEADER, Doubtful, LeaderQuestions
 from webmesh.exceptions import (
-    NOT_STARTED, BrokerUnavailable, ConnectionClosed, Overloaded, ReplyLost, RequestTimeout, Unavailable,
+    NOT_STARTED, BrokerUnavailable, ConnectionClosed, HandlerFailed, Overloaded, ReplyLost, RequestTimeout, Unavailable,
 )  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def test_what_surely_did_not_happen_is_asked_of_the_next_leader(failure: Excepti
     "failure",
     [
         ReplyLost("$engine", started=True, code=1006, reason="x"), RequestTimeout("$engine", 5.0),
-        Unavailable("x", details=DOUBTFUL),
+        Unavailable("x", details=DOUBTFUL), HandlerFailed("cut off"),
     ],
 )  # fmt: skip
 def test_what_may_have_happened_is_asked_again_only_where_that_does_no_harm(failure: Exception) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gevent import GreenletExit
+
 from webmesh.brokers.base import GroupName
 from webmesh.brokers.mesh_copies import MeshCopies
 from webmesh.brokers.mesh_engine import MeshEngine
@@ -63,7 +65,7 @@ class MeshLead:
         if said.get("op") in CHANGING:
             try:
                 self._copies.wait()
-            except ReplyLost as lost:
+            except (ReplyLost, GreenletExit) as lost:  # the latter when the node ends meanwhile
                 raise Unavailable("another node leads the mesh now", details=DOUBTFUL) from lost
         return answer
 

@@ -12,7 +12,7 @@ import gevent
 
 from webmesh.deadline import Deadline
 from webmesh.exceptions import (
-    NOT_STARTED, BrokerUnavailable, ConnectionClosed, ReplyLost, RequestTimeout, Unavailable,
+    NOT_STARTED, BrokerUnavailable, ConnectionClosed, HandlerFailed, ReplyLost, RequestTimeout, Unavailable,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class LeaderQuestions:
                     raise Doubtful(error.message) from error
                 if isinstance(error, Unavailable) and error.details not in (NOT_THE_LEADER, NOT_STARTED, DOUBTFUL):
                     raise
-            except (ReplyLost, RequestTimeout) as lost:
+            except (ReplyLost, RequestTimeout, HandlerFailed) as lost:
                 if not repeatable and getattr(lost, "started", True):
                     raise Doubtful(str(lost)) from lost
             if deadline.expired:
