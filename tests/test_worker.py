@@ -93,6 +93,7 @@ def test_nobody_else_becomes_a_worker(tmp_path: Path) -> None:
                 client.call("$join", {"node": {"id": "x", "epoch": 1}})
             assert 1 == len(stranger.nodes())
         assert 0o600 == (tmp_path / "1.sock").stat().st_mode & 0o777
+        assert f"{tmp_path.name}.1" == node_of(server).settings.id
 
 
 def test_workers_need_no_login_of_each_other(tmp_path: Path) -> None:

@@ -124,4 +124,7 @@ class NodeDialler:
         now = f"{shown(url)}: {type(error).__name__}"
         self._told = (now, times + 1 if now == text else 1)
         if self._told[1] % ALIKE == 1:
-            logger.warning("a node cannot be reached", extra={"url": shown(url), "error": str(error)[:500]})
+            # That a node which was met has ended is told as what it is, elsewhere.
+            ended = self.node is not None and isinstance(error, ConnectFailed) and error.refused
+            log = logger.debug if ended else logger.warning
+            log("a node cannot be reached", extra={"url": shown(url), "error": str(error)[:500]})

@@ -50,10 +50,10 @@ def join_workers(server: WebMeshServer, ticket: WorkerTicket) -> None:
     node = _node_of(server)
     door: TcpAddress | UnixAddress
     if node is None:
-        WebMesh(server, secret=ticket.secret)
+        WebMesh(server, secret=ticket.secret, node_id=ticket.node)
         node = _node_of(server)
         assert node is not None
-        door = UnixAddress(os.path.join(ticket.folder, f"{ticket.life}.sock"), 0o600)
+        door = UnixAddress(ticket.door, 0o600)
     else:
         door = TcpAddress(ticket.host, 0)
     metadata: dict[str, Scalar] = {"worker": ticket.slot, "workers": ticket.group}

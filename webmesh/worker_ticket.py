@@ -35,6 +35,16 @@ class WorkerTicket:
         """The same for all workers of one supervisor, and for nobody else."""
         return os.path.basename(self.folder)
 
+    @property
+    def node(self) -> str:
+        """The id of its node, where its program is none by itself."""
+        return f"{self.group}.{self.life}"
+
+    @property
+    def door(self) -> str:
+        """The path of the socket at which the others dial it then."""
+        return os.path.join(self.folder, f"{self.life}.sock")
+
     def to_text(self) -> str:
         """One line that `read_ticket` reads."""
         return json.dumps(asdict(self))

@@ -15,6 +15,7 @@ import pytest
 from webmesh.cli.arguments import parse_serve_options
 from webmesh.cli.worker_place import Place
 from webmesh.exceptions import ConfigurationError
+from webmesh.worker_ticket import WorkerTicket
 
 
 @contextmanager
@@ -59,3 +60,14 @@ def test_a_socket_that_was_handed_over_is_inherited() -> None:
         number = os.dup(given.fileno())
         with place("--fd", number) as made:
             assert (None, number) == (made.port, made.fd)
+
+
+def test_what_a_worker_has_left_is_removed() -> None:
+    """Nobody is to dial one that has ended."""
+    with place("--port", 0) as made:
+        ticket = WorkerTicket(slot=1, life=7, folder=made.folder, secret="s")
+        for path in (ticket.door, f"{made.folder}/{ticket.node}.node"):
+            Path(path).touch()
+        made.forget(ticket)
+        made.forget(ticket)
+        assert [] == os.listdir(made.folder)

@@ -213,13 +213,23 @@ def test_a_program_that_cannot_be_served_is_told_once(tmp_path: Path) -> None:
         assert 1 == made.text.count("error: cannot import 'app': RuntimeError: this module is broken")
 
 
+def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
+    """Even one that was killed, and they tidy up behind it."""
+    place = tmp_path / "tmp"
+    place.mkdir()
+    with served(tmp_path, "--workers", "2", TMPDIR=str(place)) as made:
+        made.await_serving()
+        children = made.workers
+        assert 1 == len(list(place.glob("webmesh-*"))) and 2 == len(children)
+        made.process.kill()
+        assert wait_for(lambda: not any(map(alive, children)))
+        assert [] == list(place.glob("webmesh-*"))
+
+
 def test_a_port_that_is_taken_is_told_by_the_supervisor(tmp_path: Path) -> None:
     """Before it starts anybody."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = str(taken.getsockname()[1])
-        with served(tmp_path, "--workers", "2", "--host", "127.0.0.1", "--unix", "x") as made:
-            assert 2 == made.process.wait(LONGEST)
-        (tmp_path / "log").unlink()
         finished = subprocess.run(
             [sys.executable, "-m", "webmesh.serve", "--workers", "2", "--port", number],
             cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=LONGEST, check=False,

@@ -94,6 +94,8 @@ def _serve(
             _report(loaded, worker)
         with _told(loaded.server, worker or Notifier()) as notifier:
             _run(loaded.server, signals, notifier)
+    if worker is not None:
+        worker.tidy()
     return CUT_OFF if loaded.server.drained is False else STOPPED
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ class WorkerEnd:
     Attributes:
         interval: Seconds between two signs of life.
         ticket: What the supervisor said first.
+        orphaned: Whether the supervisor has gone.
 
     Raises:
         ConfigurationError: There is no supervisor.
@@ -57,6 +59,7 @@ class WorkerEnd:
             self.ticket = read_ticket(_first_line(self._sock))
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"no supervisor of workers is at descriptor {descriptor}: {error}") from None
+        self.orphaned = False
         self._watcher: gevent.Greenlet[[], None] | None = None
 
     def mark(self, record: logging.LogRecord) -> bool:
@@ -85,7 +88,13 @@ class WorkerEnd:
 
     def _await_end(self) -> None:
         wait_read(self._sock.fileno())  # only its end is to be read
+        self.orphaned = True
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def tidy(self) -> None:
+        """Do at the end what the supervisor cannot do any more: remove where the workers have met."""
+        if self.orphaned:
+            shutil.rmtree(self.ticket.folder, ignore_errors=True)
 
     def _tell(self, message: dict[str, Any], send: Callable[[bytes], object]) -> None:
         with contextlib.suppress(OSError):  # it has gone, or does not listen: then it will see the next sign

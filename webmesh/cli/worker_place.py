@@ -6,6 +6,8 @@ holds; a Unix socket, or one that was handed over, is inherited by all.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,10 +15,12 @@ from collections.abc import Callable
 from webmesh.cli.arguments import ServeOptions
 from webmesh.cli.serving import listen_failure
 from webmesh.cli.systemd import activated_descriptor, inherited_socket
+from webmesh.discovery.folder import file_of
 from webmesh.exceptions import ConfigurationError, ListenFailed
 from webmesh.options import Limits, Timeouts
 from webmesh.websocket.binding import bind, hold_port
 from webmesh.websocket.upgraded import TcpAddress, UnixAddress
+from webmesh.worker_ticket import WorkerTicket
 
 
 class Place:
@@ -50,6 +54,12 @@ class Place:
     def __exit__(self, *error: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._leave()
+
+    def forget(self, ticket: WorkerTicket) -> None:
+        """A worker has ended: nobody is to look for it."""
+        for path in (ticket.door, file_of(self.folder, ticket.node)):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def _take(self) -> None:
         options, given = self._options, self._options.fd

@@ -213,6 +213,7 @@ class WorkerSupervisor:
         if not worker.link.ended:  # a child of its own may still have the other end
             self._selector.unregister(worker.link.sock)
         status = worker.bury()
+        self._place.forget(worker.ticket)
         if self._stopping and worker.told_to_end and worker.said is None:
             return  # the signal came before it could do anything about it, and nothing was lost
         if worker.told_to_end or not self._serving:

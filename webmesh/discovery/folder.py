@@ -80,7 +80,7 @@ class FolderDiscovery(PolledDiscovery):
         record = self.me
         if record is None or not record.addresses:
             return
-        own = self._folder / f"{quote(record.id, safe='')}{SUFFIX}"
+        own = file_of(self._folder, record.id)
         if record == self._written and own.exists():
             os.utime(own)
             return
@@ -101,6 +101,11 @@ class FolderDiscovery(PolledDiscovery):
             self.drop(1, str(error)[:200])
             return None
         return Found(record.addresses, record) if record.addresses else None
+
+
+def file_of(folder: str | os.PathLike[str], node: str) -> Path:
+    """Where the node with this id stands."""
+    return Path(folder) / f"{quote(node, safe='')}{SUFFIX}"
 
 
 def _touched(name: Path) -> float:
