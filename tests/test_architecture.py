@@ -112,6 +112,7 @@ LAYERS = {
     "webmesh.will_watch": 3,
     "webmesh.node_wills": 3,
     "webmesh.server_session": 3,
+    "webmesh.session_moves": 3,
     "webmesh.sessions": 3,
     "webmesh.rights": 3,
     "webmesh.system_routes": 3,

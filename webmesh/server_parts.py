@@ -29,6 +29,7 @@ from webmesh.node_wills import NodeWills
 from webmesh.processes import is_patched
 from webmesh.rights import Rights
 from webmesh.routing import Router
+from webmesh.session_moves import SessionMoves
 from webmesh.sessions import Sessions
 from webmesh.topic_access import TopicAccess
 from webmesh.topic_options import TopicTable
@@ -110,6 +111,7 @@ class ServerParts:
         self.sessions = Sessions(self.home, limits=limits, timeouts=timeouts, observer=observer)
         self.topics = self._make_topics(broker or MemoryBroker(), access, blocking=blocking)
         self.wills = self._make_wills()
+        self.moves = SessionMoves(self.topics.broker, self.topics.lease, self.sessions)
         self.pulse = self._make_pulse()
         self.keyed.store = open_store(  # last, since it must be closed
             idempotency, keys=limits.idempotency_keys, size=limits.idempotency_size, seconds=timeouts.idempotency

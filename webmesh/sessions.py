@@ -202,6 +202,21 @@ class Sessions:
         self._shares.remove(_subject(session.identity))
         return True
 
+    def all(self) -> tuple[ServerSession, ...]:
+        """Those that there are now."""
+        return tuple(self._sessions.values())
+
+    def moved(self, session: ServerSession, subject: str | None) -> None:
+        """Its peer, which logged in as *subject*, has another session at another node: this one, and its link if that
+        has not ended yet, are for nobody. Somebody else's stays."""
+        if session.over or _subject(session.identity) != subject:
+            return
+        connection = session.connection
+        self._end(session, "moved")
+        if connection is not None:
+            replaced = ConnectionClosed(REPLACED, "replaced by a link to another node")
+            connection.conversation.stream.abort(replaced, say=True)
+
     def goodbye(self, session: ServerSession) -> None:
         """The peer leaves on purpose: nothing is kept for it."""
         self._end(session, "goodbye")

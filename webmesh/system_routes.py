@@ -19,6 +19,7 @@ from webmesh.options import Limits, Timeouts
 from webmesh.rights import Rights
 from webmesh.route_options import read_options
 from webmesh.routing import Route, Router
+from webmesh.session_moves import SessionMoves
 from webmesh.sessions import Resume, Sessions
 from webmesh.websocket.websocket_connection import WebSocketConnection
 
@@ -34,6 +35,7 @@ class SystemRoutes:
         sessions: Those of the run; set before it begins.
         wills: Theirs; likewise.
         rights: Looked at again when they change; likewise.
+        moves: Told of peers whose sessions are elsewhere; likewise.
         topics_epoch: `Broker.run`; likewise.
         epoch: Milliseconds since 1970 at which this node began: a later one of the same id is a later life of it.
         peers: Tells what the mesh knows of other nodes, as entries of `$peers`; `None` where there is no mesh. Like the
@@ -53,6 +55,7 @@ class SystemRoutes:
         self.sessions: Sessions | None = None
         self.wills: NodeWills | None = None
         self.rights: Rights | None = None
+        self.moves: SessionMoves | None = None
         self.topics_epoch: str | None = None
         self._listed: list[dict[str, Any]] | None = None
         self.limits = limits
@@ -97,8 +100,8 @@ class SystemRoutes:
         if session is None or session.over:
             found = None if asked is None else sessions.resume(asked, client)
             session, going = found if found is not None else (sessions.open(client), [])
-            if asked is not None and found is None and self.wills is not None:
-                self.wills.cancel(asked, client.identity)
+            if asked is not None and found is None:
+                self._came_from_elsewhere(asked, client)
             if going:
                 answer["streams"] = going
             self._after_answer(client, lambda: session.release(going))
@@ -125,6 +128,12 @@ class SystemRoutes:
             },
             "ping_ms": round(self.timeouts.ping_interval * 1000),
         }
+
+    def _came_from_elsewhere(self, asked: Resume, client: WebSocketConnection) -> None:
+        if self.wills is not None:
+            self.wills.cancel(asked, client.identity)
+        if self.moves is not None:
+            self.moves.came(asked, client.identity)
 
     def _log_in(self, client: WebSocketConnection, token: object) -> None:
         if token is not None and not isinstance(token, str):

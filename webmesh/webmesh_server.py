@@ -201,7 +201,7 @@ class WebMeshServer(RouteHost, TopicHost):
         address = listening_address(host, port, unix, shared=reuse_port) if sock is None else sock
         parts = serving_context(self).run(self._parts)
         self.system.sessions, self.system.login = parts.sessions, parts.login
-        self.system.wills, self.system.rights = parts.wills, parts.rights
+        self.system.wills, self.system.rights, self.system.moves = parts.wills, parts.rights, parts.moves
         self.system.topics_epoch = parts.topics.broker.run
         self._serve_topics(parts)
         self._serving = serving = Serving(parts, address, self._oversight, shared=reuse_port)
