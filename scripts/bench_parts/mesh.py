@@ -4,8 +4,8 @@
 
 Counted is the CPU of all three processes, user and system time. A hop is two calls, so that 2.0 is the least where A's
 call of B is as cheap as the client's of A; a handler that waits costs A more than one that answers at once. With one
-caller each process sleeps while the others work, and waking it costs as much as its work, however little that is; a busy
-machine moved that ratio from 2.6 to 5.5 for one tree. Instruction counts are steadier: docs/BENCHMARKS.md.
+caller each process sleeps while the others work, and must be woken, which no code of ours makes cheaper; a busy machine
+moved that ratio from 2.6 to 5.5 for one tree. Instruction counts are steadier: docs/BENCHMARKS.md.
 """
 
 from __future__ import annotations
