@@ -77,6 +77,23 @@ def test_other_parts_likewise(read: Any, wire: object) -> None:
         read(wire)
 
 
+@pytest.mark.parametrize(
+    "read, wire",
+    [
+        (messages.read_accepted, ["1", None, False]), (messages.read_accepted, [1, 5, False]),
+        (messages.read_accepted, [1, "e", None]), (messages.read_accepted, [-1, "e", False]),
+        (messages.read_since, ["1", None, None]), (messages.read_since, [1, 5, None]),
+        (messages.read_since, [None, None, float("nan")]), (messages.read_since, [None, None, -1]),
+        (messages.read_keep, {"history": 10**18}), (messages.read_keep, {"history": 1, "ttl": 10**400}),
+        (messages.read_places, [["a", -1]]), (messages.read_places, [["a", 10**18]]), (messages.read_places, [[5, 1]]),
+    ],
+)  # fmt: skip
+def test_numbers_are_bounded_and_of_their_kind(read: Any, wire: object) -> None:
+    """Before anything is done with them."""
+    with pytest.raises(InvalidArgument):
+        read(wire)
+
+
 @pytest.mark.parametrize("wire", [None, "a", [5], [""]])
 def test_patterns_are_texts(wire: object) -> None:
     """In a list."""

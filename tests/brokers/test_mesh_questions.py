@@ -9,7 +9,8 @@ import pytest
 from webmesh.brokers import mesh_questions
 from webmesh.brokers.mesh_questions import DOUBTFUL, NOT_THE_LEADER, Doubtful, LeaderQuestions
 from webmesh.exceptions import (
-    NOT_STARTED, BrokerUnavailable, ConnectionClosed, HandlerFailed, Overloaded, ReplyLost, RequestTimeout, Unavailable,
+    NOT_STARTED, BrokerError, BrokerUnavailable, ConnectionClosed, HandlerFailed, Overloaded, ReplyLost,
+    RequestTimeout, Unavailable,
 )  # fmt: skip
 
 
@@ -101,3 +102,16 @@ def test_parts_are_put_together() -> None:
     """Each asked for from behind the last one."""
     port = Port({"items": [["a", 1], ["b", 2]], "more": True}, {"items": [["c", 3]], "more": False})
     assert [["a", 1], ["b", 2], ["c", 3]] == list(questions(Council("x"), port).ask_parts({}))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None, [], {}, {"items": 5}, {"items": [1]}, {"items": [["a"]]}, {"items": [[1, 2]]},
+        {"items": [], "more": True}, {"items": [["a", 1], ["", 2]], "more": True},
+    ],
+)
+def test_parts_that_make_no_sense_end_in_an_error_of_the_engine(answer: Any) -> None:
+    """A leader may be broken, or lie: nobody waits for its end for ever."""
+    with pytest.raises(BrokerError):
+        list(questions(Council("x"), Port(answer)).ask_parts({}))

@@ -24,7 +24,7 @@ from webmesh.brokers.mesh_interest import MeshInterest
 from webmesh.brokers.mesh_lead import MeshLead
 from webmesh.brokers.mesh_messages import (
     group_to_wire, keep_to_wire, places_to_wire, publication_to_wire, read_accepted, read_group, read_history,
-    read_patterns, read_wire, since_to_wire,
+    read_list, read_patterns, read_wire, since_to_wire,
 )  # fmt: skip
 from webmesh.brokers.mesh_port import Handler, MeshPort
 from webmesh.brokers.mesh_questions import ANSWER, NOT_THE_LEADER, PATIENCE, Doubtful, LeaderQuestions
@@ -199,7 +199,7 @@ class MeshBroker(Broker):
             if not part.complete:  # what was asked for, or the rest of it, is not kept any more
                 return part
             found += part.items
-            if reverse or not answer.get("more"):
+            if reverse or not answer.get("more") or not part.items:
                 return replace(part, items=found)
             since = Since(part.items[-1].offset, part.epoch)
 
@@ -257,7 +257,7 @@ class MeshBroker(Broker):
 
     def groups(self) -> list[GroupName]:
         """See `Broker.groups`."""
-        return [read_group(one) for one in self._questions.ask({"op": "groups"})]
+        return [read_group(one) for one in read_list(self._questions.ask({"op": "groups"}))]
 
     def drop_group(self, group: GroupName) -> int | None:
         """See `Broker.drop_group`."""
@@ -329,11 +329,11 @@ class MeshBroker(Broker):
         coming = self._coming
         if coming is None or self._copied_term != said.get("term"):
             raise Unavailable("that is the rest of a copy whose beginning is not here", details=NOT_THE_LEADER)
-        for operation in said.get("operations", ()):
-            try:
+        try:
+            for operation in said.get("operations", ()):
                 coming.apply(operation)
-            except (TypeError, ValueError, LookupError, AttributeError) as error:
-                raise InvalidArgument(f"an operation makes no sense: {type(error).__name__}") from None
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+            raise InvalidArgument(f"an operation makes no sense: {type(error).__name__}") from None
         if said.get("whole") is True:  # until then the former one counts: this node may have to lead with it
             self._copy = coming
 

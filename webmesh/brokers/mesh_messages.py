@@ -7,7 +7,6 @@ no sense is an `InvalidArgument`. No two nodes share a clock, so ages are sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Places, Since
@@ -19,6 +18,8 @@ PART_SIZE = 256 * 1024
 """Bytes of one answer, or of one message of operations, as far as single publications are not larger."""
 
 _NAME_SIZE = 1024
+_MOST = 2**53
+"""Of any number here: every serializer carries it, and so does a float."""
 
 
 def publication_to_wire(publication: Publication, now: float) -> dict[str, Any]:
@@ -104,8 +105,8 @@ def read_places(wire: object) -> list[Places]:
     Raises:
         InvalidArgument: It says no such thing.
     """
-    found = _list(wire)
-    if not all(isinstance(one, list) and len(one) == 2 and type(one[1]) is int for one in found):
+    found = read_list(wire)
+    if not all(isinstance(one, list) and len(one) == 2 and type(one[1]) is int and _is_size(one[1]) for one in found):
         raise InvalidArgument("places are patterns and numbers")
     patterns = read_patterns([one[0] for one in found])
     return [Places(pattern, one[1]) for pattern, one in zip(patterns, found, strict=True)]
@@ -124,7 +125,10 @@ def read_accepted(wire: object) -> Accepted:
     """
     if not isinstance(wire, list) or len(wire) != 3:
         raise InvalidArgument("what became of a publication is a list of three")
-    return Accepted(*wire)
+    offset, epoch, duplicate = wire
+    if not _is_size(offset) or not isinstance(epoch, str | None) or not isinstance(duplicate, bool):
+        raise InvalidArgument("what became of a publication is its number, an epoch, and whether it was there before")
+    return Accepted(offset, epoch, duplicate)
 
 
 def history_to_wire(history: History, now: float) -> dict[str, Any]:
@@ -142,7 +146,7 @@ def read_history(wire: object, now: float) -> History:
         InvalidArgument: It is none.
     """
     said = _map(wire)
-    items = [read_wire(one, now) for one in _list(said.get("items"))]
+    items = [read_wire(one, now) for one in read_list(said.get("items"))]
     return History(items, _integer(said, "offset"), _text(said, "epoch"), said.get("complete") is True)
 
 
@@ -159,7 +163,12 @@ def read_since(wire: object) -> Since:
     """
     if not isinstance(wire, list) or len(wire) != 3:
         raise InvalidArgument("from where to read is a list of three")
-    return Since(*wire)
+    offset, epoch, seconds = wire
+    if seconds is not None:
+        _number({"seconds": seconds}, "seconds")
+    if not _is_size(offset) or not isinstance(epoch, str | None):
+        raise InvalidArgument("from where to read is a number, an epoch and seconds")
+    return Since(offset, epoch, seconds)
 
 
 def read_patterns(wire: object) -> list[tuple[str, ...]]:
@@ -168,7 +177,7 @@ def read_patterns(wire: object) -> list[tuple[str, ...]]:
     Raises:
         InvalidArgument: It is none.
     """
-    patterns = _list(wire)
+    patterns = read_list(wire)
     if not all(isinstance(one, str) and 0 < len(one) <= _NAME_SIZE for one in patterns):
         raise InvalidArgument("a pattern is a text")
     return [tuple(one.split("/")) for one in patterns]
@@ -201,7 +210,12 @@ def _map(wire: object) -> Mapping[str, Any]:
     return wire
 
 
-def _list(wire: object) -> list[Any]:
+def read_list(wire: object) -> list[Any]:
+    """A list of anything.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
     if not isinstance(wire, list):
         raise InvalidArgument("a list is wanted")
     return wire
@@ -209,16 +223,21 @@ def _list(wire: object) -> list[Any]:
 
 def _number(said: Mapping[str, Any], name: str) -> float:
     value = said.get(name)
-    if type(value) not in (int, float) or not isfinite(value) or value < 0:  # type: ignore[arg-type,operator]
+    if type(value) not in (int, float) or not 0 <= value <= _MOST:  # type: ignore[operator]
         raise InvalidArgument(f"{name} is a number, 0 or more")
     return float(value)  # type: ignore[arg-type]
 
 
 def _integer(said: Mapping[str, Any], name: str) -> int:
     value = said.get(name)
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value <= _MOST:
         raise InvalidArgument(f"{name} is an integer, 0 or more")
     return value
+
+
+def _is_size(value: object) -> bool:
+    """Whether it is a number of something, or none."""
+    return value is None or (type(value) is int and 0 <= value <= _MOST)
 
 
 def _text(said: Mapping[str, Any], name: str) -> str:

@@ -12,7 +12,8 @@ import gevent
 
 from webmesh.deadline import Deadline
 from webmesh.exceptions import (
-    NOT_STARTED, BrokerUnavailable, ConnectionClosed, HandlerFailed, ReplyLost, RequestTimeout, Unavailable,
+    NOT_STARTED, BrokerError, BrokerUnavailable, ConnectionClosed, HandlerFailed, ReplyLost, RequestTimeout,
+    Unavailable,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -80,11 +81,28 @@ class LeaderQuestions:
         return self._port.ask(leader, "$engine", said, ANSWER)
 
     def ask_parts(self, said: dict[str, Any]) -> Iterator[list[Any]]:
-        """Pairs of a key and what belongs to it, of which one message may not hold all."""
+        """Pairs of a key and what belongs to it, of which one message may not hold all.
+
+        Raises:
+            BrokerError: As `ask`; or what the leader says makes no sense.
+        """
         after: str | None = None
         while True:
-            part = self.ask(said | {"after": after})
-            yield from part["items"]
-            if not part["more"]:
+            items, more = _read_part(self.ask(said | {"after": after}), after)
+            yield from items
+            if not more:
                 return
-            after = part["items"][-1][0]
+            after = items[-1][0]
+
+
+def _read_part(part: object, after: str | None) -> tuple[list[Any], bool]:
+    """The pairs of one message, and whether there are more behind them; they come in the order of their keys."""
+    items = part.get("items") if isinstance(part, dict) else None
+    if not isinstance(items, list) or not all(
+        isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in items
+    ):
+        raise BrokerError("the answer of the node that leads the mesh makes no sense")
+    more = isinstance(part, dict) and part.get("more") is True
+    if more and (not items or items[-1][0] <= (after or "")):
+        raise BrokerError("the answers of the node that leads the mesh have no end")
+    return items, more
