@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 
 import pytest
 
-from tests.running import wait_for
+from tests.running import native_threads, wait_for
 from webmesh.cli.announcing import Banner, ServedRoute
 from webmesh.cli.worker_link import SupervisorEnd, WorkerEnd
 from webmesh.exceptions import ConfigurationError
@@ -49,11 +48,11 @@ def test_a_worker_gets_its_ticket_and_tells_that_it_serves() -> None:
 def test_many_routes_make_a_long_message() -> None:
     """It arrives whole, in as many pieces as it takes."""
     supervisor, worker = pair()
-    sending = threading.Thread(target=worker.ready, args=(banner(routes=20_000),))
-    sending.start()
     said: list[dict[str, object]] = []
-    assert wait_for(lambda: said.extend(supervisor.read()) or said)
-    sending.join()
+    with native_threads(1) as spawn:  # it waits until the other end has read
+        sending = spawn(worker.ready, banner(routes=20_000))
+        assert wait_for(lambda: said.extend(supervisor.read()) or said)
+        sending.get()
     assert 20_000 == len(said[0]["routes"])  # type: ignore[arg-type]
 
 
