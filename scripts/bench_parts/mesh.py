@@ -84,10 +84,11 @@ def measure(calls: int = CALLS, repeats: int = REPEATS) -> list[Cost]:
             taken: dict[str, list[float]] = {}
             for _ in range(repeats):
                 for what, path, callers in product(WAYS, CALLERS):
+                    each = max(1, calls // callers)
                     before = _used(a.pid, b.pid)
-                    _ask(clients[:callers], path, calls // callers)
-                    spent = (_used(a.pid, b.pid) - before) / (calls // callers * callers) * 1e6
-                    taken.setdefault(f"{what} {callers}", []).append(spent)
+                    _ask(clients[:callers], path, each)
+                    spent = _used(a.pid, b.pid) - before
+                    taken.setdefault(f"{what} {callers}", []).append(spent / (each * callers) * 1e6)
         return [Cost(what, median(times)) for what, times in taken.items()]
     finally:
         for process in (b, a):

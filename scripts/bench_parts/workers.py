@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def _rate(workers: int, folder: str) -> float:
         for line in server.stderr:
             if line.startswith("WebMesh "):  # the banner, after all of them are ready
                 break
-        gevent.spawn(server.stderr.read)
+        threading.Thread(target=server.stderr.read, daemon=True).start()
         return _load(f"ws://127.0.0.1:{port}")
     finally:
         server.send_signal(signal.SIGTERM)

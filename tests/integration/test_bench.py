@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from bench_parts import audience, balancing, brokers, matching, mesh, wire  # noqa: E402
+from bench_parts import audience, balancing, brokers, matching, mesh, wire, workers  # noqa: E402
 from bench_parts.command import chosen, main  # noqa: E402
 from bench_parts.contestants import CONTESTANTS, FLOOR  # noqa: E402
 from bench_parts.fan_out import CONTESTANTS as AUDITIONERS  # noqa: E402
@@ -259,12 +259,25 @@ def test_each_way_to_balance_is_measured() -> None:
 @pytest.mark.once
 def test_a_hop_over_the_mesh_is_measured_beside_a_direct_call() -> None:
     """And the section holds the one against the other."""
-    assert {"direct", "hop"} == {cost.what for cost in mesh.measure(calls=5, repeats=1)}
+    named = {f"{way} {callers}" for way in ("direct", "hop") for callers in mesh.CALLERS}
+    assert named == {cost.what for cost in mesh.measure(calls=5, repeats=1)}
 
     section = mesh.MeshCost(rounds=1)
-    section.samples = {"direct": [50.0], "hop": [110.0]}
-    assert "| client → A → B | 110.0 |" in section.markdown()
-    assert [2.2] == [verdict.measured for verdict in section.verdicts()]
+    section.samples = {"direct 1": [50.0], "hop 1": [110.0], "direct 16": [20.0]}
+    assert "| client → A → B | 1 | 110.0 |" in section.markdown()
+    assert [2.2, None] == [verdict.measured for verdict in section.verdicts()]
+
+
+def test_calls_of_two_workers_are_measured_beside_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the section holds the one against the other."""
+    monkeypatch.setattr(workers, "SECONDS", 0.2)
+    rates = workers.measure(repeats=1)
+    assert [1, 2] == [rate.workers for rate in rates] and all(rate.calls > 0 for rate in rates)
+
+    section = workers.Workers(rounds=1)
+    section.samples = {1: [900.0], 2: [1800.0]}
+    assert "| 2 | 1800 |" in section.markdown()
+    assert [0.5] == [verdict.measured for verdict in section.verdicts()]
 
 
 def test_matching_finds_what_it_looks_up() -> None:
