@@ -86,7 +86,12 @@ class Program:
     def history(self, topic: str) -> list[Any]:
         """The payloads that are kept."""
         with WebMeshClient(self.server.url) as client:
-            return [one.payload for one in client.history(topic).items]
+            payloads: list[Any] = []
+            since = None
+            while items := client.history(topic, since=since).items:  # a page has a thousand at most
+                payloads += [one.payload for one in items]
+                since = items[-1].position
+            return payloads
 
     @property
     def council(self) -> Any:
