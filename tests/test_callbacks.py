@@ -15,7 +15,7 @@ import pytest
 
 from tests.running import PATIENCE, wait_for
 from webmesh.call import CURRENT
-from webmesh.callbacks import Callbacks
+from webmesh.callbacks import EVENTS, Callbacks, Teller
 from webmesh.exceptions import Cancelled
 from webmesh.execution import Executor
 
@@ -138,3 +138,16 @@ def test_the_end_of_the_call_that_tells_is_no_failure(
 
     assert ["next"] == told
     assert logged == [record.message for record in caplog.records]
+
+
+def test_a_teller_waits_for_nobody_and_says_when_it_leaves_something_out(
+    callbacks: Callbacks, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The newest are told; a function that never ends costs no more memory than so many."""
+    told: list[int] = []
+    teller = Teller(lambda: callbacks)
+    for number in range(EVENTS + 3):
+        teller.tell([told.append], number)
+    assert ["events left out: a function of the program is too slow for them"] * 3 == caplog.messages
+    assert wait_for(lambda: EVENTS == len(told))
+    assert list(range(3, EVENTS + 3)) == told

@@ -67,7 +67,8 @@ def test_nobody_s_session_ends_by_a_guess(two: tuple[WebMeshServer, WebMeshServe
         parts = second._begun.parts
         for resume, who in (
             (Resume(named["session"], named["epoch"]), Identity("somebody else")),
-            (Resume("f" * 32, named["epoch"]), None), (Resume(named["session"], "other"), None),
+            (Resume("f" * 32, named["epoch"]), None), (Resume(named["session"], "0" * 8), None),
+            (Resume(named["session"], "a very long text" * 1000), None),
         ):
             parts.home.run(parts.moves.came, resume, who)
         lease = parts.topics.lease
@@ -81,22 +82,24 @@ def test_moves_are_bounded_and_told_for_a_while(monkeypatch: pytest.MonkeyPatch)
     """A crowd that comes from a dead node fills no lease; with an engine of one node nothing is told."""
     with running(WebMeshServer()) as alone:
         parts = alone._begun.parts
-        parts.home.run(parts.moves.came, Resume("s", "e"), None)
+        parts.home.run(parts.moves.came, Resume("s", "e" * 8), None)
         assert {} == parts.moves._told
         monkeypatch.setattr(type(parts.topics.broker), "shared", True)
         for number in range(2 * MOST):
-            parts.moves.came(Resume(str(number), "e"), None)
+            parts.moves.came(Resume(str(number), "e" * 8), None)
         assert MOST == len(parts.moves._told)
         monkeypatch.setattr(parts.sessions, "clock", lambda: float("inf"))
         parts.home.run(SessionMoves._look, parts.moves)
         assert {} == parts.moves._told == parts.topics.lease.facts["moved"]
 
 
-@pytest.mark.parametrize("told", [5, {"x": 1}, {"moved": 5}, {"moved": {"e": 5}}])
+@pytest.mark.parametrize("told", [5, {"x": 1}, {"moved": 5}, {"moved": {"e": 5}}, "own"])
 def test_what_makes_no_sense_is_told_by_nobody(told: Any) -> None:
     """Another node's facts are a stranger's."""
     with running(WebMeshServer()) as alone:
         parts = alone._begun.parts
+        if told == "own":
+            told = {"moved": {parts.sessions.epoch: [5, None, [], {}]}}
         parts.topics.lease.others["x"] = told if isinstance(told, dict) else {"moved": told}
         parts.home.run(parts.moves._look)
         assert set() == parts.moves._seen

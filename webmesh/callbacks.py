@@ -81,6 +81,8 @@ class Teller:
 
     def tell(self, functions: Iterable[Callable[..., object]], *args: object) -> None:
         """Have each of them called in turn; never waits."""
+        if len(self._events) == EVENTS:
+            logger.warning("events left out: a function of the program is too slow for them")
         self._events.append((tuple(functions), args))
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._run)

@@ -191,7 +191,8 @@ class WebMesh:
 
     def watch(self, function: Watcher) -> Watcher:
         """Call `function(before, after)` with the `NodeView`s of each node that comes, changes or goes; `None` for one
-        that was not known before, or is not any more. One after another; it may block."""
+        that was not known before, or is not any more. One after another; it may block. Of more than 1,024 that wait for
+        it the oldest are left out, and the log says so."""
         check_callable("a watcher", function)
         self._watchers.append(function)
         return function

@@ -206,10 +206,10 @@ class Sessions:
         """Those that there are now."""
         return tuple(self._sessions.values())
 
-    def moved(self, session: ServerSession, subject: str | None) -> None:
-        """Its peer, which logged in as *subject*, has another session at another node: this one, and its link if that
-        has not ended yet, are for nobody. Somebody else's stays."""
-        if session.over or _subject(session.identity) != subject:
+    def moved(self, session: ServerSession) -> None:
+        """Its peer has another session at another node: this one, and its link if that has not ended yet, are for
+        nobody."""
+        if session.over:
             return
         connection = session.connection
         self._end(session, "moved")

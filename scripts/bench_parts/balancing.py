@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from bench_parts.load import LoadFailed
+from bench_parts.apart import run_apart
 from bench_parts.processes import environment
 from bench_parts.results import Verdict
 from bench_parts.tables import table
@@ -116,13 +116,7 @@ def measure() -> list[Cost]:
 
 def measure_apart() -> list[Cost]:
     """The same in a process of its own."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "bench_parts.balancing"],
-        stdin=subprocess.DEVNULL, capture_output=True, env=environment(), text=True, timeout=LONGEST,
-    )  # fmt: skip
-    if finished.returncode:
-        raise LoadFailed(f"balancing: {(finished.stderr.strip().splitlines() or ['silently'])[-1]}")
-    return [Cost(**one) for one in json.loads(finished.stdout)]
+    return [Cost(**one) for one in run_apart("balancing", seconds=LONGEST)]
 
 
 class BalancingCost:

@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench_parts.apart import run_apart
 from bench_parts.load import LoadFailed
-from bench_parts.processes import environment
 from bench_parts.results import Verdict
 from bench_parts.tables import table
 
@@ -97,13 +97,7 @@ def measure(engine: str, url: str, kept: bool, publishers: int, seconds: float) 
 
 def measure_apart(engine: str, url: str, kept: bool, publishers: int, seconds: float) -> Publishing:
     """The same in a process of its own."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "bench_parts.brokers", engine, url, str(int(kept)), str(publishers), str(seconds)],
-        stdin=subprocess.DEVNULL, capture_output=True, env=environment(), text=True, timeout=LONGEST + seconds,
-    )  # fmt: skip
-    if finished.returncode:
-        raise LoadFailed(f"{engine}: {(finished.stderr.strip().splitlines() or ['silently'])[-1]}")
-    return Publishing(**json.loads(finished.stdout))
+    return Publishing(**run_apart("brokers", engine, url, int(kept), publishers, seconds, seconds=LONGEST + seconds))
 
 
 def free_port() -> str:

@@ -7,13 +7,12 @@ latency and tells of no end, so a kill is found by probes alone: links of real n
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from statistics import median
 
+from bench_parts.apart import run_apart
 from bench_parts.load import LoadFailed
-from bench_parts.processes import environment
 from bench_parts.results import Verdict
 from bench_parts.tables import table
 
@@ -60,13 +59,7 @@ def simulate(count: int, seed: int) -> Simulated:
 
 def simulate_apart(count: int, seed: int) -> Simulated:
     """The same in a process of its own."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "bench_parts.gossip", str(count), str(seed)],
-        stdin=subprocess.DEVNULL, capture_output=True, env=environment(), text=True, timeout=LONGEST,
-    )  # fmt: skip
-    if finished.returncode:
-        raise LoadFailed(f"gossip {count}: {(finished.stderr.strip().splitlines() or ['silently'])[-1]}")
-    return Simulated(**json.loads(finished.stdout))
+    return Simulated(**run_apart("gossip", count, seed, seconds=LONGEST))
 
 
 class GossipCost:

@@ -9,15 +9,13 @@ import gc
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from bench_parts.load import LoadFailed
-from bench_parts.processes import environment
+from bench_parts.apart import run_apart
 from bench_parts.results import Verdict
 from bench_parts.tables import table
 
@@ -77,13 +75,7 @@ def measure(count: int) -> Matching:
 
 def measure_apart(count: int) -> Matching:
     """The same in a process of its own."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "bench_parts.matching", str(count)],
-        stdin=subprocess.DEVNULL, capture_output=True, env=environment(), text=True, timeout=LONGEST,
-    )  # fmt: skip
-    if finished.returncode:
-        raise LoadFailed(f"matching {count}: {(finished.stderr.strip().splitlines() or ['silently'])[-1]}")
-    return Matching(**json.loads(finished.stdout))
+    return Matching(**run_apart("matching", count, seconds=LONGEST))
 
 
 class MatchingCost:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import gevent
 
-from bench_parts.load import LoadFailed
+from bench_parts.apart import run_apart
 from bench_parts.processes import cpu_seconds, environment
 from bench_parts.results import Verdict
 from bench_parts.tables import table
@@ -115,13 +115,7 @@ def _ask(clients: Sequence[WebMeshClient], path: str, times: int) -> None:
 
 def measure_apart() -> list[Cost]:
     """The same in a process of its own."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "bench_parts.mesh"],
-        stdin=subprocess.DEVNULL, capture_output=True, env=environment(), text=True, timeout=LONGEST,
-    )  # fmt: skip
-    if finished.returncode:
-        raise LoadFailed(f"mesh: {(finished.stderr.strip().splitlines() or ['silently'])[-1]}")
-    return [Cost(**one) for one in json.loads(finished.stdout)]
+    return [Cost(**one) for one in run_apart("mesh", seconds=LONGEST)]
 
 
 class MeshCost:

@@ -21,7 +21,7 @@ from statistics import median
 
 import gevent
 
-from bench_parts.load import LoadFailed
+from bench_parts.apart import run_apart
 from bench_parts.processes import environment
 from bench_parts.results import Verdict
 from bench_parts.tables import table
@@ -110,13 +110,7 @@ def measure(repeats: int = REPEATS) -> list[Rate]:
 
 def measure_apart() -> list[Rate]:
     """The same in a process of its own."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "bench_parts.workers"],
-        stdin=subprocess.DEVNULL, capture_output=True, env=environment(), text=True, timeout=LONGEST,
-    )  # fmt: skip
-    if finished.returncode:
-        raise LoadFailed(f"workers: {(finished.stderr.strip().splitlines() or ['silently'])[-1]}")
-    return [Rate(**one) for one in json.loads(finished.stdout)]
+    return [Rate(**one) for one in run_apart("workers", seconds=LONGEST)]
 
 
 class Workers:

@@ -72,7 +72,7 @@ def test_what_surely_did_not_happen_is_asked_of_the_next_leader(failure: Excepti
     "failure",
     [
         ReplyLost("$engine", started=True, code=1006, reason="x"), RequestTimeout("$engine", 5.0),
-        Unavailable("x", details=DOUBTFUL), HandlerFailed("cut off"),
+        Unavailable("x", details=DOUBTFUL),
     ],
 )  # fmt: skip
 def test_what_may_have_happened_is_asked_again_only_where_that_does_no_harm(failure: Exception) -> None:
@@ -80,6 +80,15 @@ def test_what_may_have_happened_is_asked_again_only_where_that_does_no_harm(fail
     assert 1 == questions(Council("a"), Port(failure, 1)).ask({})
     with pytest.raises(Doubtful):
         questions(Council("a"), Port(failure, 1)).ask({}, repeatable=False)
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_leader_that_fails_is_not_asked_in_vain_again(repeatable: bool) -> None:
+    """Each time it would write down its failure; what has come of it nobody knows."""
+    port = Port(HandlerFailed("the handler failed"), 1)
+    with pytest.raises(Doubtful):
+        questions(Council("a"), port).ask({}, repeatable=repeatable)
+    assert ["a"] == port.asked
 
 
 @pytest.mark.parametrize("refusal", [Overloaded("full"), Unavailable("the handler itself")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,3 +72,18 @@ def test_what_a_worker_has_left_is_removed() -> None:
         made.forget(ticket)
         made.forget(ticket)
         assert [] == os.listdir(made.folder)
+
+
+def test_no_folder_for_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the port is let go of."""
+
+    def none(**options: object) -> str:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", none)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(ConfigurationError, match="no folder"), place("--port", port):
+        pass
+    socket.create_server(("127.0.0.1", port), reuse_port=False).close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -22,7 +23,14 @@ from tests.cli.test_systemd import Manager
 from tests.processes import ENVIRONMENT, LONGEST
 from tests.running import PATIENCE, wait_for
 from webmesh import WebMeshClient
-from webmesh.exceptions import ConnectionClosed, LinkRefused, WebMeshError
+from webmesh.cli import workers
+from webmesh.cli.announcing import Announcer
+from webmesh.cli.arguments import parse_serve_options
+from webmesh.cli.worker_place import Place
+from webmesh.cli.worker_process import WorkerProcess
+from webmesh.cli.workers import WorkerSupervisor
+from webmesh.exceptions import ConfigurationError, ConnectionClosed, LinkRefused, WebMeshError
+from webmesh.worker_ticket import WorkerTicket
 
 pytestmark = pytest.mark.once
 
@@ -247,6 +255,48 @@ def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
         assert wait_for(lambda: 2 == len(made.workers))
         assert made.ask("/who")
         assert 0 == made.end()
+
+
+def test_a_system_without_room_for_a_worker_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again later, with what there was let go of; at the start it is told in one line."""
+    options = parse_serve_options(["--workers", "1", "--port", "0"], "serve")
+    with Place(options) as place:
+        supervisor = WorkerSupervisor([str(tmp_path / "nothing")], place, options, Announcer(..., "text", "serve"))
+        before = len(os.listdir("/proc/self/fd"))
+        assert supervisor._try_to_start(1) is None
+        supervisor._workers[1] = ended = WorkerProcess([sys.executable, "-c", "", "{}"], ticket_of(place))
+        supervisor._selector.register(ended.link.sock, selectors.EVENT_READ, ended.hear)
+        assert wait_for(lambda: ended.ended)
+        supervisor._succeed(1, ended)
+        for _ in range(3):
+            supervisor._due[1] = 0.0
+            supervisor._succeed(1, ended)
+            assert ended is supervisor._workers[1] and 0 < supervisor._due[1]
+        supervisor._bury(ended)
+        assert before == len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(supervisor, "_catch_signals", lambda: None)
+        supervisor._workers.clear()
+        with pytest.raises(ConfigurationError, match="cannot be started"):
+            supervisor.run()
+        supervisor._selector.close()
+
+
+def test_a_worker_that_does_not_come_up_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose module never gets to its end; it would have its place for ever."""
+    options = parse_serve_options(["--workers", "1", "--port", "0", "--worker-timeout", "0"], "serve")
+    with Place(options) as place:
+        supervisor = WorkerSupervisor([], place, options, Announcer(..., "text", "serve"))
+        stuck = WorkerProcess([sys.executable, "-c", "import time; time.sleep(60)", "{}"], ticket_of(place))
+        supervisor._end_hung(stuck)
+        assert not stuck.ended
+        monkeypatch.setattr(workers, "START_TIMEOUT", 0.001)
+        assert wait_for(lambda: supervisor._end_hung(stuck) or stuck.ended)
+        assert -signal.SIGKILL == stuck.bury()
+        supervisor._selector.close()
+
+
+def ticket_of(place: Place) -> WorkerTicket:
+    return WorkerTicket(slot=1, life=1, folder=place.folder, secret="s", port=place.port)
 
 
 def test_workers_share_a_unix_socket(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class MeshEngine:
             raise InvalidArgument("there is no such operation of the engine")
         try:
             return act(node, said)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise InvalidArgument(f"what was asked of the engine makes no sense: {type(error).__name__}") from None
 
     @property

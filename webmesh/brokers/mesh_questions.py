@@ -53,7 +53,7 @@ class LeaderQuestions:
 
         Raises:
             BrokerUnavailable: There was none, and nothing has happened.
-            Doubtful: It was lost before it answered, and may not be asked again.
+            Doubtful: It was lost before it answered, and may not be asked again; or it failed.
             RemoteError: It says no.
         """
         deadline = Deadline(PATIENCE)
@@ -68,7 +68,9 @@ class LeaderQuestions:
                     raise Doubtful(error.message) from error
                 if isinstance(error, Unavailable) and error.details not in (NOT_THE_LEADER, NOT_STARTED, DOUBTFUL):
                     raise
-            except (ReplyLost, RequestTimeout, HandlerFailed) as lost:
+            except HandlerFailed as failed:  # the same would come of asking again
+                raise Doubtful(f"the node that leads the mesh failed: {failed.message}") from failed
+            except (ReplyLost, RequestTimeout) as lost:
                 if not repeatable and getattr(lost, "started", True):
                     raise Doubtful(str(lost)) from lost
             if deadline.expired:

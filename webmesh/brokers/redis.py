@@ -32,13 +32,8 @@ from webmesh.brokers.redis_places import read_url
 from webmesh.brokers.redis_records import RedisRecords
 from webmesh.deadline import Deadline
 from webmesh.exceptions import (
-    BrokerError,
-    BrokerUnavailable,
-    ConfigurationError,
-    FailedPrecondition,
-    Overloaded,
-    PublishDoubtful,
-)
+    BrokerError, BrokerUnavailable, ConfigurationError, FailedPrecondition, Overloaded, PublishDoubtful,
+)  # fmt: skip
 from webmesh.options import Backoff, Limits
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_trie import TopicTrie
@@ -52,6 +47,9 @@ JSON. What is longer is refused, in both directions."""
 
 WATERMARKS = 10_000
 """Topics whose newest number a node remembers, to notice when Redis has lost some of what it had."""
+
+ADMISSIONS = 100
+"""Times that a new group is counted anew, as another node has made one meanwhile; each takes about a millisecond."""
 
 SWEPT = 20
 """Groups of other nodes that are looked at with each beat, whether they are over; all nodes together find them all."""
@@ -348,11 +346,12 @@ class RedisBroker(Broker):
             self._join(group)
             return
         with self._admitting:  # of several here each would find that another one was quicker
-            while True:
+            for _ in range(ADMISSIONS):
                 self._table.read()
                 check_places(group.name, self._table.durable, places)
                 if self._join(group, self._table.version):
                     return
+        raise BrokerUnavailable("other nodes make groups faster than this one can count them")
 
     def _join(self, group: NodeGroup, version: str = "") -> bool:
         """Whether the table of groups was still of that version, where the group is new."""

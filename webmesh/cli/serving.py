@@ -117,7 +117,8 @@ def _report(loaded: Loaded, worker: WorkerEnd) -> None:
     from webmesh.worker import await_fellows
 
     worker.watch()
-    await_fellows(loaded.server, worker.ticket)
+    if not await_fellows(loaded.server, worker.ticket):
+        logger.warning("this worker serves without links to all others", extra={"others": worker.ticket.fellows})
     worker.ready(_banner(loaded))
 
 

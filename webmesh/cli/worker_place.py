@@ -32,7 +32,7 @@ class Place:
         folder: Where they meet; for this user alone.
 
     Raises:
-        ConfigurationError: The address cannot be listened on.
+        ConfigurationError: The address cannot be listened on, or there is no folder for temporary files.
     """
 
     def __init__(self, options: ServeOptions) -> None:
@@ -48,7 +48,11 @@ class Place:
             self._take()
         except ListenFailed as error:
             raise ConfigurationError(listen_failure(self._options, error)) from error
-        self.folder = tempfile.mkdtemp(prefix="webmesh-")
+        try:
+            self.folder = tempfile.mkdtemp(prefix="webmesh-")
+        except OSError as error:
+            self._leave()
+            raise ConfigurationError(f"the workers have no folder to meet in: {error}") from error
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -22,8 +22,11 @@ class WorkerProcess:
 
     Attributes:
         said: What it told when it was ready; `None` before.
-        heard: The clock's reading at its last sign of life.
+        heard: The clock's reading at its last sign of life, or at its start.
         told_to_end: Whether it was.
+
+    Raises:
+        OSError: There is no process, or no descriptor, to be had.
     """
 
     def __init__(self, command: Sequence[str], ticket: WorkerTicket) -> None:
@@ -33,13 +36,18 @@ class WorkerProcess:
         self.link = SupervisorEnd()
         self.link.give(ticket)
         number = self.link.inherited.fileno()
-        self._process = subprocess.Popen(
-            [word.replace("{}", str(number)) for word in command],
-            pass_fds=[number] if ticket.fd is None else [number, ticket.fd],
-            env={**os.environ, VARIABLE: str(ticket.slot)},
-            process_group=0,  # Ctrl-C goes to the whole group of the terminal: each gets it once, from us
-        )
-        self.link.inherited.close()
+        try:
+            self._process = subprocess.Popen(
+                [word.replace("{}", str(number)) for word in command],
+                pass_fds=[number] if ticket.fd is None else [number, ticket.fd],
+                env={**os.environ, VARIABLE: str(ticket.slot)},
+                process_group=0,  # Ctrl-C goes to the whole group of the terminal: each gets it once, from us
+            )
+        except OSError:
+            self.link.close()
+            raise
+        finally:
+            self.link.inherited.close()
         self.heard = time.monotonic()
 
     @property

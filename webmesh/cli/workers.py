@@ -103,6 +103,8 @@ class WorkerSupervisor:
                 self._serve()
             self._stop()
             return self._status(started)
+        except OSError as error:
+            raise ConfigurationError(f"the workers cannot be started: {error}") from error
         finally:
             for worker in self._all():
                 worker.kill()
@@ -155,9 +157,7 @@ class WorkerSupervisor:
 
     def _await_ready(self, worker: WorkerProcess) -> bool:
         """Whether it serves in time; no, when a signal says to stop."""
-        decided = self._wait(lambda: worker.ready or worker.ended or bool(self._asked), START_TIMEOUT)
-        if not decided:
-            logger.error("a worker did not start in time", extra=worker.about() | {"seconds": START_TIMEOUT})
+        self._wait(lambda: worker.ready or worker.ended or bool(self._asked))
         return worker.ready
 
     # -------------------------------------------------------------------- in between
@@ -182,7 +182,7 @@ class WorkerSupervisor:
         ))  # fmt: skip
 
     def _wait(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Whether it comes true in time; the other workers are looked after meanwhile."""
+        """Whether it comes true in time; the workers are looked after meanwhile, and those that hang are ended."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while not condition():
             if deadline is not None and time.monotonic() >= deadline:
@@ -197,9 +197,12 @@ class WorkerSupervisor:
         for worker in [one for one in self._leaving if one.ended]:
             self._leaving.remove(worker)
             self._bury(worker)
+        for worker in self._all():
+            self._end_hung(worker)
         if self._serving and not self._asked:
             for slot, worker in tuple(self._workers.items()):
-                self._look_after(slot, worker)
+                if worker.ended:
+                    self._succeed(slot, worker)
             self._show_life()
 
     def _hear(self, worker: WorkerProcess) -> None:
@@ -219,22 +222,42 @@ class WorkerSupervisor:
         if worker.told_to_end or not self._serving:
             self._statuses.append(status)
 
-    def _look_after(self, slot: int, worker: WorkerProcess) -> None:
+    def _end_hung(self, worker: WorkerProcess) -> None:
+        """One that shows no life, while it serves or drains; or that does not come up."""
+        seconds = self._patience if worker.said is not None else START_TIMEOUT
+        if seconds and not worker.ended and time.monotonic() - worker.heard > seconds:
+            logger.error("a worker hangs: killed", extra=worker.about() | {"seconds": seconds})
+            worker.kill()
+
+    def _succeed(self, slot: int, worker: WorkerProcess) -> None:
+        """Have one that has ended replaced, in a while."""
         now = time.monotonic()
-        if not worker.ended:
-            if worker.ready and self._patience and now - worker.heard > self._patience:
-                logger.error("a worker hangs: killed", extra=worker.about() | {"seconds": self._patience})
-                worker.kill()
-        elif slot not in self._due:
+        if slot not in self._due:
             self._delays[slot].ended(now)
-            delay = self._delays[slot].next_delay()
-            self._due[slot] = now + delay
-            told = worker.about() | {"status": worker.status, "replaced_in": round(delay, 3)}
+            told = worker.about() | {"status": worker.status, "replaced_in": self._put_off(slot, now)}
             logger.error("a worker has ended", extra=told)
         elif now >= self._due[slot]:
+            fresh = self._try_to_start(slot)
+            if fresh is None:
+                self._put_off(slot, now)
+                return
             del self._due[slot]
             self._bury(worker)
-            self._workers[slot] = self._start(slot)
+            self._workers[slot] = fresh
+
+    def _put_off(self, slot: int, now: float) -> float:
+        """The seconds until its replacement is started."""
+        delay = self._delays[slot].next_delay()
+        self._due[slot] = now + delay
+        return round(delay, 3)
+
+    def _try_to_start(self, slot: int) -> WorkerProcess | None:
+        """As `_start`; `None` where the system has no process or descriptor left: it may have one later."""
+        try:
+            return self._start(slot)
+        except OSError as error:
+            logger.error("a worker could not be started", extra={"worker": slot, "reason": str(error)})
+            return None
 
     def _show_life(self) -> None:
         """Tell the service manager that all is well, as long as no worker hangs."""
@@ -256,7 +279,9 @@ class WorkerSupervisor:
         self._notifier.tell(STATUS=f"serving with {len(self._slots)} workers")
 
     def _replace(self, slot: int) -> bool:
-        fresh = self._start(slot)
+        fresh = self._try_to_start(slot)
+        if fresh is None:
+            return False
         if not self._await_ready(fresh):
             fresh.kill()
             self._leaving.append(fresh)
@@ -269,6 +294,7 @@ class WorkerSupervisor:
         if not self._wait(lambda: before.ended, END_TIMEOUT):
             logger.error("a worker did not end in time: killed", extra=before.about())
             before.kill()
+            self._wait(lambda: before.ended)
         return not self._asked
 
     # ------------------------------------------------------------------------ the end
