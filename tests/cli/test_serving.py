@@ -25,6 +25,20 @@ from webmesh.exceptions import ListenFailed
 PATCHED = is_patched()
 
 
+class HeldLock:
+    """One that somebody else has, and that is never waited for."""
+
+    def acquire(self) -> bool:
+        raise AssertionError("waits for a lock that the interrupted code has")
+
+    __enter__ = acquire
+
+    def release(self, *error: object) -> None:
+        """Nobody has got it."""
+
+    __exit__ = release
+
+
 class FakeServer:
     """Notes what is asked of it; *failure* is raised by the step of that name."""
 
@@ -197,6 +211,21 @@ class TestSteps:
 
         assert [130] == ended
         assert terminal.lines()[0].endswith("WARNING webmesh.serve: ended by a second signal signal=SIGINT")
+
+    @pytest.mark.row(91)
+    def test_the_second_signal_ends_whatever_it_interrupts(self, terminal, monkeypatch):
+        """As code that has logging's own lock: the handler of the signal runs in the midst of it and must not wait."""
+        ended: list[int] = []
+        monkeypatch.setattr(os, "_exit", ended.append)
+        terminal.serve(FakeServer())
+        terminal.lines()
+        logging.getLogger().manager._clear_cache()
+        with monkeypatch.context() as held:
+            held.setattr(logging, "_lock", HeldLock())
+            terminal.signals.force(signal.SIGTERM)
+
+        assert [143] == ended
+        assert "ended by a second signal" in terminal.lines()[0]
 
 
 class TestHangup:

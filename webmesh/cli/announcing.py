@@ -81,6 +81,12 @@ class Announcer:
             self._handler.writer.write(escaped(line))
         self._handler.writer.write(f"{self._prog}: error: {escaped(reason)}")
 
+    def forced(self, name: str) -> None:
+        """Say by which signal the command is ended at once. Takes no lock, as `logging` would: whoever has it may be
+        the code that was interrupted."""
+        if logger.getEffectiveLevel() <= logging.WARNING:
+            self._record(logging.WARNING, "ended by a second signal", signal=name)
+
     def _record(self, level: int, message: str, *, exc_text: str = "", **fields: object) -> None:
         record = logger.makeRecord(logger.name, level, __file__, 0, message, (), None, extra=fields)
         record.exc_text = exc_text

@@ -82,9 +82,11 @@ def _serve(
     from webmesh.cli.stopping import StopSignals
 
     def force(number: int) -> None:
-        logger.warning("ended by a second signal", extra={"signal": signal.Signals(number).name})
-        handler.flush()
-        os._exit(128 + number)
+        try:
+            announcer.forced(signal.Signals(number).name)
+            handler.flush()
+        finally:
+            os._exit(128 + number)
 
     with StopSignals(force) as signals:
         _listen(loaded.server, options, None if worker is None else worker.ticket)
