@@ -16,7 +16,8 @@ from typing import Any
 
 from webmesh.call import Call, CallNext
 from webmesh.exceptions import (
-    REMOTE_ERRORS, Cancelled, ConfigurationError, RemoteError, ReplyLost, RequestTimeout, error_from_wire,
+    REMOTE_ERRORS, Cancelled, ConfigurationError, DeadlineExceeded, RemoteError, ReplyLost, RequestTimeout,
+    error_from_wire,
 )  # fmt: skip
 from webmesh.handled_call import HandledCall
 from webmesh.routing import Router
@@ -173,6 +174,8 @@ class FaultInjector:
         if high:
             self.counts["delayed"] += 1
             self._wait(call, self._random.uniform(low, high))
+            if call.deadline.expired:  # late calls do not reach handlers, nor the wire
+                raise _late(call)
         if fault.abort is not None:
             self.counts["aborted"] += 1
             raise error_from_wire({"code": fault.abort, "message": INJECTED})
@@ -204,7 +207,7 @@ class FaultInjector:
             raise Cancelled(INJECTED)
         with suppress(TimeoutError):
             Completion[None]().wait(left)
-        raise RequestTimeout(call.path, call.seconds)
+        raise _late(call)
 
     def __enter__(self) -> FaultInjector:
         self.enable()
@@ -226,6 +229,13 @@ def _router(patterns: Collection[str]) -> Router:
     for pattern in patterns:
         router.add(pattern, _chosen_path, reserved=isinstance(pattern, str) and pattern.startswith("$"))
     return router
+
+
+def _late(call: Call) -> TimeoutError:
+    """What a call ends with whose time has run out while it was held here."""
+    if isinstance(call, HandledCall):
+        return DeadlineExceeded(f"{call.path} was held for all of its time: {INJECTED}")
+    return RequestTimeout(call.path, call.seconds)
 
 
 def _chosen_path(payload: object, path: str, client: object, **arguments: object) -> None:
