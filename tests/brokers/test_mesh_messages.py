@@ -70,7 +70,7 @@ def test_parts_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("read", [messages.read_keep, messages.read_group, messages.read_accepted, messages.read_since])
-@pytest.mark.parametrize("wire", [None, 5, [], [1, 2], "x"])
+@pytest.mark.parametrize("wire", [None, 5, [], [1, 2], ["a" + 32 * "/b", "g"], ["a", "g" * 1025], "x"])
 def test_other_parts_likewise(read: Any, wire: object) -> None:
     """Whatever came instead of them."""
     with pytest.raises(InvalidArgument):
@@ -94,7 +94,7 @@ def test_numbers_are_bounded_and_of_their_kind(read: Any, wire: object) -> None:
         read(wire)
 
 
-@pytest.mark.parametrize("wire", [None, "a", [5], [""]])
+@pytest.mark.parametrize("wire", [None, "a", [5], [""], ["a" * 513], ["a" + 32 * "/b"]])
 def test_patterns_are_texts(wire: object) -> None:
     """In a list."""
     assert [("a", "*")] == messages.read_patterns(["a/*"])

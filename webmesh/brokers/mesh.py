@@ -27,16 +27,13 @@ from webmesh.brokers.mesh_messages import (
     read_list, read_patterns, read_wire, since_to_wire,
 )  # fmt: skip
 from webmesh.brokers.mesh_port import Handler, MeshPort
-from webmesh.brokers.mesh_questions import ANSWER, NOT_THE_LEADER, PATIENCE, Doubtful, LeaderQuestions
+from webmesh.brokers.mesh_questions import NOT_THE_LEADER, PATIENCE, Doubtful, LeaderQuestions
+from webmesh.brokers.mesh_wants import MeshWants
 from webmesh.deadline import Clock
 from webmesh.exceptions import (
-    BrokerError, BrokerUnavailable, InvalidArgument, PublishDoubtful, RemoteError,
-    Unavailable, WebMeshError,
+    BrokerError, BrokerUnavailable, InvalidArgument, PublishDoubtful, Unavailable, WebMeshError,
 )  # fmt: skip
 from webmesh.protocol.publication import Publication
-
-HEARD = 1.0
-"""Seconds for other nodes to take note of what this one wants; one that does not is told anew when it is back."""
 
 logger = logging.getLogger("webmesh.broker")
 
@@ -50,7 +47,7 @@ class MeshBroker(Broker):
         self._sink: Sink | None = None
         self._local = MemoryBroker(clock)
         self._interest = MeshInterest()
-        self._wanted: dict[tuple[str, ...], int] = {}
+        self._wants: MeshWants | None = None
         self._joined: dict[GroupName, tuple[int, bool, float | None]] = {}
         self._known: set[str] = set()
         self._council: MeshCouncil | None = None
@@ -66,6 +63,7 @@ class MeshBroker(Broker):
     def attach(self, port: MeshPort) -> dict[str, Handler]:
         """Belong to a node; what is to be answered there, by path."""
         self._port = port
+        self._wants = MeshWants(port, self._group_patterns)
         handlers: dict[str, Handler] = {
             "$lead": lambda node, said: self.council.received(node, said),
             "$resign": lambda node, said: self.council.resigned(node, said),
@@ -88,6 +86,13 @@ class MeshBroker(Broker):
         if self._port is None:
             raise BrokerError("the engine mesh:// needs a mesh: WebMesh(server, ...) makes it")
         return self._port
+
+    @property
+    def wants(self) -> MeshWants:
+        """What this node tells the others that it wants."""
+        if self._wants is None:
+            raise BrokerError("the engine mesh:// needs a mesh: WebMesh(server, ...) makes it")
+        return self._wants
 
     @property
     def sink(self) -> Sink:
@@ -133,6 +138,7 @@ class MeshBroker(Broker):
         self._council.stop()
         self._council = None
         gevent.killall(list(self._jobs), block=False)
+        self.wants.stop()
         self._end_engine()
         self._local.stop()
         self._sink, self._up = None, False
@@ -175,18 +181,12 @@ class MeshBroker(Broker):
     def want(self, pattern: tuple[str, ...]) -> None:
         """See `Broker.want`."""
         self._local.want(pattern)
-        self._wanted[pattern] = self._wanted.get(pattern, 0) + 1
-        if self._wanted[pattern] == 1:
-            self._tell_all({"add": ["/".join(pattern)]})
+        self.wants.want(pattern)
 
     def unwant(self, pattern: tuple[str, ...]) -> None:
         """See `Broker.unwant`."""
         self._local.unwant(pattern)
-        count = self._wanted.pop(pattern, 0) - 1
-        if count > 0:
-            self._wanted[pattern] = count
-        elif count == 0:
-            self._spawn(self._tell_all, {"remove": ["/".join(pattern)]})
+        self.wants.unwant(pattern)
 
     def history(self, topic: str, since: Since, *, most: int | None = None, reverse: bool = False) -> History:
         """See `Broker.history`."""
@@ -397,8 +397,9 @@ class MeshBroker(Broker):
         if not isinstance(said, dict):
             raise InvalidArgument("$interest takes a map")
         self._interest.told(
-            node, read_patterns(said.get("add", [])), read_patterns(said.get("remove", [])), all=said.get("all") is True
-        )
+            node, read_patterns(said.get("add", [])), read_patterns(said.get("remove", [])),
+            all=said.get("all") is True, more=said.get("more") is True,
+        )  # fmt: skip
         if said.get("groups") is not None:
             self._interest.told_groups(node, read_patterns(said["groups"]))
 
@@ -408,35 +409,19 @@ class MeshBroker(Broker):
         linked, ended = set(self.port.linked()), self.port.view().dead
         for node in self._known - linked:
             self._interest.forget(node)
+            self.wants.unlink(node)
             if self._engine is not None:
                 self._engine.gone(node)
             if self._sink is not None and node not in ended:  # one that has left has sent all it had
                 self._sink.gap("the link to a node was lost")
         for node in linked - self._known:
             self._interest.expect(node)
-            self._spawn(self._introduce, node)
+            self.wants.link(node)
         self._known = linked
 
-    def _introduce(self, node: str) -> None:
-        """Tell a new link everything that this node wants."""
-        said = {"all": True, "add": ["/".join(pattern) for pattern in self._wanted], "groups": self._group_patterns()}
-        self._tell_one(node, said)
-
-    def _tell_one(self, node: str, said: dict[str, Any]) -> None:
-        try:
-            self.port.ask(node, "$interest", said, ANSWER)
-        except (RemoteError, WebMeshError) as error:
-            logger.info("a node did not hear what is wanted here", extra={"node": node, "error": str(error)})
-
-    def _tell_all(self, said: dict[str, Any]) -> None:
-        """Returns when all have taken note, as far as that is quick."""
-        jobs = [self._spawn(self._tell_one, node, said) for node in self.port.linked()]
-        gevent.joinall(jobs, HEARD)
-
     def _tell_groups(self) -> None:
-        patterns = self._group_patterns()
-        self._interest.told_groups(self.port.me, read_patterns(patterns))
-        self._tell_all({"groups": patterns})
+        self._interest.told_groups(self.port.me, read_patterns(self._group_patterns()))
+        self.wants.tell_groups()
 
     def _group_patterns(self) -> list[str]:
         """Of the groups that have members here; a leader tells of those without any, too."""

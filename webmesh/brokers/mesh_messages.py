@@ -7,12 +7,13 @@ no sense is an `InvalidArgument`. No two nodes share a clock, so ages are sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Places, Since
 from webmesh.exceptions import InvalidArgument
 from webmesh.protocol.msgpack_body import written_size
 from webmesh.protocol.publication import Publication, read_stored
+from webmesh.protocol.topics import MOST_BYTES, MOST_SEGMENTS
 
 PART_SIZE = 256 * 1024
 """Bytes of one answer, or of one message of operations, as far as single publications are not larger."""
@@ -45,7 +46,7 @@ def read_wire(wire: object, now: float) -> Publication:
     """
     said = _map(wire)
     topic, headers, publisher = said.get("topic"), said.get("headers", {}), said.get("publisher")
-    if not isinstance(topic, str) or not 0 < len(topic) <= _NAME_SIZE:
+    if not _is_path(topic):
         raise InvalidArgument("a publication has a topic")
     if not isinstance(headers, dict) or not all(isinstance(text, str) for pair in headers.items() for text in pair):
         raise InvalidArgument("headers are a map of text to text")
@@ -89,7 +90,7 @@ def read_group(wire: object) -> GroupName:
     Raises:
         InvalidArgument: It is none.
     """
-    if not isinstance(wire, list) or len(wire) != 2 or not all(isinstance(one, str) and one for one in wire):
+    if not isinstance(wire, list) or len(wire) != 2 or not _is_path(wire[0]) or not _is_name(wire[1]):
         raise InvalidArgument("a group is a pattern and a name")
     return GroupName(tuple(wire[0].split("/")), wire[1])
 
@@ -178,8 +179,8 @@ def read_patterns(wire: object) -> list[tuple[str, ...]]:
         InvalidArgument: It is none.
     """
     patterns = read_list(wire)
-    if not all(isinstance(one, str) and 0 < len(one) <= _NAME_SIZE for one in patterns):
-        raise InvalidArgument("a pattern is a text")
+    if not all(map(_is_path, patterns)):
+        raise InvalidArgument(f"a pattern is a text of at most {MOST_BYTES} characters in {MOST_SEGMENTS} segments")
     return [tuple(one.split("/")) for one in patterns]
 
 
@@ -233,6 +234,15 @@ def _integer(said: Mapping[str, Any], name: str) -> int:
     if type(value) is not int or not 0 <= value <= _MOST:
         raise InvalidArgument(f"{name} is an integer, 0 or more")
     return value
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _NAME_SIZE
+
+
+def _is_path(value: object) -> TypeGuard[str]:
+    """Whether it may be a topic or a pattern, as far as its size goes."""
+    return isinstance(value, str) and 0 < len(value) <= MOST_BYTES and value.count("/") < MOST_SEGMENTS
 
 
 def _is_size(value: object) -> bool:
