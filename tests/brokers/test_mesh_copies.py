@@ -17,13 +17,15 @@ from webmesh.protocol.leadership import View
 
 
 class Leadership:
-    """As much of one as copies look at; a majority always knows."""
+    """As much of one as copies look at; a majority always knows, unless it is `slow`."""
 
     def __init__(self) -> None:
         self.council = Council(1, "a", 1, 1, ("a", "b", "c", "d"), ("a",))
         self.settled, self.term = True, 1
+        self.slow = False
 
     def keep_with(self, keepers: tuple[str, ...]) -> None:
+        self.settled = self.settled and not self.slow
         self.council = self.council.following(1, keepers=keepers)
 
 
@@ -109,6 +111,27 @@ def test_a_copy_that_is_too_far_behind_is_given_up(made: Any, monkeypatch: pytes
         storage.put("t", str(number), 1, 1e9)
     assert {} == copies._followers
     copies.wait()
+    copies.stop()
+
+
+def test_what_the_only_copy_lacks_is_safe_when_a_majority_knows_that_it_is_none(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it might lead next, with less than what was acknowledged."""
+    monkeypatch.setattr(mesh_copies, "MOST_WAITING", 5)
+    copies, port, leadership, storage = made
+    port.reachable = {"b"}
+    copies.look()
+    until(lambda: ("a", "b") == leadership.council.keepers)
+    leadership.slow = True
+    for number in range(7):
+        storage.put("t", str(number), 1, 1e9)
+    told: list[int] = []
+    copies.after(lambda: told.append(1))
+    assert {} == copies._followers and [] == told
+    port.reachable, leadership.settled = set(), True
+    copies.look()
+    assert [1] == told and ("a",) == leadership.council.keepers
     copies.stop()
 
 

@@ -169,9 +169,11 @@ class MeshCopies:
             reset = False
 
     def _drop(self, node: str) -> None:
+        """It has no copy any more: what it lacks is safe only when a majority knows that, or it might lead without."""
         follower = self._followers.pop(node)
         if follower.job is not None and follower.job is not gevent.getcurrent():
             follower.job.kill(block=False)
+        self._keepers()
 
     def _keepers(self) -> None:
         keepers = (self._port.me, *(node for node, one in self._followers.items() if one.synced))
