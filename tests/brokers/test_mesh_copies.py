@@ -7,8 +7,9 @@ from typing import Any
 import gevent
 import pytest
 
-from tests.brokers.contract import until
+from tests.brokers.contract import message, until
 from webmesh.brokers import mesh_copies
+from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.copied_storage import CopiedStorage
 from webmesh.brokers.mesh_copies import MeshCopies
 from webmesh.exceptions import ReplyLost, RequestTimeout
@@ -71,6 +72,21 @@ def test_two_others_get_all_and_what_comes_later(made: Any) -> None:
     copies.wait()
     assert [1] == told and {"b", "c"} == port.copies.keys()
     assert all({"before": 0, "k": 1} == dict(copy.records("t", 0.0)) for copy in port.copies.values())
+    copies.stop()
+
+
+def test_what_changes_while_a_copy_begins_is_in_it_once(made: Any) -> None:
+    """Twice, and its numbers would be others than the leader's."""
+    copies, port, leadership, storage = made
+    copies.look()
+    for number in range(3):
+        storage.keep(message("a", number), Keep(history=9), 0.0)
+    until(lambda: ("a", "b", "c") == leadership.council.keepers)
+    storage.keep(message("a", 3), Keep(history=9), 0.0)
+    copies.wait()
+    for kept in (storage, *port.copies.values()):
+        found = kept.history("a", Since(), 0.0, most=None, reverse=False)
+        assert [(number, number + 1) for number in range(4)] == [(one.payload, one.offset) for one in found.items]
     copies.stop()
 
 

@@ -133,6 +133,7 @@ class MeshCopies:
 
     def _follow(self, node: str, follower: _Follower) -> None:
         try:
+            follower.waiting.clear()  # what has changed since it was chosen is in the whole, too
             self._send(node, list(self._storage.whole()), reset=True)
             while True:
                 while follower.waiting:
