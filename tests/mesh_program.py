@@ -76,7 +76,8 @@ class Program:
             "nodes": sorted([view.id, view.state] for view in self.mesh.nodes()), "changes": self.changes,
             "leader": self.council.leader, "leads": self.council.leads,
             "term": self.council.leadership.term, "council": self.council.leadership.council.to_wire(),
-            "dead": sorted(self.council._port.view().dead),
+            "dead": sorted(self.council._port.view().dead), "settled": self.server.broker.settled,
+            "linked": sorted(view.id for view in self.mesh.nodes() if view.link is not None),
         }  # fmt: skip
 
     def took(self) -> dict[str, Any]:
