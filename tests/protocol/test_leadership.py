@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from webmesh.exceptions import InvalidArgument
 from webmesh.protocol.leadership import GONE, LEASE, ORPHANED, Leadership, View
+from webmesh.protocol.node_record import HIGHEST
 
 STEP = 0.1
 
@@ -354,3 +355,25 @@ def test_a_message_that_makes_no_sense_changes_nothing(message: object) -> None:
     for ballot in node.tick(world.clock(leader) + 1, world.view(leader)):
         node.answered(ballot, message, world.clock(leader) + 1, world.view(leader))
     assert before == (node.council, node.term)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("forged", [{}, {"term": HIGHEST}, {"version": HIGHEST}, {"founded": 0, "term": HIGHEST}])
+def test_a_term_that_leaves_none_for_the_next_leader_is_believed_of_nobody(forged: dict[str, int], asks: bool) -> None:
+    """Neither in a question nor in an answer: the mesh would never have a leader again."""
+    world = World(4)
+    leader = world.grown()
+    council = {**world.nodes[leader].council.to_wire(), **forged}
+    message = {"council": council, "term": 1 if "founded" in forged or "version" in forged else HIGHEST, "ask": asks}
+    for name, node in world.nodes.items():
+        with pytest.raises(InvalidArgument):
+            node.received("liar", message, world.clock(name), world.view(name))
+    lies = {"granted": asks, "council": council, "term": message["term"]}
+    node = world.nodes[leader]
+    for ballot in node.tick(world.clock(leader) + 1, world.view(leader)):
+        node.answered(ballot, lies, world.clock(leader) + 1, world.view(leader))
+    world.run(5)
+    assert leader == world.agreed() and node.council.version < 100 > node.term
+    world.killed.add(leader)
+    world.run(20)
+    assert world.agreed() is not None

@@ -31,6 +31,10 @@ without a proof would otherwise add up until none is possible."""
 ORPHANED: Final = 10.0
 """Seconds without any keeper after which others may lead, with nothing: what was kept is lost then."""
 
+MOST_AHEAD: Final = 2**32
+"""Terms, and changes of a council, by which another node may be ahead: more than there are in a century. What is
+further ahead is nonsense, and must not be taken over: it would leave no higher term for those who lead next."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -263,6 +267,8 @@ class Leadership:
             InvalidArgument: It makes no sense.
         """
         council, term, asks = _read(message)
+        if not self._believes(council, term):
+            raise InvalidArgument("so high a term, or version of a council, is no node's")
         self._look_at(council, term, now)
         if isinstance(message, dict) and message.get("resign") is True:
             self._others_resigned.add(sender)
@@ -282,6 +288,13 @@ class Leadership:
             self._granted, self._granted_until = sender, now + LEASE
             granted = now >= self._forgetful_until
         return {"granted": granted, "council": self.council.to_wire(), "term": self.term}
+
+    def _believes(self, council: Council, term: int) -> bool:
+        most_term = most_version = HIGHEST // 2
+        if self.council.same_line(council):
+            most_term = max(self.term, self.council.term) + MOST_AHEAD
+            most_version = self.council.version + MOST_AHEAD
+        return max(term, council.term) <= most_term and council.version <= most_version
 
     def _look_at(self, council: Council, term: int, now: float) -> None:
         """Take the council that counts; a leader of another line, or of an older one, is none any more."""
@@ -309,6 +322,8 @@ class Leadership:
         try:
             council, term, granted = _read_reply(reply)
         except InvalidArgument:
+            return
+        if not self._believes(council, term):
             return
         line = self.council
         self._look_at(council, term, now)
