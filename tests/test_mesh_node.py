@@ -209,7 +209,7 @@ def test_a_second_process_of_the_same_id_is_told_of(caplog: pytest.LogCaptureFix
         later = a.node.me.changed(zone="elsewhere")
         for step in range(1, 6):
             claim = {"node": later.to_wire() | {"epoch": later.epoch + step * 1000}}
-            a.hub(a.node.membership.merge, [claim], 1e9)
+            a.hub(a.node.membership.merge, [claim], 1e9, "x")
         a.hub(a.node._look)
         a.hub(a.node._look)
     assert 1 == [record.getMessage() for record in caplog.records].count("another process has the id of this node")

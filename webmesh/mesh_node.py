@@ -285,7 +285,7 @@ class MeshNode:
                 raise AlreadyExists("there is a later node of this id")
             raise Overloaded(f"a mesh has at most {self.settings.gossip.members} nodes")
         with suppress(InvalidArgument):
-            self.membership.merge(joined.known, now)
+            self.membership.merge(joined.known, now, node.id)
         connection.metadata["node"] = node.to_wire()
         self.links.settle(connection, node.id, dialled=dialled)
         self._look()
@@ -359,8 +359,7 @@ class MeshNode:
         return answer
 
     def _news(self, payload: Any, path: str, client: WebSocketConnection) -> None:
-        self.node_of(client)
-        self.membership.merge(payload, time.monotonic())
+        self.membership.merge(payload, time.monotonic(), self.node_of(client))
         self._look()
 
     def node_of(self, client: WebSocketConnection) -> str:
@@ -387,8 +386,8 @@ class MeshNode:
             logger.info("a node has changed", extra=told | {"before": change.before})
         self.diallers.follow()
         rival = self.membership.rival
-        if rival is not None and not self._rivalled:
-            self._rivalled = True
+        rivalled, self._rivalled = self._rivalled, rival is not None
+        if rival is not None and not rivalled:
             logger.error("another process has the id of this node", extra={"node": rival.id, "at": rival.addresses})
         if changes:
             self._tell_watchers()

@@ -78,7 +78,7 @@ class Mesh:
             known = there.membership.full_state(self.now)
             here.sent_bytes += len(json.dumps(known))
             here.membership.joined(there.membership.me, self.now)
-            here.membership.merge(known, self.now)
+            here.membership.merge(known, self.now, there.membership.me.id)
 
     def fill(self, count: int, name: str = "shop") -> None:
         """So many nodes that know each other from the beginning."""

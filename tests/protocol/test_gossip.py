@@ -77,7 +77,8 @@ def test_news_of_who_is_forgotten_passes() -> None:
 
 def test_what_is_no_claim_does_not_hide_the_rest() -> None:
     """A later version may word some otherwise; they are counted."""
-    claims, malformed = read_news({"news": [None, say("a").to_wire(), {"id": "x"}]}, 10)  # type: ignore[union-attr]
+    news = [None, say("a").to_wire(), {"id": "x"}]  # type: ignore[union-attr]
+    claims, malformed = read_news({"news": news}, 10, "b")
 
     assert ([say("a")], 2) == (claims, malformed)
 
@@ -86,7 +87,7 @@ def test_what_is_no_claim_does_not_hide_the_rest() -> None:
 def test_what_is_no_list_of_claims_is_refused(news: Any) -> None:
     """Nor is one that is longer than any honest one."""
     with pytest.raises(InvalidArgument):
-        read_news({"news": news}, 10)
+        read_news({"news": news}, 10, "b")
 
 
 def test_ids_are_read_with_distrust() -> None:

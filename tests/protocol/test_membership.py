@@ -10,9 +10,10 @@ import pytest
 from webmesh.exceptions import InvalidArgument
 from webmesh.options import GossipSettings
 from webmesh.protocol.claims import LOST, SUSPECT, claim_of
-from webmesh.protocol.membership import MOST_RIVALRY, Forward, Membership
-from webmesh.protocol.node_record import NodeRecord
+from webmesh.protocol.membership import Forward, Membership
+from webmesh.protocol.node_record import HIGHEST, NodeRecord
 from webmesh.protocol.probing import ASKED, DIRECT, LAST, TELL, Probe
+from webmesh.protocol.rivalry import MOST
 
 SETTINGS = GossipSettings()
 
@@ -201,11 +202,39 @@ def test_a_clock_that_went_back_between_two_runs_is_outbid() -> None:
 def test_two_processes_with_one_id_do_not_outbid_each_other_for_ever() -> None:
     """One of them sees that there is another, and stops."""
     here = membership("n1")
-    for attempt in range(MOST_RIVALRY + 3):
+    for attempt in range(MOST + 3):
         here.received("n1", {"news": [claim_of(record("me", 50 + 10 * attempt)).to_wire()]}, 1.0)
 
     assert here.rival is not None and "me" == here.rival.id
-    assert 50 + 10 * (MOST_RIVALRY - 1) + 1 == here.me.epoch
+    assert 50 + 10 * (MOST - 1) + 1 == here.me.epoch
+
+
+def test_what_nobody_could_outbid_is_believed_of_the_node_alone() -> None:
+    """One lie would otherwise say for ever what a node is; the highest lie that is believed is outbid."""
+    here, other = membership("n1"), Membership(record("n9"), SETTINGS, Random(1), 0.0)
+    other.joined(here.me, 0.0)
+    for version in (1, HIGHEST):
+        top = claim_of(record("me", HIGHEST, version=version, state="draining")).to_wire()
+        for one in (here, other):
+            one.received("n1", {"news": [top]}, 1.0)
+    assert 5 == here.me.epoch == other.members["me"].record.epoch
+    lie = claim_of(record("me", HIGHEST - 1, version=HIGHEST, state="left")).to_wire()
+    other.received("n1", {"news": [lie]}, 1.0)
+    assert "left" == other.members["me"].state
+    here.received("n1", {"news": [lie]}, 1.0)
+    other.received("me", {"news": [claim_of(here.me).to_wire()]}, 1.0)
+    assert "ok" == other.members["me"].state
+
+
+def test_a_node_that_gave_way_to_a_rival_tries_again_after_a_while() -> None:
+    """The other one may have ended; and a few lies must not keep a node from denying them for ever."""
+    here = membership("n1")
+    for attempt in range(MOST + 1):
+        here.received("n1", {"news": [claim_of(record("me", 50 + 10 * attempt)).to_wire()]}, 1.0)
+    assert here.rival is not None
+    late = 2.0 + SETTINGS.forget_left
+    here.received("n1", {"news": [claim_of(record("me", 50 + 10 * MOST)).to_wire()]}, late)
+    assert here.rival is None and 51 + 10 * MOST == here.me.epoch
 
 
 def test_a_refused_dial_proves_that_no_process_is_there() -> None:
@@ -267,7 +296,7 @@ def test_an_old_incarnation_cannot_join() -> None:
 
     assert not here.joined(record(epoch=5), 1.0)
     assert not here.joined(record("me", 9), 1.0)
-    here.merge([claim_of(record(epoch=6, version=2, state="left")).to_wire()], 2.0)
+    here.merge([claim_of(record(epoch=6, version=2, state="left")).to_wire()], 2.0, "n9")
     assert not here.joined(record(epoch=6), 2.0)
     assert here.joined(record(epoch=7), 3.0)
 
@@ -278,7 +307,7 @@ def test_a_join_exchanges_all_that_is_known() -> None:
     here._table.accuse("n2", LOST, 10.0)
     there = Membership(record("n3"), SETTINGS, Random(2), 0.0)
 
-    there.merge(here.full_state(20.0), 120.0)
+    there.merge(here.full_state(20.0), 120.0, "me")
 
     assert {"me": "ok", "n1": "ok", "n2": "lost"} == {node: m.state for node, m in there.members.items()}
     assert 110.0 == there.members["n2"].since
@@ -399,6 +428,6 @@ def test_a_mesh_has_room_for_so_many() -> None:
     """More are turned away and counted: nobody fills a node's memory with names."""
     here = membership("n1", members=4)
 
-    here.merge([claim_of(record(f"x{number}")).to_wire() for number in range(8)], 1.0)
+    here.merge([claim_of(record(f"x{number}")).to_wire() for number in range(8)], 1.0, "n9")
 
     assert (3, 6) == (len(here.members), here.turned_away)

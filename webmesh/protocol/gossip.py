@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from webmesh.exceptions import InvalidArgument
 from webmesh.protocol.claims import DEAD, LOST, OK, STRENGTHS, Claim, Weight, read_claim, read_identity
+from webmesh.protocol.node_record import HIGHEST
 
 TELLINGS: Final = 4
 """Times that a node tells its news, for each decimal digit of the number of nodes (memberlist's), and once more: few
@@ -79,8 +80,8 @@ def encoded_size(value: Any) -> int:
     return len(_ENCODER.encode(value).encode())
 
 
-def read_news(message: Mapping[str, Any], most: int) -> tuple[list[Claim], int]:
-    """The claims in a message, and how many entries were none.
+def read_news(message: Mapping[str, Any], most: int, sender: str) -> tuple[list[Claim], int]:
+    """The claims in a message of the node *sender*, and how many entries were none.
 
     Raises:
         InvalidArgument: Its `news` is no list, or one of more than *most*.
@@ -91,9 +92,14 @@ def read_news(message: Mapping[str, Any], most: int) -> tuple[list[Claim], int]:
     claims, malformed = [], 0
     for entry in news:
         try:
-            claims.append(read_claim(entry))
+            claim = read_claim(entry)
         except InvalidArgument:
             malformed += 1  # one that a newer version words otherwise must not hide the rest
+            continue
+        if claim.epoch == HIGHEST and claim.id != sender:
+            malformed += 1  # what nobody can outbid, only the node itself can say
+        else:
+            claims.append(claim)
     return claims, malformed
 
 

@@ -23,16 +23,13 @@ from webmesh.protocol.gossip import (
 from webmesh.protocol.member_table import LEFT, NEWS, UNKNOWN, Change, Member, MemberTable
 from webmesh.protocol.node_record import NodeRecord
 from webmesh.protocol.probing import ASKED, DIRECT, LAST, REVIVAL, TELL, Probe, Prober
+from webmesh.protocol.rivalry import Rivalry
 
 if TYPE_CHECKING:
     from random import Random
 
 STATE_SIZE: Final = 256 * 1024
 """Bytes of claims in one message when states are exchanged; the rest comes with the next exchange."""
-
-MOST_RIVALRY: Final = 3
-"""Later epochs of its own id that a node outbids: its clock went back between two runs. After that it is another
-process with the same id, and one of them has to give way."""
 
 _INNER: Final = 0.8
 """Part of a timeout that one who is asked to probe another gives it (Lifeguard's), so that its no comes in time."""
@@ -56,20 +53,18 @@ class Membership:
 
     Attributes:
         me: The same, as it has become.
-        rival: What another process says under this id, once it is certain that there is one.
         malformed: Claims that were none.
     """
 
     def __init__(self, me: NodeRecord, settings: GossipSettings, random: Random, now: float) -> None:
         self.me = me
-        self.rival: NodeRecord | None = None
         self.malformed = 0
         self._settings = settings
         self._table = MemberTable(settings)
         self._prober = Prober(settings, random)
         self._news = News(settings.news_size)
         self._random = random
-        self._rivalry = 0
+        self._rivalry = Rivalry(settings.forget_left)
         self._now = self._ticked = now
         self._probe_at = now + random.random() * settings.period
         self._tell_at = now
@@ -82,6 +77,11 @@ class Membership:
     def members(self) -> Mapping[str, Member]:
         """The others by id; a view that changes by itself."""
         return self._members
+
+    @property
+    def rival(self) -> NodeRecord | None:
+        """What another process says under this id, while it is certain that there is one."""
+        return self._rivalry.rival
 
     @property
     def turned_away(self) -> int:
@@ -223,7 +223,7 @@ class Membership:
         """
         if not isinstance(message, dict):
             raise InvalidArgument("a message of gossip is a map")
-        claims = self._read(message)
+        claims = self._read(message, sender)
         mine, wanted = self._hear(claims, now)
         if message.get("ask") is not None:
             return self._forward(message["ask"], now)
@@ -257,7 +257,7 @@ class Membership:
         """The answer to who asked for *forward*; *reply* is what its target said, `None` if nothing."""
         alive = False
         if isinstance(reply, dict):
-            self._hear_quietly(reply, now)
+            self._hear_quietly(reply, forward.target, now)
             alive = reply.get("alive") is True
             if alive:
                 self._live(forward.target, now)
@@ -269,7 +269,7 @@ class Membership:
             return self.failed(probe, now)
         before = self._table.members.get(probe.to)
         lost = before is not None and before.state == LOST
-        mine, wanted = self._hear_quietly(reply, now)
+        mine, wanted = self._hear_quietly(reply, probe.to, now)
         more = [self._tell(probe.to, now, first=(self.me.id,))] if mine else []
         if probe.kind == ASKED:
             self._table.prove(probe.to, now)
@@ -329,15 +329,15 @@ class Membership:
 
     # ---------------------------------------------------------------------- what others say
 
-    def _hear_quietly(self, message: Mapping[str, Any], now: float) -> tuple[bool, list[str]]:
+    def _hear_quietly(self, message: Mapping[str, Any], sender: str, now: float) -> tuple[bool, list[str]]:
         try:
-            return self._hear(self._read(message), now)
+            return self._hear(self._read(message, sender), now)
         except InvalidArgument:
             self.malformed += 1
             return False, []
 
-    def _read(self, message: Mapping[str, Any]) -> list[Claim]:
-        claims, malformed = read_news(message, 2 * self._settings.members)
+    def _read(self, message: Mapping[str, Any], sender: str) -> list[Claim]:
+        claims, malformed = read_news(message, 2 * self._settings.members, sender)
         self.malformed += malformed
         return claims
 
@@ -346,7 +346,7 @@ class Membership:
         mine, wanted = False, []
         for claim in claims:
             if claim.id == self.me.id:
-                mine = self._about_me(claim) or mine
+                mine = self._about_me(claim, now) or mine
             elif self._learn(claim, now) == UNKNOWN:
                 wanted.append(claim.id)
         return mine, wanted
@@ -360,20 +360,17 @@ class Membership:
                 self._prober.joined(claim.id)
         return outcome
 
-    def _about_me(self, claim: Claim) -> bool:
+    def _about_me(self, claim: Claim, now: float) -> bool:
         """Deny what is not true; whether whoever said it has to be told."""
         mine = claim_of(self.me)
-        if claim.weight == mine.weight or self.me.state == LEFT or self.rival is not None:
+        if claim.weight == mine.weight or self.me.state == LEFT:
             return False
         if claim.weight < mine.weight:
             return True
         if claim.epoch == self.me.epoch:
             self._prober.doubt(1)
-        else:
-            self._rivalry += 1
-            if self._rivalry > MOST_RIVALRY and claim.record is not None:
-                self.rival = claim.record
-                return False
+        elif not self._rivalry.outbids(claim, now):
+            return False
         self.me = self.me.outbidding(claim.epoch, claim.version)
         self._news.add(self.me.id)
         return True
@@ -412,13 +409,13 @@ class Membership:
         self._random.shuffle(nodes)
         return self._claims([self.me.id, *nodes], self._now if now is None else now)
 
-    def merge(self, claims: object, now: float) -> None:
-        """Take in what another node's `full_state` says.
+    def merge(self, claims: object, now: float, sender: str) -> None:
+        """Take in what the `full_state` of the node *sender* says.
 
         Raises:
             InvalidArgument: It is no list of claims.
         """
-        self._hear(self._read({"news": claims}), now)
+        self._hear(self._read({"news": claims}, sender), now)
 
     def _index(self) -> Index:
         index = {
