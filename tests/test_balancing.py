@@ -52,7 +52,7 @@ def test_two_choices_never_take_the_worst(latencies: list[float], seed: int) -> 
     """Of two, the one that is likely to answer sooner."""
     instances = several(len(latencies))
     for one, latency in zip(instances, latencies):
-        one.took(latency, 0.0)
+        one.answered(latency, 0.0)
     chosen = Balancer().choose(instances, "two-choices", None, random.Random(seed).random)
     assert max(latencies) != chosen.latency
 
@@ -61,8 +61,8 @@ def test_two_choices_reach_everybody_else() -> None:
     """And spread by what a call is likely to cost."""
     instances, balancer, chance = several(5), Balancer(), random.Random(2)
     for one in instances:
-        one.took(0.01, 0.0)
-    instances[0].took(1.0, 0.0)
+        one.answered(0.01, 0.0)
+    instances[0].answered(1.0, 0.0)
     taken = Counter(balancer.choose(instances, "two-choices", None, chance.random).node for _ in range(500))
     assert {one.node for one in instances[1:]} == set(taken)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -29,11 +30,11 @@ class Attempt:
         )
 
     def run(self, delay: float = 0.01) -> Any:
-        def ended(instance: Instance, request: object, seconds: float, error: BaseException | None) -> None:
+        def ended(instance: Instance, request: object, began: float, error: BaseException | None) -> None:
             self.ended[instance.node] = error
 
         try:
-            return HedgedCall(self._request, lambda: self._second, ended).run(self._first, delay)
+            return HedgedCall(self._request, lambda: self._second, ended, time.monotonic).run(self._first, delay)
         finally:
             assert set() == self._first.calls
             assert self._second is None or set() == self._second.calls

@@ -116,7 +116,7 @@ def test_the_mean_lies_between_what_was_seen(seen: list[tuple[float, float]]) ->
     one, now = instance(), 0.0
     for seconds, pause in seen:
         now += pause
-        one.took(seconds, now)
+        one.answered(seconds, now)
 
     values = [seconds for seconds, _ in seen]
     assert min(values) * 0.999999 <= one.latency <= max(values) * 1.000001
@@ -125,18 +125,18 @@ def test_the_mean_lies_between_what_was_seen(seen: list[tuple[float, float]]) ->
 def test_a_peak_counts_at_once_and_fades() -> None:
     """A slow answer is believed immediately; fast ones take their time to be."""
     one = instance()
-    one.took(0.001, 0.0)
-    one.took(1.0, 0.0)
+    one.answered(0.001, 0.0)
+    one.answered(1.0, 0.0)
     assert 1.0 == one.latency
 
-    one.took(0.0, LATENCY_MEMORY)
+    one.answered(0.0, LATENCY_MEMORY)
     assert math.exp(-1) == pytest.approx(one.latency)
 
 
 def test_what_was_not_waited_for_counts_too() -> None:
     """The loser of a hedged call is at least that slow, and no faster than it was."""
     one = instance()
-    one.took(0.2, 0.0)
+    one.answered(0.2, 0.0)
     one.took_at_least(0.1, 1.0)
     assert 0.2 == one.latency
     one.took_at_least(0.3, 1.0)

@@ -17,4 +17,4 @@ def test_it_can_name_its_target(node: str | None, target: str) -> None:
         "" if node else "stock", node, "/", None, Deadline(1.0), None, None, "round-robin", None, False, False,
         ServiceState(CallPolicy()),
     )  # fmt: skip
-    assert (target, [], None) == (request.target, request.tried, request.pinned)
+    assert (target, (), None) == (request.target, request.tried, request.pinned)

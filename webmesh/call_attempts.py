@@ -7,6 +7,7 @@ sent again, and how much of it, is `retries`'; the connection is `client_link`'s
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -254,11 +255,11 @@ def call_deadline(path: str, seconds: float) -> Deadline:
     Raises:
         RequestTimeout: It has come.
     """
+    seconds, now = finite(seconds), time.monotonic()
     handled = CURRENT.get()
-    deadline = Deadline(finite(seconds))
-    if handled is not None and handled.deadline.at < deadline.at:
-        deadline.at = handled.deadline.at
-    if deadline.expired:
+    own = None if handled is None else handled.deadline
+    deadline = own if own is not None and own.at < now + seconds else Deadline(seconds)
+    if deadline.at <= now:
         raise RequestTimeout(path, seconds)
     return deadline
 

@@ -105,7 +105,8 @@ class HandledCall(Call):
         self.since = since
         self.greenlet = greenlet
         try:
-            self.begin()
+            if self.answering is None and self.request_id is not None:
+                self.answering = self.conversation.session.begin(self.request, self)
         except InvalidArgument as error:
             loop.run_callback(self._throw, error)
             return
@@ -140,7 +141,7 @@ class HandledCall(Call):
             self.conversation.session.finish(self.answering)
             if self.request.credit is None:  # nothing that may outlive the connection refers to it
                 self.answering.owner = None  # which would be freed late, by the collector
-        if isinstance(self.items, Inbox):
+        if self.items is not NO_ITEMS and isinstance(self.items, Inbox):
             self.items.end()
 
     def give_up(self, mode: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from webmesh.arrivals import Arrivals
+from webmesh.deadline import Clock
 from webmesh.exceptions import Cancelled, ConnectionClosed, RequestTimeout
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from webmesh.websocket.future import Future
 
 Ended = Callable[["Instance", "ServiceRequest", float, "BaseException | None"], None]
-"""Told of the end of each of the two: after how many seconds, and with which error."""
+"""Told of the end of each of the two: when it was begun, and with which error."""
 
 
 class HedgedCall:
@@ -25,12 +25,15 @@ class HedgedCall:
         second: The other instance, when it is time for it; `None`: there is to be none.
     """
 
-    __slots__ = ("_arrivals", "_began", "_ended", "_futures", "_request", "_second")
+    __slots__ = ("_arrivals", "_began", "_clock", "_ended", "_futures", "_request", "_second")
 
-    def __init__(self, request: ServiceRequest, second: Callable[[], Instance | None], ended: Ended) -> None:
+    def __init__(
+        self, request: ServiceRequest, second: Callable[[], Instance | None], ended: Ended, clock: Clock
+    ) -> None:
         self._request = request
         self._second = second
         self._ended = ended
+        self._clock = clock
         self._arrivals: Arrivals[Instance] = Arrivals()
         self._futures: dict[Instance, Future] = {}
         self._began: dict[Instance, float] = {}
@@ -57,7 +60,7 @@ class HedgedCall:
 
     def _begin(self, instance: Instance) -> None:
         request = self._request
-        self._began[instance] = time.monotonic()
+        self._began[instance] = self._clock()
         future = instance.connection.start_call(
             request.path, request.payload, request.deadline.remaining(), request.headers
         )
@@ -92,7 +95,7 @@ class HedgedCall:
     def _over(self, instance: Instance, error: BaseException | None) -> None:
         del self._futures[instance]
         instance.calls.discard(self)
-        self._ended(instance, self._request, time.monotonic() - self._began[instance], error)
+        self._ended(instance, self._request, self._began[instance], error)
 
     def _give_up(self) -> None:
         """End what is still on its way: it was overtaken, or nobody wants it any more."""

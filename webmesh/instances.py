@@ -7,7 +7,7 @@ and of two figures that fall together one may be lost.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from webmesh.hashing import digest
@@ -16,7 +16,10 @@ LATENCY_MEMORY = 10.0
 """Seconds in which a past latency comes to count for a third: a burst is forgotten, a slow disk is not."""
 
 OUTCOME_MEMORY = 30.0
-"""The same for calls that failed or did not, which are rarer."""
+"""Seconds in which calls that failed, or did not, come to count for a third: they are rarer."""
+
+OUTCOME_STEP = 0.1
+"""Seconds in which they all count alike: to age them at each call would cost it a per cent."""
 
 UNKNOWN_LATENCY = 0.001
 """Seconds that an instance counts with which has never answered: about what a call costs, so it is tried soon."""
@@ -88,19 +91,21 @@ class Instance:
         """Whether it can be sent something at all."""
         return not self.draining and self.connection is not None and bool(self.connection.open)
 
-    def took(self, seconds: float, now: float) -> None:
-        """An answer took so long."""
-        if seconds > self.latency or self._weighed == -math.inf:
+    def answered(self, seconds: float, now: float) -> None:
+        """It has answered after so long, and without an error."""
+        latency, since = self.latency, now - self._weighed
+        if seconds > latency:
             self.latency = seconds
-        else:
-            kept = math.exp(min(0.0, self._weighed - now) / LATENCY_MEMORY)
-            self.latency = self.latency * kept + seconds * (1 - kept)
+        elif since > 0:
+            self.latency = seconds + (latency - seconds) * math.exp(-since / LATENCY_MEMORY)
         self._weighed = now
+        self.succeeded(now)
 
     def took_at_least(self, seconds: float, now: float) -> None:
         """It was not waited for any longer."""
         if seconds > self.latency:
-            self.took(seconds, now)
+            self.latency = seconds
+            self._weighed = now
 
     def cost(self) -> float:
         """What one more call is likely to wait for: seconds."""
@@ -108,7 +113,8 @@ class Instance:
 
     def succeeded(self, now: float) -> None:
         """It has answered, be it with the caller's own fault."""
-        self._fade(now)
+        if now - self._told >= OUTCOME_STEP:
+            self._fade(now)
         self._good += 1
         self.successes += 1
         self.failed_in_row = 0
@@ -116,16 +122,16 @@ class Instance:
 
     def failed(self, now: float) -> None:
         """A call has failed by the node's fault."""
-        self._fade(now)
+        if now - self._told >= OUTCOME_STEP:
+            self._fade(now)
         self._bad += 1
         self.failures += 1
         self.failed_in_row += 1
 
     def _fade(self, now: float) -> None:
-        if self._told != -math.inf:
-            kept = math.exp(min(0.0, self._told - now) / OUTCOME_MEMORY)
-            self._good *= kept
-            self._bad *= kept
+        kept = math.exp((self._told - now) / OUTCOME_MEMORY)
+        self._good *= kept
+        self._bad *= kept
         self._told = now
 
     def recent(self) -> tuple[float, float]:
@@ -149,7 +155,7 @@ class Instance:
 
 
 def usable(
-    instances: Iterable[Instance], now: float, *, zone: str | None, share: float, without: Iterable[Instance] = ()
+    instances: Sequence[Instance], now: float, *, zone: str | None, share: float, without: Collection[Instance] = ()
 ) -> list[Instance]:
     """Those that may get a new call, the best that there are; empty when none can be reached.
 
@@ -161,15 +167,14 @@ def usable(
         share: Of the zone's instances, how many must be usable for that.
         without: Those that this call was sent to already.
     """
-    tried = set(without)
-    every = [one for one in instances if one not in tried] if tried else list(instances)
+    every = [one for one in instances if one not in without] if without else instances
     ready = [one for one in every if one.ready(now)]
     if ready:
         return ready if zone is None else _near(every, ready, zone, share)
-    return _second_best(every, now) or _second_best([one for one in tried if one.reachable()], now)
+    return _second_best(every, now) or _second_best([one for one in without if one.reachable()], now)
 
 
-def _near(every: list[Instance], ready: list[Instance], zone: str, share: float) -> list[Instance]:
+def _near(every: Sequence[Instance], ready: list[Instance], zone: str, share: float) -> list[Instance]:
     near = [one for one in ready if one.zone == zone]
     if not near:
         return ready
@@ -177,7 +182,7 @@ def _near(every: list[Instance], ready: list[Instance], zone: str, share: float)
     return near if len(near) >= total * share else ready
 
 
-def _second_best(instances: list[Instance], now: float) -> list[Instance]:
+def _second_best(instances: Iterable[Instance], now: float) -> list[Instance]:
     """Where nobody is ready: who only rests, then whoever can be reached."""
     reachable = [one for one in instances if one.reachable()]
     healthy = [one for one in reachable if one.ejected_until <= now and not one.stalled]

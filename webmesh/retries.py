@@ -29,21 +29,21 @@ class RetryTokens:
     Used from many threads without a lock: a token lost between two of them does not matter.
     """
 
-    __slots__ = ("_most", "_ratio", "left")
+    __slots__ = ("_ratio", "left", "most")
 
     def __init__(self, budget: RetryBudget) -> None:
-        self._most = budget.tokens
+        self.most = budget.tokens
         self._ratio = budget.ratio
-        self.left = self._most
+        self.left = self.most
 
     def made(self, calls: int) -> None:
         """So many calls were made since this was last told."""
-        self.left = min(self._most, self.left + calls * self._ratio)
+        self.left = min(self.most, self.left + calls * self._ratio)
 
     def failed(self) -> bool:
         """A call has failed in a way that may be retried; whether there is budget for that."""
         self.left = max(0.0, self.left - 1)
-        return self.left > self._most / 2
+        return self.left > self.most / 2
 
 
 def retry_reason(error: Exception, *, repeatable: bool) -> str | None:

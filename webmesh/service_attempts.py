@@ -60,14 +60,15 @@ class ServiceAttempts:
 
     def run(self, request: ServiceRequest) -> Any:
         """The reply to a call, within its route's bounds."""
-        route, mark = request.state.route(request.path), object()
-        route.enter(mark, request.path, request.deadline)
+        route = request.state.route(request.path)
+        breaker = route.breaker
+        route.enter(request, request.path, request.deadline)
         try:
-            permit = route.breaker.enter(self._clock())
+            permit = breaker.enter(self._clock())
             if permit is None:
                 raise exhausted(Unavailable(
                     f"calls of {route.name} have failed too often", details=NOT_STARTED,
-                    retry_after=route.breaker.wait(self._clock()),
+                    retry_after=breaker.wait(self._clock()),
                 ))  # fmt: skip
             try:
                 value = self._attempt(request, route)
@@ -75,8 +76,8 @@ class ServiceAttempts:
                 self._judge(request, route, permit, error)
                 raise
         finally:
-            route.leave(mark)
-        if route.breaker.succeeded(permit, self._clock()):
+            route.leave(request)
+        if breaker.succeeded(permit, self._clock()):
             self._observer.breaker_changed(request.service, route.name, "closed")
         return value
 
@@ -94,8 +95,9 @@ class ServiceAttempts:
 
     def _attempt(self, request: ServiceRequest, route: RouteState) -> Any:
         """Send it as often as it needs and may."""
-        if self._tokens is not None:
-            self._tokens.made(1)
+        tokens = self._tokens
+        if tokens is not None and tokens.left < tokens.most:
+            tokens.made(1)
         error: Exception | None = None
         attempt = 1
         while True:
@@ -110,7 +112,7 @@ class ServiceAttempts:
             except ConnectionClosed as closed:  # it ended since that look, and nothing was sent
                 if instance in request.tried:
                     self._wait(request, retry_delay(None, 1, random.random))
-                request.tried.append(instance)
+                request.tried += (instance,)
                 if request.deadline.expired:
                     raise closed if error is None else error from closed
             except RETRIABLE as failure:
@@ -128,7 +130,7 @@ class ServiceAttempts:
         if attempt >= request.state.policy.attempts or not tokens.failed():
             raise exhausted(error)
         if may_repeat or surely_not_begun(error):
-            request.tried.append(instance)
+            request.tried += (instance,)
         else:  # only the process that knows the key can tell a repeat from a new call
             request.pinned = (instance.node, instance.epoch)
         delay = self._delay(request, error, attempt)
@@ -182,22 +184,31 @@ class ServiceAttempts:
 
         Raises:
             ServiceNotFound, Unavailable: There is none, or none that can be reached.
+            RequestTimeout: There was none in time.
         """
-        policy = request.state.policy
-        zone = None if request.balance == "key" else self._zone
+        return self._choose(request, self._candidates(request)) or self._find_later(request)
+
+    def _choose(self, request: ServiceRequest, known: Sequence[Instance]) -> Instance | None:
+        """The best of those that are *known*; `None` where none of them can be reached."""
+        state, balance = request.state, request.balance
+        zone = None if balance == "key" else self._zone
+        found = usable(known, self._clock(), zone=zone, share=state.policy.same_zone, without=request.tried)
+        return state.balancer.choose(found, balance, request.key, random.random) if found else None
+
+    def _find_later(self, request: ServiceRequest) -> Instance:
         patience: Deadline | None = None
         while True:
-            change = self._directory.changed()
+            change = self._directory.changed()  # before the look, or news that comes between the two would be missed
             known = self._candidates(request)
             if request.deadline.expired:
                 raise RequestTimeout(request.path, None)
-            found = usable(known, self._clock(), zone=zone, share=policy.same_zone, without=request.tried)
-            if found:
-                return request.state.balancer.choose(found, request.balance, request.key, random.random)
+            instance = self._choose(request, known)
+            if instance is not None:
+                return instance
             if known:
                 patience = None
             elif patience is None:
-                patience = request.deadline.tightened(policy.find_wait)
+                patience = request.deadline.tightened(request.state.policy.find_wait)
             self._await_change(request, change, patience or request.deadline, known=bool(known))
 
     def _await_change(
@@ -221,38 +232,42 @@ class ServiceAttempts:
             try:
                 return send(instance)
             except ConnectionClosed:  # nothing was sent
-                request.tried.append(instance)
+                request.tried += (instance,)
                 if request.deadline.expired:
                     raise
 
     # -------------------------------------------------------------------- one attempt
 
     def _send(self, instance: Instance, request: ServiceRequest, route: RouteState) -> Any:
-        if request.deadline.expired:
+        deadline, began = request.deadline, self._clock()
+        left = deadline.at - began
+        if left <= 0:
             raise RequestTimeout(request.path, None)
         if instance.routes is None:
             request.state.learn(instance)
-        delay = self._hedge_after(instance, request, route)
-        if delay is not None:
-            second = partial(self._second, request, route, instance)
-            return HedgedCall(request, second, self._ended).run(instance, delay)
-        mark, began = object(), self._clock()
-        instance.calls.add(mark)
-        error: BaseException | None = None
+        hedge = request.state.policy.hedge
+        if hedge is not False:
+            delay = self._hedge_after(instance, request, route)
+            if delay is not None:
+                second = partial(self._second, request, route, instance)
+                return HedgedCall(request, second, self._ended, self._clock).run(instance, delay)
+        instance.calls.add(request)
         try:
-            return instance.connection.call(
-                request.path, request.payload, timeout=request.deadline.remaining(), headers=request.headers
-            )
-        except BaseException as failure:
-            error = failure
+            reply = instance.connection.start_until(
+                request.path, request.payload, deadline, left, request.headers
+            ).result()
+        except BaseException as error:
+            self._ended(instance, request, began, error)
             raise
         finally:
-            instance.calls.discard(mark)
-            self._ended(instance, request, self._clock() - began, error)
+            instance.calls.discard(request)
+        now = self._clock()
+        instance.answered(now - began, now)
+        if hedge is True:
+            route.hedging.took(now - began)
+        return reply
 
     def _hedge_after(self, instance: Instance, request: ServiceRequest, route: RouteState) -> float | None:
-        if request.state.policy.hedge is False:
-            return None
         delay = route.hedging.delay()
         if delay is None:
             return None
@@ -271,14 +286,12 @@ class ServiceAttempts:
         self._observer.call_hedged(request.path)
         return request.state.balancer.choose(others, request.balance, request.key, random.random)
 
-    def _ended(
-        self, instance: Instance, request: ServiceRequest, seconds: float, error: BaseException | None
-    ) -> None:
+    def _ended(self, instance: Instance, request: ServiceRequest, began: float, error: BaseException | None) -> None:
         """Note what an attempt tells of its instance."""
         now = self._clock()
+        seconds = now - began
         if error is None:
-            instance.took(seconds, now)
-            instance.succeeded(now)
+            instance.answered(seconds, now)
             if request.state.policy.hedge is True:
                 request.state.route(request.path).hedging.took(seconds)
         elif isinstance(error, TransportError):

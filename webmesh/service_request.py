@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from webmesh.service_routes import ServiceState
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ServiceRequest:
-    """One call on its way."""
+    """One call on its way; itself the mark of it where calls in progress are counted."""
 
     service: str
     """Empty for a call to one node."""
@@ -30,7 +30,7 @@ class ServiceRequest:
     keyed: bool
     fail_fast: bool
     state: ServiceState
-    tried: list[Instance] = field(default_factory=list)
+    tried: tuple[Instance, ...] = ()
     """Who has not taken it, or not answered."""
     pinned: tuple[str, int] | None = None
     """Node and epoch of the only process that may get it again."""

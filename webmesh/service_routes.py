@@ -54,8 +54,11 @@ class RouteState:
             Overloaded: There is none, and nothing was sent.
             RequestTimeout: There was none in time.
         """
-        if not self._waiters and self._taken(mark):
-            return
+        if not self._waiters:
+            self.calls.add(mark)
+            if len(self.calls) <= self._limit:
+                return
+            self.calls.discard(mark)
         if not self._wait:
             raise Overloaded(f"{self._limit} calls of {self.name} are in progress", details=NOT_STARTED)
         bell = Completion[None]()
@@ -90,9 +93,8 @@ class RouteState:
 
     def leave(self, mark: object) -> None:
         """The call has ended: its place goes to the one that has waited longest, and to nobody who comes just now."""
-        try:
-            bell = self._waiters.popleft()
-        except IndexError:
+        bell = self._next_waiter() if self._waiters else None
+        if bell is None:
             self.calls.discard(mark)
             if self._waiters:  # since that look
                 self.leave(mark)
@@ -100,6 +102,12 @@ class RouteState:
         self.calls.add(bell)
         self.calls.discard(mark)
         bell.succeed(None)
+
+    def _next_waiter(self) -> Completion[None] | None:
+        try:
+            return self._waiters.popleft()
+        except IndexError:  # another thread took it
+            return None
 
 
 class ServiceState:

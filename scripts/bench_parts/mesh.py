@@ -5,7 +5,7 @@
 Counted is the CPU of all three processes, user and system time. A hop is two calls, so that 2.0 is the least where A's
 call of B is as cheap as the client's of A; a handler that waits costs A more than one that answers at once. With one
 caller each process sleeps while the others work, and must be woken, which no code of ours makes cheaper; a busy machine
-moved that ratio from 2.6 to 5.5 for one tree. Instruction counts are steadier: docs/BENCHMARKS.md.
+has moved that ratio to twice what it is. Instruction counts are steadier: docs/BENCHMARKS.md.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ class MeshCost:
 
     def _ratio(self, callers: int) -> float | None:
         direct, hop = self.samples.get(f"direct {callers}"), self.samples.get(f"hop {callers}")
-        return median(hop) / median(direct) if direct and hop else None
+        # Of each round by itself: a machine that becomes slower meanwhile makes both slower.
+        return median(two / one for one, two in zip(direct, hop)) if direct and hop else None
 
     def markdown(self) -> str:
         """The table."""

@@ -84,7 +84,8 @@ class Answering:
 
     Attributes:
         owner: Whatever the layer above gave; the session only hands it back.
-        sender: Counts the items that we send, within the credit of the request.
+        sender: Counts the items that we send, within the credit of the request. Where there is no such bound it is made
+            when it is asked for: most calls send none.
         receiver: Counts the items that the asking side sends; `None` when it announced none.
         wanted: Turns false when the asking side has given up, whatever its handler makes of that.
         keeper: The session that keeps it when the connection is lost; `None` when it ends with that.
@@ -99,8 +100,15 @@ class Answering:
         self.wanted = True
         self.keeper: Any = None
         self.away = False
-        self.sender = ItemSender(request.credit)
+        if request.credit is not None:
+            self.sender = ItemSender(request.credit)
         self.receiver = ItemReceiver(window) if request.stream else None
+
+    def __getattr__(self, name: str) -> ItemSender:
+        if name != "sender":
+            raise AttributeError(name)
+        self.sender = ItemSender(None)
+        return self.sender
 
     def __repr__(self) -> str:
         return f"<Answering {self.id!r}>"

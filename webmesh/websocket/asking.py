@@ -36,8 +36,9 @@ def headers_for(headers: Mapping[str, str] | None, service: str | None, longest_
     Raises:
         FailedPrecondition: These are more than *longest_chain*: it seems to go round in circles.
     """
-    if headers is None and service is None and CURRENT.get() is None:
-        return None
+    call = CURRENT.get()
+    if headers is None and (call is None or not call.headers):  # most calls, so by the shortest way
+        return {CALL_CHAIN: service} if service else None
     merged = dict(headers or {})
     try:
         chain = service_chain(service, longest_chain)

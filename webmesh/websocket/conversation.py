@@ -205,6 +205,8 @@ class Conversation:
 
     def serve_waiting(self) -> None:
         """Handle what waits for room, one after another, in the greenlet whose handler has just made some."""
+        if not self._held_up and not self.session.waiting:  # nothing does, after nearly every call
+            return
         until = time.monotonic() + HOLD
         while self.session.waiting:
             self.stream.drain()

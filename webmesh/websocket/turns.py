@@ -111,26 +111,31 @@ class Turns(Generic[T]):
             self._handover = self._hub.loop.run_callback(self._switched)
 
     def _live(self, me: Any, parked: list[_Place]) -> None:
+        waiter: Waiter[bool] | None = None
         while True:
             self._lead(me)
-            if not self._park(me, parked):
+            waiter = self._park(me, waiter, parked)
+            if waiter is None:
                 return
 
-    def _park(self, me: Any, parked: list[_Place]) -> bool:
-        """Wait until the lead is handed on to *me*; False when it is to leave."""
+    def _park(self, me: Any, waiter: Waiter[bool] | None, parked: list[_Place]) -> Waiter[bool] | None:
+        """Wait until the lead is handed on to *me*; returns with what it has waited, for the next time, or `None` when
+        it is to leave."""
         while not self._ended:
-            place: _Place = (me, Waiter(self._hub))
+            waiter = waiter or Waiter(self._hub)
+            place: _Place = (me, waiter)
             parked.append(place)
             try:
-                return place[1].get()
+                return waiter if waiter.get() else None
             except BaseException as thrown:
+                waiter = None  # somebody may be about to call it
                 with suppress(ValueError):
                     parked.remove(place)
                 if isinstance(thrown, GreenletExit):
-                    return False  # killed: nothing is lost with it
+                    return None  # killed: nothing is lost with it
                 if not isinstance(thrown, Timeout):  # a timer that a handler has forgotten
                     raise
-        return False
+        return None
 
     def _lead(self, me: Any) -> None:
         """Read and handle until the lead is lost or the connection has ended."""

@@ -406,10 +406,17 @@ class WebSocketConnection(TopicConnection):
         """`call` up to the waiting, which is in its future's `result`: nothing else ends it in time. *completion* gets
         its end, where it is the caller's own."""
         seconds = seconds_for(path, timeout, self._timeouts.request)
+        return self.start_until(path, payload, Deadline(seconds), seconds, headers, completion)
+
+    def start_until(
+        self, path: str, payload: Any, deadline: Deadline, seconds: float | None, headers: Mapping[str, str] | None,
+        completion: Completion[Any] | None = None,
+    ) -> Future:  # fmt: skip
+        """`start_call` for whoever has its deadline already, *seconds* from now and not after that of its handler."""
         if completion is None:
             completion = Completion(self._home.hub)
         sent = SentCall(self.conversation, self._home, completion)
-        future = Future(path, completion, Deadline(seconds), seconds, sent.abandon)
+        future = Future(path, completion, deadline, seconds, sent.abandon)
         extra = headers_for(headers, self._service, self._limits.call_chain)
         if not self._home.inside():
             if self._stream.full:  # so that a thread that asks in a row has no more in memory than others
