@@ -253,8 +253,8 @@ class ServiceAttempts:
                 return HedgedCall(request, second, self._ended, self._clock).run(instance, delay)
         instance.calls.add(request)
         try:
-            reply = instance.connection.start_until(
-                request.path, request.payload, deadline, left, request.headers
+            reply = instance.connection.start_call(
+                request.path, request.payload, left, request.headers, None, deadline
             ).result()
         except BaseException as error:
             self._ended(instance, request, began, error)

@@ -401,22 +401,15 @@ class WebSocketConnection(TopicConnection):
 
     def start_call(
         self, path: str, payload: Any, timeout: float | None, headers: Mapping[str, str] | None,
-        completion: Completion[Any] | None = None,
+        completion: Completion[Any] | None = None, deadline: Deadline | None = None,
     ) -> Future:  # fmt: skip
         """`call` up to the waiting, which is in its future's `result`: nothing else ends it in time. *completion* gets
-        its end, where it is the caller's own."""
-        seconds = seconds_for(path, timeout, self._timeouts.request)
-        return self.start_until(path, payload, Deadline(seconds), seconds, headers, completion)
-
-    def start_until(
-        self, path: str, payload: Any, deadline: Deadline, seconds: float | None, headers: Mapping[str, str] | None,
-        completion: Completion[Any] | None = None,
-    ) -> Future:  # fmt: skip
-        """`start_call` for whoever has its deadline already, *seconds* from now and not after that of its handler."""
+        its end, where it is the caller's own. A *deadline* is *timeout* seconds away, not after that of the handler."""
+        seconds = timeout if deadline is not None else seconds_for(path, timeout, self._timeouts.request)
         if completion is None:
             completion = Completion(self._home.hub)
         sent = SentCall(self.conversation, self._home, completion)
-        future = Future(path, completion, deadline, seconds, sent.abandon)
+        future = Future(path, completion, deadline or Deadline(seconds), seconds, sent.abandon)
         extra = headers_for(headers, self._service, self._limits.call_chain)
         if not self._home.inside():
             if self._stream.full:  # so that a thread that asks in a row has no more in memory than others
