@@ -219,8 +219,7 @@ class Dispatcher:
         if greenlet is None:
             conversation.current = call
         else:
-            self._switched.add(call)
-            call.arm(greenlet, conversation.hub.loop, time.monotonic())
+            self._arm(call, greenlet, time.monotonic())
         started = time.monotonic() if self._timed else 0.0
         code = "ok"
         try:
@@ -371,8 +370,11 @@ class Dispatcher:
     def switched(self, conversation: Conversation, greenlet: Any) -> None:
         """`Answerer.switched`: from now on the call can be interrupted."""
         call, conversation.current = conversation.current, None
+        self._arm(call, greenlet, _read_at(conversation))
+
+    def _arm(self, call: HandledCall, greenlet: Any, since: float) -> None:
         self._switched.add(call)
-        call.arm(greenlet, conversation.hub.loop, _read_at(conversation))
+        call.arm(greenlet, call.conversation.hub.loop, since)
 
     def look_at(self, connection: WebSocketConnection) -> None:
         """The rights of this one have changed: streams that its peer may not have any more end, those that its session
