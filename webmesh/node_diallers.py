@@ -5,10 +5,17 @@ Decides what is dialled at all, and who waits for the other side to dial. One at
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
+import gevent
+
 from webmesh.node_dialler import NodeDialler
+from webmesh.protocol.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from webmesh.discovery.base import Discovery, Found
@@ -17,6 +24,10 @@ if TYPE_CHECKING:
 
 DEFER = 0.3
 """Seconds that the node with the larger id waits before it dials one that can dial it: mostly there is a link then."""
+
+STRANGERS_RATE, STRANGERS_BURST = 32.0, 256.0
+"""Attempts a second, and at once, to dial nodes that have never answered this one. Of them there is only what others
+say: whoever invents nodes must not have the whole mesh dial an address of his choice for him."""
 
 Meet = Callable[[str], "tuple[str, WebSocketConnection | None]"]
 
@@ -48,6 +59,7 @@ class NodeDiallers:
         self._found: dict[Discovery, dict[str, float]] = {}
         self._seeds: dict[str, NodeDialler] = {}
         self._nodes: dict[str, NodeDialler] = {}
+        self._strangers = TokenBucket(STRANGERS_RATE, time.monotonic(), burst=STRANGERS_BURST)
 
     @property
     def looked(self) -> bool:
@@ -84,7 +96,7 @@ class NodeDiallers:
         for node, urls in wanted.items():
             if node not in self._nodes:
                 self._nodes[node] = dialler = NodeDialler(
-                    urls, node, self._meet, self._linked, self._refused, delay=self._defer(node)
+                    urls, node, partial(self._meet_node, node), self._linked, self._refused, delay=self._defer(node)
                 )
                 dialler.start()
         self._follow_found()
@@ -119,6 +131,16 @@ class NodeDiallers:
             if url in member.record.addresses and self._linked(node):
                 return node, None
         return self._meet(url)
+
+    def _meet_node(self, node: str, url: str) -> tuple[str, WebSocketConnection | None]:
+        """When it is the turn of one that is known by hearsay."""
+        while self._is_stranger(node) and not self._strangers.take(time.monotonic()):
+            gevent.sleep(self._strangers.wait(time.monotonic()) + random.random())
+        return self._meet(url)
+
+    def _is_stranger(self, node: str) -> bool:
+        member = self._membership().members.get(node)
+        return member is None or member.proved_at == -inf
 
     def _has_left(self, node: str) -> bool:
         member = self._membership().members.get(node)
