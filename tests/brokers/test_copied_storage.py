@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.brokers.contract import WORK, message
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.copied_storage import CopiedStorage
+from webmesh.exceptions import InvalidArgument
 from webmesh.message_serializers import MessagePackSerializer
 from webmesh.options import Limits
 from webmesh.testing import FakeClock
@@ -109,3 +111,30 @@ def test_copies_by_operation_and_by_whole_state_are_alike(before: list[Any], aft
         later.apply(serializer.deserialize(serializer.serialize(operation)))
     play(after, beside, later)
     assert seen(storage, clock) == seen(beside, other_clock) == seen(later, other_clock)
+
+
+WIRE = {"topic": "a", "age": 0.0, "data": 1}
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        ["begin", 5, 0], ["begin", "e", -1], ["begin", "e", 2**60], ["log", 5, 9, None, 1],
+        ["log", "b", "9", None, 1], ["log", "b", 9, {}, 1], ["log", "b", 9, None, -1], ["log", "b", 9, None, 1, "x"],
+        ["entry", "a", {"topic": "a"}], ["entry", "never", WIRE], ["retained", 5],
+        ["seen", "a", 5, 0.0, [1, "e", False]], ["seen", "a", "d", 0.0, [1]],
+        ["seen", "a", "d", "x", [1, "e", False]], ["put", "t", 5, 1, 5.0], ["put", "t", "k", 1, "x"],
+        ["put", "t", "k", 1, float("nan")], ["claim", 5, "k"], ["group", ["a", "g"], {}, None],
+        ["group", ["a", "g"], 5.0, "x"], ["work", ["a", "g"], -1, []], ["work", ["a", "g"], 0, [["1", WIRE, True]]],
+        ["keep", WIRE, {"history": -1}, [], []], ["keep", WIRE, {"history": 9}, [[["a", "g"], "1"]], []], ["x"], [],
+        "x",
+    ],
+)  # fmt: skip
+def test_an_operation_that_makes_no_sense_leaves_nothing_behind(operation: Any) -> None:
+    """Whoever leads next leads with it: what is of the wrong kind in it would fail then."""
+    copy = CopiedStorage()
+    copy.apply(["log", "a", 9, None, 1])
+    before = list(copy.whole())
+    with pytest.raises((InvalidArgument, LookupError, TypeError, ValueError)):
+        copy.apply(operation)
+    assert before == list(copy.whole())

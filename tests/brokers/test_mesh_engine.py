@@ -96,11 +96,19 @@ def test_only_who_has_work_may_say_that_it_is_done(engine: MeshEngine, outlet: O
         {}, {"op": "x"}, {"op": "publish"}, {"op": "publish", "publication": 5, "keep": {}}, {"op": "history"},
         {"op": "join", "group": ["a", "g"], "window": "x", "durable": True},
         {"op": "join", "group": ["a", "g"], "window": -5, "durable": True}, {"op": "done", "group": 5, "token": 1},
+        {"op": "join", "group": ["a", "g"], "window": 1, "durable": True, "ttl": {}},
+        {"op": "join", "group": ["a", "g"], "window": 1, "durable": True, "ttl": -1},
         {"op": "put", "table": "t", "key": "k", "value": 1, "ttl": "x"}, {"op": "topics", "pattern": 5},
+        {"op": "put", "table": 5, "key": "k", "value": 1, "ttl": 5}, {"op": "records", "table": 5},
+        {"op": "put", "table": "t", "key": 5, "value": 1, "ttl": 5}, {"op": "claim", "table": "t", "key": 5},
+        {"op": "history", "topic": 5, "since": [None, None, None]},
+        {"op": "history", "topic": "a", "since": [None, None, None], "most": -1},
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_and_harms_nobody(engine: MeshEngine, said: dict[str, Any]) -> None:
     """It came from another node."""
     with pytest.raises(InvalidArgument):
         engine.ask("p", said)
+    engine.gone("p")
     assert 1 == publish(engine, 1)[0]
+    assert {"items": [], "more": False} == engine.ask("p", {"op": "records", "table": "t"})

@@ -12,15 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from webmesh.brokers.base import Accepted, GroupName, Keep
+from webmesh.brokers.base import GroupName, Keep
 from webmesh.brokers.memory import MemoryStorage, size_in
 from webmesh.brokers.mesh_messages import (
-    group_to_wire, keep_to_wire, publication_to_wire, read_group, read_keep, read_wire,
+    group_to_wire, keep_to_wire, publication_to_wire, read_accepted, read_group, read_integer, read_keep, read_list,
+    read_number, read_seconds, read_text, read_wire,
 )  # fmt: skip
 from webmesh.brokers.one_node import KeptGroup, Work
 from webmesh.deadline import Clock
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_log import TopicLog
+
+LONGEST = 2.0**53
+"""Seconds: no record holds, or has been over, for longer."""
 
 Operation = list[Any]
 """Its name, and what belongs to it."""
@@ -135,21 +139,29 @@ class CopiedStorage(MemoryStorage):
         self.keep(publication, read_keep(keep), now, _read_work(work), _read_work(lost))
 
     def _apply_group(self, group: Any, ttl: Any, age: Any) -> None:
-        self.keep_group(read_group(group), ttl, None if age is None else self._clock() - age)
+        left = None if age is None else self._clock() - read_number(age, "age")
+        self.keep_group(read_group(group), read_seconds(ttl, "ttl"), left)
 
-    def _apply_put(self, table: str, key: str, value: Any, seconds: float) -> None:
-        self.put(table, key, value, self._clock() + seconds)
+    def _apply_put(self, table: Any, key: Any, value: Any, seconds: Any) -> None:
+        until = self._clock() + read_number(seconds, "seconds", -LONGEST)  # it may be over already
+        self.put(read_text(table, "table"), read_text(key, "key"), value, until)
 
-    def _apply_begin(self, epoch: str, floor: int) -> None:
-        self._epoch, self._floor = epoch, floor
+    def _apply_claim(self, table: Any, key: Any) -> None:
+        self.claim(read_text(table, "table"), read_text(key, "key"), self._clock())
 
-    def _apply_log(
-        self, topic: str, most: int, ttl: float | None, first: int, most_bytes: int | None = None
-    ) -> None:
-        self._logs[topic] = TopicLog(self._epoch, most=most, ttl=ttl, first=first, most_bytes=most_bytes)
+    def _apply_begin(self, epoch: Any, floor: Any) -> None:
+        self._epoch, self._floor = read_text(epoch, "epoch"), read_integer(floor, "floor")
+
+    def _apply_log(self, topic: Any, most: Any, ttl: Any, first: Any, most_bytes: Any = None) -> None:
+        made: TopicLog[Publication] = TopicLog(
+            self._epoch, most=read_integer(most, "most"), ttl=read_seconds(ttl, "ttl"),
+            first=read_integer(first, "first"),
+            most_bytes=None if most_bytes is None else read_integer(most_bytes, "most_bytes"),
+        )  # fmt: skip
+        self._logs[read_text(topic, "topic")] = made
         self._logged_topics.add(tuple(topic.split("/")), topic)
 
-    def _apply_entry(self, topic: str, wire: Any) -> None:
+    def _apply_entry(self, topic: Any, wire: Any) -> None:
         publication = read_wire(wire, self._clock())
         log = self._logs[topic]
         log.append(publication, publication.at, size_in(log, publication))
@@ -157,14 +169,19 @@ class CopiedStorage(MemoryStorage):
     def _apply_retained(self, wire: Any) -> None:
         self._retain(read_wire(wire, self._clock()))
 
-    def _apply_seen(self, topic: str, name: str, age: float, accepted: list[Any]) -> None:
-        self._seen[topic, name] = (self._clock() - age, Accepted(*accepted))
+    def _apply_seen(self, topic: Any, name: Any, age: Any, accepted: Any) -> None:
+        at = self._clock() - read_number(age, "age")
+        self._seen[read_text(topic, "topic"), read_text(name, "name")] = at, read_accepted(accepted)
 
-    def _apply_work(self, group: Any, lost: int, items: list[Any]) -> None:
-        known = self._groups.setdefault(read_group(group), _Group())
-        known.lost, now = lost, self._clock()
-        for token, wire, ack in items:
-            known.work[token] = read_wire(wire, now), ack
+    def _apply_work(self, group: Any, lost: Any, items: Any) -> None:
+        name, count, now = read_group(group), read_integer(lost, "lost"), self._clock()
+        work = {
+            read_integer(token, "token"): (read_wire(wire, now), ack is True)
+            for token, wire, ack in read_list(items)
+        }  # fmt: skip
+        known = self._groups.setdefault(name, _Group())
+        known.lost = count
+        known.work.update(work)
 
     def whole(self) -> Iterator[Operation]:
         """The operations that lead from nothing to what is kept now."""
@@ -194,7 +211,7 @@ def _work_to_wire(work: Sequence[Work]) -> list[Any]:
 
 
 def _read_work(wire: Any) -> list[Work]:
-    return [(read_group(group), int(token)) for group, token in wire]
+    return [(read_group(group), read_integer(token, "token")) for group, token in read_list(wire)]
 
 
 _APPLY: dict[str, Callable[..., None]] = {
@@ -204,7 +221,7 @@ _APPLY: dict[str, Callable[..., None]] = {
     "told": lambda storage, group: storage.told_lost(read_group(group)),
     "drop": lambda storage, group: storage.drop_group(read_group(group)),
     "put": CopiedStorage._apply_put,
-    "claim": lambda storage, table, key: _claim(storage, table, key),
+    "claim": CopiedStorage._apply_claim,
     "begin": CopiedStorage._apply_begin,
     "log": CopiedStorage._apply_log,
     "entry": CopiedStorage._apply_entry,
@@ -212,7 +229,3 @@ _APPLY: dict[str, Callable[..., None]] = {
     "seen": CopiedStorage._apply_seen,
     "work": CopiedStorage._apply_work,
 }
-
-
-def _claim(storage: CopiedStorage, table: str, key: str) -> None:
-    storage.claim(table, key, storage._clock())

@@ -24,7 +24,7 @@ from webmesh.brokers.mesh_interest import MeshInterest
 from webmesh.brokers.mesh_lead import MeshLead
 from webmesh.brokers.mesh_messages import (
     group_to_wire, keep_to_wire, places_to_wire, publication_to_wire, read_accepted, read_group, read_history,
-    read_list, read_patterns, read_wire, since_to_wire,
+    read_integer, read_list, read_patterns, read_wire, since_to_wire,
 )  # fmt: skip
 from webmesh.brokers.mesh_port import Handler, MeshPort
 from webmesh.brokers.mesh_questions import NOT_THE_LEADER, PATIENCE, Doubtful, LeaderQuestions
@@ -385,7 +385,7 @@ class MeshBroker(Broker):
         group, given = read_group(said.get("group")), said.get("publication")
         publication = given if isinstance(given, Publication) else read_wire(given, self.clock())
         if node == self._led_by[0] and group in self._joined:
-            self.sink.work(group, publication, (self._led_by[1], said.get("token")))
+            self.sink.work(group, publication, (self._led_by[1], read_integer(said.get("token"), "token")))
 
     def _lost(self, node: str, said: Any) -> None:
         """`$lost`: likewise."""

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from webmesh.brokers.base import GroupName
 from webmesh.brokers.memory import MemoryStorage
 from webmesh.brokers.mesh_messages import (
-    accepted_to_wire, fitting, group_to_wire, history_to_wire, part_to_wire, publication_to_wire, read_group, read_keep,
-    read_patterns, read_places, read_since, read_wire,
+    accepted_to_wire, fitting, group_to_wire, history_to_wire, part_to_wire, publication_to_wire, read_group,
+    read_integer, read_keep, read_number, read_patterns, read_places, read_seconds, read_since, read_text, read_wire,
 )  # fmt: skip
 from webmesh.brokers.one_node import OneNodeBroker
 from webmesh.exceptions import InvalidArgument
@@ -95,7 +95,9 @@ class MeshEngine:
 
     def _history(self, node: str, said: dict[str, Any]) -> Any:
         reverse = said.get("reverse") is True
-        found = self._broker.history(said["topic"], read_since(said["since"]), most=said.get("most"), reverse=reverse)
+        most = None if said.get("most") is None else read_integer(said["most"], "most")
+        topic, since = read_text(said["topic"], "topic"), read_since(said["since"])
+        found = self._broker.history(topic, since, most=most, reverse=reverse)
         wire = history_to_wire(found, self._clock())
         items = fitting(wire["items"])
         return wire | {"items": items, "more": len(items) < len(wire["items"])}
@@ -117,25 +119,25 @@ class MeshEngine:
         return self._broker.drop_group(read_group(said["group"]))
 
     def _put(self, node: str, said: dict[str, Any]) -> None:
-        self._broker.put(said["table"], said["key"], said["value"], said["ttl"])
+        table, key = read_text(said["table"], "table"), read_text(said["key"], "key")
+        self._broker.put(table, key, said["value"], read_number(said["ttl"], "ttl"))
 
     def _claim(self, node: str, said: dict[str, Any]) -> Any:
-        return self._broker.claim(said["table"], said["key"])
+        return self._broker.claim(read_text(said["table"], "table"), read_text(said["key"], "key"))
 
     def _records(self, node: str, said: dict[str, Any]) -> Any:
-        return part_to_wire(self._broker.records(said["table"]).items(), said.get("after"))
+        return part_to_wire(self._broker.records(read_text(said["table"], "table")).items(), said.get("after"))
 
     # ---------------------------------------------------------------------- groups
 
     def _join(self, node: str, said: dict[str, Any]) -> None:
         group = read_group(said["group"])
-        window = int(said["window"])
-        if window < 1:
-            raise InvalidArgument("a window is 1 or more")
+        window = read_integer(said["window"], "window", 1)
+        kind = said["durable"] is True, read_seconds(said.get("ttl"), "ttl")
         self._broker.admit(group, read_places(said.get("places", [])))
         shares = self._shares.setdefault(group, GroupShares())
         shares.join(node, window)
-        self._kinds[group] = said["durable"] is True, said.get("ttl")
+        self._kinds[group] = kind
         self._open(group, shares)
 
     def _open(self, group: GroupName, shares: GroupShares) -> None:

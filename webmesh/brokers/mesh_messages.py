@@ -52,9 +52,10 @@ def read_wire(wire: object, now: float) -> Publication:
         raise InvalidArgument("headers are a map of text to text")
     if publisher is not None and not (isinstance(publisher, str) and len(publisher) <= _NAME_SIZE):
         raise InvalidArgument("a publisher is a text")
-    made = read_stored(topic, said.get("data"), headers, at=now - _number(said, "age"), publisher=publisher)
+    at = now - read_number(said.get("age"), "age")
+    made = read_stored(topic, said.get("data"), headers, at=at, publisher=publisher)
     if said.get("offset") is not None:
-        made.offset, made.epoch = _integer(said, "offset"), _text(said, "epoch")
+        made.offset, made.epoch = read_integer(said.get("offset"), "offset"), read_text(said.get("epoch"), "epoch")
     made.retained = said.get("retained") is True
     return made
 
@@ -74,9 +75,9 @@ def read_keep(wire: object) -> Keep:
         InvalidArgument: It says no such thing.
     """
     said = _map(wire)
-    ttl = None if said.get("ttl") is None else _number(said, "ttl")
-    most_bytes = None if said.get("history_bytes") is None else _integer(said, "history_bytes")
-    return Keep(_integer(said, "history"), ttl, said.get("retain") is True, said.get("ack") is True, most_bytes)
+    history, ttl = read_integer(said.get("history"), "history"), read_seconds(said.get("ttl"), "ttl")
+    most_bytes = None if said.get("history_bytes") is None else read_integer(said["history_bytes"], "history_bytes")
+    return Keep(history, ttl, said.get("retain") is True, said.get("ack") is True, most_bytes)
 
 
 def group_to_wire(group: GroupName) -> list[str]:
@@ -148,7 +149,8 @@ def read_history(wire: object, now: float) -> History:
     """
     said = _map(wire)
     items = [read_wire(one, now) for one in read_list(said.get("items"))]
-    return History(items, _integer(said, "offset"), _text(said, "epoch"), said.get("complete") is True)
+    offset, epoch = read_integer(said.get("offset"), "offset"), read_text(said.get("epoch"), "epoch")
+    return History(items, offset, epoch, said.get("complete") is True)
 
 
 def since_to_wire(since: Since) -> list[Any]:
@@ -166,7 +168,7 @@ def read_since(wire: object) -> Since:
         raise InvalidArgument("from where to read is a list of three")
     offset, epoch, seconds = wire
     if seconds is not None:
-        _number({"seconds": seconds}, "seconds")
+        read_number(seconds, "seconds")
     if not _is_size(offset) or not isinstance(epoch, str | None):
         raise InvalidArgument("from where to read is a number, an epoch and seconds")
     return Since(offset, epoch, seconds)
@@ -222,17 +224,45 @@ def read_list(wire: object) -> list[Any]:
     return wire
 
 
-def _number(said: Mapping[str, Any], name: str) -> float:
-    value = said.get(name)
-    if type(value) not in (int, float) or not 0 <= value <= _MOST:  # type: ignore[operator]
-        raise InvalidArgument(f"{name} is a number, 0 or more")
+def read_number(value: object, name: str, least: float = 0.0) -> float:
+    """A number that is not below *least*.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    if type(value) not in (int, float) or not least <= value <= _MOST:  # type: ignore[operator]
+        raise InvalidArgument(f"{name} is a number, {least:g} or more")
     return float(value)  # type: ignore[arg-type]
 
 
-def _integer(said: Mapping[str, Any], name: str) -> int:
-    value = said.get(name)
-    if type(value) is not int or not 0 <= value <= _MOST:
-        raise InvalidArgument(f"{name} is an integer, 0 or more")
+def read_seconds(value: object, name: str) -> float | None:
+    """How long something holds; `None` for ever.
+
+    Raises:
+        InvalidArgument: It is no time.
+    """
+    return None if value is None else read_number(value, name)
+
+
+def read_integer(value: object, name: str, least: int = 0) -> int:
+    """An integer that is not below *least*.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    if type(value) is not int or not least <= value <= _MOST:
+        raise InvalidArgument(f"{name} is an integer, {least} or more")
+    return value
+
+
+def read_text(value: object, name: str) -> str:
+    """A text.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{name} is a text")
     return value
 
 
@@ -248,10 +278,3 @@ def _is_path(value: object) -> TypeGuard[str]:
 def _is_size(value: object) -> bool:
     """Whether it is a number of something, or none."""
     return value is None or (type(value) is int and 0 <= value <= _MOST)
-
-
-def _text(said: Mapping[str, Any], name: str) -> str:
-    value = said.get(name)
-    if not isinstance(value, str):
-        raise InvalidArgument(f"{name} is a text")
-    return value
