@@ -23,9 +23,9 @@ from tests.cli.test_systemd import Manager
 from tests.processes import ENVIRONMENT, LONGEST
 from tests.running import PATIENCE, wait_for
 from webmesh import WebMeshClient
-from webmesh.cli import workers
 from webmesh.cli.announcing import Announcer
 from webmesh.cli.arguments import parse_serve_options
+from webmesh.cli.systemd import Notifier
 from webmesh.cli.worker_place import Place
 from webmesh.cli.worker_process import WorkerProcess
 from webmesh.cli.workers import WorkerSupervisor
@@ -39,7 +39,7 @@ import os
 import time
 from webmesh import Timeouts, WebMeshServer
 
-server = WebMeshServer(name="shop", timeouts=Timeouts(drain=5.0))
+server = WebMeshServer(name="shop", timeouts=Timeouts(drain=float(os.environ.get("DRAIN", 5))))
 server.topic("news/*", history=100, retain=True)
 kept = []
 
@@ -47,6 +47,11 @@ kept = []
 @server.on("/who", idempotent=True)
 def who(payload, path, client):
     return [os.environ["WEBMESH_WORKER"], os.getpid()]
+
+
+@server.on("/slow")
+def slow(payload, path, client):
+    time.sleep(600)
 
 
 @server.on("/hang")
@@ -281,18 +286,75 @@ def test_a_system_without_room_for_a_worker_ends_nobody(tmp_path: Path, monkeypa
         supervisor._selector.close()
 
 
-def test_a_worker_that_does_not_come_up_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one whose module never gets to its end; it would have its place for ever."""
-    options = parse_serve_options(["--workers", "1", "--port", "0", "--worker-timeout", "0"], "serve")
+@pytest.mark.parametrize(("seconds", "ends"), [("0.001", True), ("0", False)])
+def test_a_worker_that_does_not_come_up_is_ended(seconds: str, ends: bool) -> None:
+    """As one whose module never gets to its end; it would have its place for ever. Some take their time."""
+    options = parse_serve_options(
+        ["--workers", "1", "--port", "0", "--worker-timeout", "0", "--worker-start-timeout", seconds], "serve"
+    )
     with Place(options) as place:
         supervisor = WorkerSupervisor([], place, options, Announcer(..., "text", "serve"))
         stuck = WorkerProcess([sys.executable, "-c", "import time; time.sleep(60)", "{}"], ticket_of(place))
+        stuck.heard -= 1000.0
         supervisor._end_hung(stuck)
-        assert not stuck.ended
-        monkeypatch.setattr(workers, "START_TIMEOUT", 0.001)
-        assert wait_for(lambda: supervisor._end_hung(stuck) or stuck.ended)
+        if not ends:
+            assert not stuck.ended
+            stuck.kill()
         assert -signal.SIGKILL == stuck.bury()
         supervisor._selector.close()
+
+
+def test_a_service_manager_is_not_told_of_one_that_ended() -> None:
+    """The supervisor sees to that; to start all anew for it would end what the others do. But somebody must serve."""
+    options = parse_serve_options(["--workers", "2", "--port", "0"], "serve")
+    with Place(options) as place:
+        supervisor = WorkerSupervisor([], place, options, Announcer(..., "text", "serve"))
+        notifier = supervisor._notifier = Signs(5.0)
+        sleeps = [sys.executable, "-c", "import time; time.sleep(60)", "{}"]
+        lives, ended = (WorkerProcess(sleeps, ticket_of(place)) for _ in range(2))
+        supervisor._workers = {1: lives, 2: ended}
+        ended.kill()
+        ended.heard -= 1000.0
+        assert wait_for(lambda: ended.ended)
+
+        supervisor._show_life()
+        assert 1 == notifier.shown
+        lives.heard -= 1000.0
+        supervisor._show_life()
+        assert 1 == notifier.shown, "one that hangs"
+        lives.kill()
+        assert wait_for(lambda: lives.ended)
+        supervisor._show_life()
+        assert 1 == notifier.shown, "nobody serves"
+        for one in (lives, ended):
+            one.bury()
+        supervisor._selector.close()
+
+
+class Signs(Notifier):
+    """Counts the signs of life."""
+
+    def __init__(self, interval: float) -> None:
+        super().__init__({})
+        self.interval = interval
+        self.shown = 0
+
+    def show_life(self) -> None:
+        self.shown += 1
+
+
+def test_a_second_signal_ends_them_at_once_during_a_reload_too(tmp_path: Path) -> None:
+    """Nobody waits for the one that is being replaced and has a slow call."""
+    with served(tmp_path, "--workers", "1", DRAIN="600") as made:
+        made.await_serving()
+        with WebMeshClient(made.url) as client:
+            client.notify("/slow")
+            client.call("/who", timeout=PATIENCE)  # so that the one before has begun
+            made.process.send_signal(signal.SIGHUP)
+            assert wait_for(lambda: 2 == made.text.count("a worker serves"), LONGEST), made.text
+            made.process.send_signal(signal.SIGTERM)
+            assert wait_for(lambda: 1 == len(made.workers), LONGEST), made.text  # the new one had nothing to do
+            assert 128 + signal.SIGTERM == made.end()
 
 
 def ticket_of(place: Place) -> WorkerTicket:

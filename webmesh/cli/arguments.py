@@ -44,6 +44,7 @@ class ServeOptions:
     reload: bool = False
     workers: int | None = None
     worker_timeout: float = 60.0
+    worker_start_timeout: float = 60.0
     worker: int | None = None
     """Descriptor of the link to the supervisor, in a worker that `--workers` has started."""
     report_to: int | None = None
@@ -146,6 +147,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--worker-timeout", type=_seconds, metavar="SECONDS",
         help="kill and replace a worker whose hub has not turned for so long (default: 60; 0: never)",
+    )  # fmt: skip
+    group.add_argument(
+        "--worker-start-timeout", type=_seconds, metavar="SECONDS",
+        help="kill a worker that does not serve so long after its start: its imports hang (default: 60; 0: never)",
     )  # fmt: skip
     group.add_argument("--report-to", type=int, help=argparse.SUPPRESS)
     group.add_argument("--worker", type=int, help=argparse.SUPPRESS)

@@ -32,9 +32,6 @@ from webmesh.worker_ticket import WorkerTicket
 TURN = 0.5
 """Seconds between two looks at what is due, where nothing happens."""
 
-START_TIMEOUT = 60.0
-"""Seconds for the start of a worker: the imports of a large program take some on a busy machine."""
-
 END_TIMEOUT = 120.0
 """Seconds after which a worker is killed that was to make room for another: it bounds its own end, by
 `Timeouts.drain` and `Timeouts.close`, which a program may set."""
@@ -81,6 +78,7 @@ class WorkerSupervisor:
         self._place = place
         self._slots = range(1, (options.workers or 1) + 1)
         self._patience = options.worker_timeout
+        self._start_patience = options.worker_start_timeout
         self._announcer = announcer
         self._secret = secrets.token_hex(32)
         self._lives = 0
@@ -224,7 +222,7 @@ class WorkerSupervisor:
 
     def _end_hung(self, worker: WorkerProcess) -> None:
         """One that shows no life, while it serves or drains; or that does not come up."""
-        seconds = self._patience if worker.said is not None else START_TIMEOUT
+        seconds = self._patience if worker.said is not None else self._start_patience
         if seconds and not worker.ended and time.monotonic() - worker.heard > seconds:
             logger.error("a worker hangs: killed", extra=worker.about() | {"seconds": seconds})
             worker.kill()
@@ -260,9 +258,11 @@ class WorkerSupervisor:
             return None
 
     def _show_life(self) -> None:
-        """Tell the service manager that all is well, as long as no worker hangs."""
+        """Tell the service manager that all is well, as long as some worker serves and none hangs. One that has ended
+        is being seen to here: to start all of them anew for it would end the others' work."""
         interval, now = self._notifier.interval, time.monotonic()
-        if interval is not None and all(now - one.heard < interval + SIGNS_LATE for one in self._workers.values()):
+        living = [one for one in self._workers.values() if not one.ended]
+        if interval is not None and living and all(now - one.heard < interval + SIGNS_LATE for one in living):
             self._notifier.show_life()
 
     # -------------------------------------------------------------------- replacing
@@ -291,7 +291,8 @@ class WorkerSupervisor:
         self._leaving.append(before)
         if not before.ended:
             before.end()
-        if not self._wait(lambda: before.ended, END_TIMEOUT):
+        # A signal to end is for all of them at once, and for this one the second may be meant.
+        if not self._wait(lambda: before.ended or bool(self._asked), END_TIMEOUT):
             logger.error("a worker did not end in time: killed", extra=before.about())
             before.kill()
             self._wait(lambda: before.ended)
