@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import gevent
 import pytest
 from gevent.hub import get_hub
 
+from tests.websocket.interleaving import hold
 from webmesh.exceptions import Aborted, Cancelled, DeadlineExceeded, InvalidArgument
 from webmesh.handled_call import HandledCall
 from webmesh.options import Limits
@@ -105,6 +107,21 @@ def test_the_end_of_its_time_interrupts_the_handler():
         greenlet.join(10)
 
     assert [call.expiry] == outcome
+
+
+def test_its_time_is_no_shorter_because_the_hub_was_held_before():
+    """By another handler in the same turn: the loop's clock stood still meanwhile."""
+    outcome: list[BaseException] = []
+    gevent.sleep(0.001)
+    hold(0.2)
+    began = time.monotonic()
+    call = call_of(Peer(), Request("/", 1), 0.15)
+    greenlet = gevent.spawn(gevent.sleep, 20)
+    call.arm(greenlet, get_hub().loop, 0.0)
+    greenlet.link(lambda ended: outcome.append(ended.exception))
+    greenlet.join(10)
+    assert 0.14 < time.monotonic() - began and [call.expiry] == outcome
+    call.disarm()
 
 
 def test_a_disarmed_call_interrupts_nobody():

@@ -113,7 +113,7 @@ class HandledCall(Call):
         left = self.deadline.remaining()
         if left is not None:
             self.timer = loop.timer(left)
-            self.timer.start(self._expire)
+            self.timer.start(self._expire, update=True)
 
     def _set_up(self) -> None:
         """It lasts: from now on there is what only such a call has."""

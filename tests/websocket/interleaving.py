@@ -8,6 +8,7 @@ first may be interrupted is tried, every time.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import FrameType
@@ -49,6 +50,13 @@ class NativeThread:
         if error is not None:
             raise error
         return value
+
+
+def hold(seconds: float) -> None:
+    """Keep this thread, and its hub, from anything else for so long, as code that computes does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
 
 
 def native(function: Callable[..., Any], *args: Any) -> Any:

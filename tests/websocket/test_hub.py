@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from gevent import monkey
 from gevent.hub import get_hub
 
 import webmesh.websocket.hub as hub_module
-from tests.websocket.interleaving import NativeThread, at_every_step, in_callback, native
+from tests.websocket.interleaving import NativeThread, at_every_step, hold, in_callback, native
 from tests.websocket.loopback import PATIENCE, descriptors, each_mode, no_more_than, run_program, until
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError, WebMeshError
 from webmesh.websocket.hub import Completion, HubThread
@@ -136,6 +137,17 @@ class TestCompletion:
             waiter.join()
 
         assert "value" == waiter.value
+
+    @pytest.mark.parametrize("home", [False, True], ids=["any", "home"])
+    def test_a_wait_is_no_shorter_because_this_hub_was_held_before(self, home: bool):
+        """A loop's clock stands still while code computes: a call after 8 s of that had timed out at once."""
+        completion: Completion[str] = Completion(get_hub() if home else None)
+        gevent.sleep(0.001)
+        hold(0.2)
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            completion.wait(0.15)
+        assert 0.14 < time.monotonic() - began
 
     def test_a_hub_with_nothing_else_to_do_waits(self):
         """gevent ends a wait in a hub that nothing can wake; a completion may be set by another thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import gevent
 import pytest
 
+from tests.websocket.interleaving import hold
 from webmesh.exceptions import ConnectionClosed, LocalProtocolError, NotFound
 from webmesh.protocol.session import Session
 from webmesh.options import Limits
@@ -217,6 +219,22 @@ def test_a_stream_past_its_time_is_abandoned():
         with pytest.raises(TimeoutError, match="/items"):
             stream.take(timeout=10)
         assert [request] == said.abandoned
+
+
+def test_its_time_is_no_shorter_because_the_hub_was_held_before():
+    """A loop's clock stands still while code computes."""
+
+    def begin() -> float:
+        gevent.sleep(0.001)
+        hold(0.2)
+        stream.expire_in(0.15)
+        return time.monotonic()
+
+    with opened() as (stream, _, _, home):
+        began = home.run(begin)
+        with pytest.raises(TimeoutError, match="/items"):
+            stream.take(timeout=10)
+        assert 0.14 < time.monotonic() - began
 
 
 def test_a_repr_tells_the_path_and_the_state():

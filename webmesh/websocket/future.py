@@ -77,7 +77,7 @@ class Future:
     def expire_later(self, home: HubThread) -> None:
         """In the hub: expire by itself, although nobody waits."""
         timer = home.hub.loop.timer(self.deadline.remaining() or 0.0)
-        timer.start(self.expire)
+        timer.start(self.expire, update=True)
         self._completion.when_done(lambda: home.post(timer.close))
 
     def _give_up(self, error: BaseException) -> None:

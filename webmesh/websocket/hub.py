@@ -163,7 +163,7 @@ class Completion(Generic[T]):
         timer = None
         if timeout is not None:  # not gevent's Timeout, an exception that every call would make
             timer = hub.loop.timer(timeout, priority=-1)  # what arrives in the same turn comes first
-            timer.start(waiter.switch, None)
+            timer.start(waiter.switch, None, update=True)  # else its time began when this loop last turned
         try:
             if not self._outcomes:
                 waiter.get()

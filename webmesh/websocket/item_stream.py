@@ -193,7 +193,7 @@ class ItemStream:
         timer = self._home.hub.loop.timer(seconds)
         self._deadline = Deadline(seconds)
         self._timer = timer
-        timer.start(self._abandon, RequestTimeout(self.path, seconds))
+        timer.start(self._abandon, RequestTimeout(self.path, seconds), update=True)
 
     def broken(self, error: BaseException) -> None:
         """The items that were to be sent have failed: whoever reads gets *error*, the peer a cancel."""
