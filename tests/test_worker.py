@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,16 @@ def make(**options: Any) -> WebMeshServer:
     server = WebMeshServer(name="shop", **options)
     server.topic("news/*", history=10)
     return server
+
+
+def test_who_is_to_end_waits_for_nobody(tmp_path: Path) -> None:
+    """As a worker that was told to end while it starts, after one that it looks for was killed."""
+    with workers(tmp_path) as made:
+        server = made.add(make())
+        alone = replace(made.all[0][1], fellows=1)
+        looks = iter([False, False, True])
+        assert not await_fellows(server, alone, lambda: next(looks), 1000.0)
+        assert not await_fellows(server, alone, seconds=0.05)
 
 
 def test_workers_are_one_service(tmp_path: Path) -> None:

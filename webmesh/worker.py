@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from webmesh.brokers.memory import MemoryBroker
@@ -79,13 +80,16 @@ def _node_of(server: WebMeshServer) -> MeshNode | None:
     return nodes[0] if nodes else None
 
 
-def await_fellows(server: WebMeshServer, ticket: WorkerTicket, seconds: float = FELLOWS_TIMEOUT) -> bool:
+def await_fellows(
+    server: WebMeshServer, ticket: WorkerTicket, given_up: Callable[[], bool] = lambda: False,
+    seconds: float = FELLOWS_TIMEOUT,
+) -> bool:  # fmt: skip
     """Wait until *server* is linked to those that served before it, and its topics work; false where that takes too
-    long, as when one of them has just ended."""
+    long, as when one of them has just ended, or once it is *given_up*."""
     node = _node_of(server)
     assert node is not None
     deadline, pause = Deadline(seconds), threading.Event()
-    while not deadline.expired:
+    while not deadline.expired and not given_up():
         if node.serving.home.run(_settled, server, node, ticket):
             return True
         pause.wait(POLL)

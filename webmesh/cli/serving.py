@@ -93,7 +93,7 @@ def _serve(
         if worker is None:
             announcer.serving(_banner(loaded))
         else:
-            _report(loaded, worker)
+            _report(loaded, worker, signals)
         with _told(loaded.server, worker or Notifier()) as notifier:
             _run(loaded.server, signals, notifier)
     if worker is not None:
@@ -114,12 +114,16 @@ def _joined(server: WebMeshServer, link: int | None, handler: QueuedHandler) -> 
     return worker
 
 
-def _report(loaded: Loaded, worker: WorkerEnd) -> None:
-    """Tell the supervisor that this worker serves, as soon as it does so together with the others."""
+def _report(loaded: Loaded, worker: WorkerEnd, signals: StopSignals) -> None:
+    """Tell the supervisor that this worker serves, as soon as it does so together with the others; not if it is to stop
+    before that."""
     from webmesh.worker import await_fellows
 
     worker.watch()
-    if not await_fellows(loaded.server, worker.ticket):
+    together = await_fellows(loaded.server, worker.ticket, lambda: signals.asked)
+    if signals.asked:
+        return
+    if not together:
         logger.warning("this worker serves without links to all others", extra={"others": worker.ticket.fellows})
     worker.ready(_banner(loaded))
 

@@ -27,11 +27,14 @@ class StopSignals:
     Args:
         force: Called with the number of the second stopping signal, between two bytecodes of any code;
             it should end the process.
+
+    Attributes:
+        asked: Whether the first one has come.
     """
 
     def __init__(self, force: Callable[[int], object]) -> None:
         self._force = force
-        self._asked = False
+        self.asked = False
         self._unread = b""
         self._before: dict[int, Any] = {}
 
@@ -71,6 +74,6 @@ class StopSignals:
         self._before[number] = signal.signal(number, handler)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if self.asked:
             self._force(number)
-        self._asked = True
+        self.asked = True
