@@ -9,8 +9,8 @@ import pytest
 from webmesh.brokers import mesh_questions
 from webmesh.brokers.mesh_questions import DOUBTFUL, NOT_THE_LEADER, Doubtful, LeaderQuestions
 from webmesh.exceptions import (
-    NOT_STARTED, BrokerError, BrokerUnavailable, ConnectionClosed, HandlerFailed, Overloaded, ReplyLost,
-    RequestTimeout, Unavailable,
+    NOT_STARTED, BrokerError, BrokerUnavailable, ConnectionClosed, HandlerFailed, Overloaded, PermissionDenied, ReplyLost,
+    RequestTimeout, RouteNotFound, Unavailable,
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_whoever_leads_is_asked_and_oneself_directly() -> None:
     [
         ConnectionClosed(1006, "x"), Unavailable("x", details=NOT_STARTED),
         Unavailable("x", details=NOT_THE_LEADER),
-        ReplyLost("$engine", started=False, code=1006, reason="x"),
+        ReplyLost("$engine", started=False, code=1006, reason="x"), RouteNotFound("x"), PermissionDenied("x"),
     ],
 )  # fmt: skip
 def test_what_surely_did_not_happen_is_asked_of_the_next_leader(failure: Exception) -> None:

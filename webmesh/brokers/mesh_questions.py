@@ -12,8 +12,8 @@ import gevent
 
 from webmesh.deadline import Deadline
 from webmesh.exceptions import (
-    NOT_STARTED, BrokerError, BrokerUnavailable, ConnectionClosed, HandlerFailed, ReplyLost, RequestTimeout,
-    Unavailable,
+    NOT_STARTED, BrokerError, BrokerUnavailable, ConnectionClosed, HandlerFailed, PermissionDenied, ReplyLost,
+    RequestTimeout, RouteNotFound, Unavailable,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class LeaderQuestions:
                     raise Doubtful(error.message) from error
                 if isinstance(error, Unavailable) and error.details not in (NOT_THE_LEADER, NOT_STARTED, DOUBTFUL):
                     raise
+            except (RouteNotFound, PermissionDenied):
+                pass  # it has no such engine, or does not know this node on that link: nothing has happened
             except HandlerFailed as failed:  # the same would come of asking again
                 raise Doubtful(f"the node that leads the mesh failed: {failed.message}") from failed
             except (ReplyLost, RequestTimeout) as lost:
