@@ -9,8 +9,8 @@ import pytest
 from webmesh.brokers import mesh_questions
 from webmesh.brokers.mesh_questions import DOUBTFUL, NOT_THE_LEADER, Doubtful, LeaderQuestions
 from webmesh.exceptions import (
-    NOT_STARTED, BrokerError, BrokerUnavailable, ConnectionClosed, HandlerFailed, Overloaded, PermissionDenied, ReplyLost,
-    RequestTimeout, RouteNotFound, Unavailable,
+    NOT_STARTED, BrokerError, BrokerUnavailable, ConnectionClosed, HandlerFailed, Overloaded, PermissionDenied,
+    ReplyLost, RequestTimeout, RouteNotFound, Unavailable,
 )  # fmt: skip
 
 

@@ -111,6 +111,8 @@ class Mesh:
         """It is there again, as another incarnation."""
         old = self.nodes[node]
         old.running = False
+        for other in self.running:
+            other.membership.link_lost(node, self.now)
         return self.add(node, epoch=old.membership.me.epoch + 1, known=known)
 
     @property

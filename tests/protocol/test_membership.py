@@ -213,6 +213,7 @@ def test_what_nobody_could_outbid_is_believed_of_the_node_alone() -> None:
     """One lie would otherwise say for ever what a node is; the highest lie that is believed is outbid."""
     here, other = membership("n1"), Membership(record("n9"), SETTINGS, Random(1), 0.0)
     other.joined(here.me, 0.0)
+    other.link_lost("me", 0.0)
     for version in (1, HIGHEST):
         top = claim_of(record("me", HIGHEST, version=version, state="draining")).to_wire()
         for one in (here, other):
@@ -224,6 +225,20 @@ def test_what_nobody_could_outbid_is_believed_of_the_node_alone() -> None:
     here.received("n1", {"news": [lie]}, 1.0)
     other.received("me", {"news": [claim_of(here.me).to_wire()]}, 1.0)
     assert "ok" == other.members["me"].state
+
+
+def test_a_later_process_of_a_node_that_is_linked_speaks_for_itself() -> None:
+    """Others may lie of it, as that it has left; where the link has ended, or does not answer, they are believed."""
+    for doubt in ("none", "link", "probe"):
+        here = membership("n1", "n2")
+        if doubt == "link":
+            here.link_lost("n1", 1.0)
+        elif doubt == "probe":
+            here._table.accuse("n1", SUSPECT, 1.0)
+        here.received("n2", {"news": [claim_of(record(epoch=9, state="left")).to_wire()]}, 2.0)
+        assert ("ok" if doubt == "none" else "left") == here.members["n1"].state
+        here.received("n1", {"news": [claim_of(record(epoch=10)).to_wire()]}, 3.0)
+        assert (10, "ok") == (here.members["n1"].record.epoch, here.members["n1"].state)
 
 
 def test_a_node_that_gave_way_to_a_rival_tries_again_after_a_while() -> None:

@@ -34,6 +34,7 @@ class Member:
         since: When it began to.
         proved_at: When it last answered this node.
         due: When a suspect is asked for the last time.
+        linked: Whether there is a link to it, on which it would itself say that it was started anew.
     """
 
     record: NodeRecord
@@ -43,6 +44,7 @@ class Member:
     since: float
     proved_at: float = -inf
     due: float = inf
+    linked: bool = False
 
     @property
     def weight(self) -> Weight:
@@ -98,12 +100,18 @@ class MemberTable:
 
     # ---------------------------------------------------------------------- what is heard
 
-    def learn(self, claim: Claim, now: float) -> str:
-        """Take a claim for what it is worth; says whether it was `OLD`, `NEWS` or of an `UNKNOWN` record."""
+    def learn(self, claim: Claim, now: float, *, own: bool = False) -> str:
+        """Take a claim for what it is worth; says whether it was `OLD`, `NEWS` or of an `UNKNOWN` record.
+
+        Args:
+            own: Whether the node said it itself. A later process takes the place of one that answers on its link only
+                by its own word, on a link of its own.
+        """
         member = self.members.get(claim.id)
         if member is None:
             return self._welcome(claim, now)
-        if claim.weight <= member.weight:
+        unsaid = claim.epoch > member.record.epoch and member.linked and member.state == OK and not own
+        if claim.weight <= member.weight or unsaid:
             return OLD
         if claim.record is None and (claim.epoch, claim.version) != member.weight[:2]:
             return UNKNOWN

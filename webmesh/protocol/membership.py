@@ -224,7 +224,7 @@ class Membership:
         if not isinstance(message, dict):
             raise InvalidArgument("a message of gossip is a map")
         claims = self._read(message, sender)
-        mine, wanted = self._hear(claims, now)
+        mine, wanted = self._hear(claims, sender, now)
         if message.get("ask") is not None:
             return self._forward(message["ask"], now)
         reply: dict[str, Any] = {}
@@ -331,7 +331,7 @@ class Membership:
 
     def _hear_quietly(self, message: Mapping[str, Any], sender: str, now: float) -> tuple[bool, list[str]]:
         try:
-            return self._hear(self._read(message, sender), now)
+            return self._hear(self._read(message, sender), sender, now)
         except InvalidArgument:
             self.malformed += 1
             return False, []
@@ -341,19 +341,19 @@ class Membership:
         self.malformed += malformed
         return claims
 
-    def _hear(self, claims: list[Claim], now: float) -> tuple[bool, list[str]]:
+    def _hear(self, claims: list[Claim], sender: str, now: float) -> tuple[bool, list[str]]:
         """Take in the news; whether its sender has to hear of this node, and of whom this node lacks the record."""
         mine, wanted = False, []
         for claim in claims:
             if claim.id == self.me.id:
                 mine = self._about_me(claim, now) or mine
-            elif self._learn(claim, now) == UNKNOWN:
+            elif self._learn(claim, now, own=claim.id == sender) == UNKNOWN:
                 wanted.append(claim.id)
         return mine, wanted
 
-    def _learn(self, claim: Claim, now: float) -> str:
+    def _learn(self, claim: Claim, now: float, *, own: bool) -> str:
         new = claim.id not in self._table.members
-        outcome = self._table.learn(claim, now)
+        outcome = self._table.learn(claim, now, own=own)
         if outcome == NEWS:
             self._news.add(claim.id)
             if new and self._is(claim.id, OK):
@@ -381,10 +381,11 @@ class Membership:
         """A link is up to the node that says *record* of itself; `False` if a later one with its id is known."""
         if record.id == self.me.id:
             return False
-        self._learn(claim_of(record), now)
+        self._learn(claim_of(record), now, own=True)
         member = self._table.members.get(record.id)
         if member is None or member.record.epoch != record.epoch or member.state == LEFT:
             return False
+        member.linked = True
         self._live(record.id, now)
         return True
 
@@ -394,6 +395,8 @@ class Membership:
 
     def link_lost(self, node: str, now: float) -> None:
         """Its link has ended by itself: ask it at once."""
+        if node in self._table.members:
+            self._table.members[node].linked = False
         if self._is(node, OK) or self._is(node, SUSPECT):
             self._prober.hurry(node)
 
@@ -415,7 +418,7 @@ class Membership:
         Raises:
             InvalidArgument: It is no list of claims.
         """
-        self._hear(self._read({"news": claims}, sender), now)
+        self._hear(self._read({"news": claims}, sender), sender, now)
 
     def _index(self) -> Index:
         index = {
