@@ -47,6 +47,7 @@ class FakeServer:
     limits = Limits(threads=5)
     timeouts = Timeouts(drain=3.0, start=2.0)
     drained: bool | None = True
+    begun = False
 
     def __init__(self, *, tls: object = None, **failures: Exception) -> None:
         self.tls = tls
@@ -289,13 +290,24 @@ class TestOverrides:
         overrides = {"limits": Limits(threads=2), "serializer_type": StandardJsonSerializer}
         assert ("configure", overrides) == server.steps[0]
 
-    def test_a_server_that_listens_already_cannot_be_configured(self, terminal):
-        """The server's own refusal is the reason that is shown."""
-        server = FakeServer(configure=ConfigurationError("the server listens already"))
+    def test_what_the_server_refuses(self, terminal):
+        """Its own reason is shown."""
+        server = FakeServer(configure=ConfigurationError("no such limit"))
 
         assert 2 == terminal.serve(server, threads=2)
 
-        assert ["webmesh serve: error: the server listens already"] == terminal.lines()
+        assert ["webmesh serve: error: no such limit"] == terminal.lines()
+
+    def test_a_server_that_listens_already(self, terminal):
+        """Its program is told what to leave out, and the server is not touched."""
+        server = FakeServer()
+        server.begun = True
+
+        assert 2 == terminal.serve(server)
+
+        assert [] == server.steps
+        (line,) = terminal.lines()
+        assert line == "webmesh serve: error: app:server calls listen() when it is imported: leave that to serve"
 
 
 class TestFailures:

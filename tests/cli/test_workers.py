@@ -304,6 +304,24 @@ def test_a_worker_that_does_not_come_up_is_ended(seconds: str, ends: bool) -> No
         supervisor._selector.close()
 
 
+def test_a_pause_of_the_supervisor_is_no_silence_of_the_workers() -> None:
+    """It was stopped, or its machine was: whoever hangs is still seen after as long again."""
+    options = parse_serve_options(["--workers", "1", "--port", "0", "--worker-timeout", "60"], "serve")
+    with Place(options) as place:
+        supervisor = WorkerSupervisor([], place, options, Announcer(..., "text", "serve"))
+        sleeps = [sys.executable, "-c", "import time; time.sleep(60)", "{}"]
+        worker = supervisor._workers[1] = WorkerProcess(sleeps, ticket_of(place))
+        worker.said = {}
+        supervisor._looked -= 1000.0
+        worker.heard -= 1000.0
+        supervisor._turn()
+        assert not worker.ended
+        worker.heard -= 1000.0
+        assert wait_for(lambda: supervisor._turn() or worker.ended)
+        assert -signal.SIGKILL == worker.bury()
+        supervisor._selector.close()
+
+
 def test_a_service_manager_is_not_told_of_one_that_ended() -> None:
     """The supervisor sees to that; to start all anew for it would end what the others do. But somebody must serve."""
     options = parse_serve_options(["--workers", "2", "--port", "0"], "serve")

@@ -74,6 +74,8 @@ def _serve(
         # An interrupt while the module waits is raised in the hub, which would print it before it is passed on.
         get_hub().NOT_ERROR += (KeyboardInterrupt,)
     loaded = load_server(options.target, folder)
+    if loaded.server.begun:
+        raise ConfigurationError(f"{loaded.name} calls listen() when it is imported: leave that to serve")
     _tell_late_patch(options)
     _configure(loaded.server, options, folder)
     worker = _joined(loaded.server, options.worker, handler)

@@ -32,6 +32,10 @@ from webmesh.worker_ticket import WorkerTicket
 TURN = 0.5
 """Seconds between two looks at what is due, where nothing happens."""
 
+PAUSE = 1.0
+"""Seconds by which a look may be late. If it is later, this process stood still, and perhaps the workers did, too: they are
+not judged by that time."""
+
 END_TIMEOUT = 120.0
 """Seconds after which a worker is killed that was to make room for another: it bounds its own end, by
 `Timeouts.drain` and `Timeouts.close`, which a program may set."""
@@ -88,6 +92,7 @@ class WorkerSupervisor:
         self._due: dict[int, float] = {}
         self._statuses: list[int] = []
         self._selector = selectors.DefaultSelector()
+        self._looked = time.monotonic()
         self._asked = 0
         self._reload = self._serving = self._stopping = False
         self._notifier = Notifier()
@@ -192,6 +197,7 @@ class WorkerSupervisor:
         """Hear what there is, or wait for it a moment, and do what is due."""
         for key, _ in self._selector.select(TURN):
             key.data()
+        self._forgive()
         for worker in [one for one in self._leaving if one.ended]:
             self._leaving.remove(worker)
             self._bury(worker)
@@ -219,6 +225,14 @@ class WorkerSupervisor:
             return  # the signal came before it could do anything about it, and nothing was lost
         if worker.told_to_end or not self._serving:
             self._statuses.append(status)
+
+    def _forgive(self) -> None:
+        """After a pause of this process, as by SIGSTOP or with its machine, let the workers' silence count anew."""
+        now = time.monotonic()
+        pause, self._looked = now - self._looked - TURN, now
+        if pause > PAUSE:
+            for worker in self._all():
+                worker.heard = now
 
     def _end_hung(self, worker: WorkerProcess) -> None:
         """One that shows no life, while it serves or drains; or that does not come up."""
