@@ -108,6 +108,12 @@ class Endpoints:
         self._allowed_origins = allowed_origins
         self._secure = secure
 
+    def spoken(self, kind: type[AbstractMessageSerializer]) -> AbstractMessageSerializer:
+        """A serializer of that very class, for a connection that is dialled: the one that others have where there is
+        one, so that what goes to both is written once."""
+        known = self._serializers.get(subprotocol(kind))
+        return known if type(known) is kind else kind(self._limits)
+
     def decide(
         self, request: UpgradeRequest, address: str, certificate: dict[str, Any] | None
     ) -> Acceptance | Refusal:

@@ -67,7 +67,7 @@ class NodeMeeting:
             url, timeout=seconds, limits=limits, subprotocols=(subprotocol(MessagePackSerializer),),
             tls=self._tls if url.startswith("wss:") else None,
         )  # fmt: skip
-        serializer = MessagePackSerializer(limits)
+        serializer = serving.parts.endpoints.spoken(MessagePackSerializer)
         connection = serving.adopt(upgraded, serializer, Identity(f"whoever answers at {upgraded.address}"))
         admission = _Admission(seconds)
         connection.conversation.admit_only(admission.admits, serializer, limits.message_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
@@ -98,6 +98,10 @@ class Port:
         other._inbox.append((self.me, path, self._serializer.serialize(payload)))
         other._come.set()
         return True
+
+    def tell_all(self, nodes: Iterable[str], path: str, payload: Any) -> None:
+        for node in nodes:
+            self.tell(node, path, payload)
 
     def _read(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
@@ -33,6 +34,9 @@ class Port:
     def tell(self, node: str, path: str, payload: Any) -> bool:
         self.told.append((node, path))
         return True
+
+    def tell_all(self, nodes: Iterable[str], path: str, payload: Any) -> None:
+        self.told.extend((node, path) for node in nodes)
 
 
 @pytest.fixture

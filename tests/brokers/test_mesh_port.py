@@ -11,7 +11,7 @@ from webmesh.brokers.mesh_port import MeshPort
 from webmesh.node_port import NodePort
 
 
-@pytest.mark.parametrize("name", ["linked", "view", "ask", "tell"])
+@pytest.mark.parametrize("name", ["linked", "view", "ask", "tell", "tell_all"])
 def test_both_have_the_methods_with_the_same_arguments(name: str) -> None:
     """What runs over one runs over the other."""
     wanted = inspect.signature(getattr(MeshPort, name))

@@ -164,9 +164,7 @@ class MeshBroker(Broker):
         accepted = self._local.publish(publication, keep)
         nodes = () if accepted.duplicate else self._interest.nodes(segments)
         if nodes:
-            wire = publication_to_wire(publication, self.clock())
-            for node in nodes:
-                self.port.tell(node, "$topic", wire)
+            self.port.tell_all(nodes, "$topic", publication_to_wire(publication, self.clock()))
         return accepted
 
     def _publish_by_leader(self, publication: Publication, keep: Keep) -> Accepted:

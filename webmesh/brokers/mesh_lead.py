@@ -100,9 +100,7 @@ class MeshLead:
         self._here("$deliver", publication)
         nodes = self._interest.nodes(tuple(publication.topic.split("/")))
         if nodes:
-            wire = publication_to_wire(publication, self._clock())
-            for node in nodes:
-                self._port.tell(node, "$deliver", wire)
+            self._port.tell_all(nodes, "$deliver", publication_to_wire(publication, self._clock()))
 
     def _work(self, node: str, group: GroupName, publication: Publication, token: int) -> None:
         own = node == self._port.me

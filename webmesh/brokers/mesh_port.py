@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from webmesh.protocol.leadership import View
@@ -44,3 +44,6 @@ class MeshPort(Protocol):
 
     def tell(self, node: str, path: str, payload: Any) -> bool:
         """Send what is not answered, in order; whether it is on its way. Who takes too little loses its link."""
+
+    def tell_all(self, nodes: Iterable[str], path: str, payload: Any) -> None:
+        """`tell` several nodes the same, which is written once for all of them."""
