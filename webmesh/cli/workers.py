@@ -33,8 +33,8 @@ TURN = 0.5
 """Seconds between two looks at what is due, where nothing happens."""
 
 PAUSE = 1.0
-"""Seconds by which a look may be late. If it is later, this process stood still, and perhaps the workers did, too: they are
-not judged by that time."""
+"""Seconds by which a look may be late. If it is later, this process stood still, and perhaps the workers did, too: that
+time does not count against them."""
 
 END_TIMEOUT = 120.0
 """Seconds after which a worker is killed that was to make room for another: it bounds its own end, by
