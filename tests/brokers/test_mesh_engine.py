@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.brokers.contract import WORK, message
+from webmesh.brokers import mesh_messages
 from webmesh.brokers.base import GroupName, Keep
 from webmesh.brokers.mesh_engine import MeshEngine
 from webmesh.brokers.mesh_messages import group_to_wire, keep_to_wire, publication_to_wire
@@ -43,8 +44,8 @@ def engine(outlet: Outlet) -> MeshEngine:
     return MeshEngine(outlet, clock=FakeClock())
 
 
-def publish(engine: MeshEngine, payload: Any, keep: Keep = Keep(ack=True)) -> Any:
-    wire = publication_to_wire(message("jobs/x", payload), 0.0)
+def publish(engine: MeshEngine, payload: Any, keep: Keep = Keep(ack=True), topic: str = "jobs/x") -> Any:
+    wire = publication_to_wire(message(topic, payload), 0.0)
     return engine.ask("p", {"op": "publish", "publication": wire, "keep": keep_to_wire(keep)})
 
 
@@ -90,6 +91,27 @@ def test_only_who_has_work_may_say_that_it_is_done(engine: MeshEngine, outlet: O
     assert [(node, 0), (other, 0)] == outlet.given
 
 
+def test_a_page_costs_what_it_holds(engine: MeshEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many values are retained; together the pages are all of them, in the order of their topics."""
+    monkeypatch.setattr(mesh_messages, "PART_SIZE", 2000)
+    for number in range(500):
+        publish(engine, number, Keep(retain=True, history=0), topic=f"jobs/{number * 7 % 500:03}")
+    looked_at: list[str] = []
+    expired = Publication.expired
+    monkeypatch.setattr(Publication, "expired", lambda one, now: looked_at.append(one.topic) or expired(one, now))
+    found: list[str] = []
+    more, pages = True, 0
+    while more:
+        said = {"op": "retained", "pattern": "jobs/*", "after": found[-1] if found else None}
+        looked_at.clear()
+        part = engine.ask("p", said)
+        items, more, pages = part["items"], part["more"], pages + 1
+        assert len(items) <= len(looked_at) <= len(items) + 1
+        found += [topic for topic, _ in items]
+    assert pages > 5
+    assert [f"jobs/{number:03}" for number in range(500)] == found
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -103,6 +125,7 @@ def test_only_who_has_work_may_say_that_it_is_done(engine: MeshEngine, outlet: O
         {"op": "put", "table": "t", "key": 5, "value": 1, "ttl": 5}, {"op": "claim", "table": "t", "key": 5},
         {"op": "history", "topic": 5, "since": [None, None, None]},
         {"op": "history", "topic": "a", "since": [None, None, None], "most": -1},
+        {"op": "retained", "pattern": "a", "after": 5}, {"op": "topics", "pattern": "a", "after": {}},
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_and_harms_nobody(engine: MeshEngine, said: dict[str, Any]) -> None:

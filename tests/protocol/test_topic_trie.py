@@ -54,15 +54,6 @@ def test_what_matches_is_what_a_look_at_every_pattern_finds(changes, topic):
     assert [value for rank in sorted(ranks) for value in ranks[rank]] == found
 
 
-@given(st.sets(TOPICS, max_size=12), PATTERNS)
-def test_a_pattern_selects_the_topics_that_it_matches(topics, pattern):
-    """The other way round: topics are kept, and one pattern looks for them."""
-    trie: TopicTrie[tuple[str, ...]] = TopicTrie()
-    for topic in topics:
-        trie.add(topic, topic)
-    assert sorted(topic for topic in topics if matches(pattern, topic)) == sorted(trie.select(pattern))
-
-
 @given(CHANGES)
 def test_it_holds_what_was_put_and_not_taken(changes):
     """Its length, its items and each pattern's values agree."""

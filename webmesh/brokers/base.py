@@ -290,12 +290,12 @@ def in_parts(records: Mapping[str, Any], most: int) -> Iterator[Mapping[str, Any
         yield part
 
 
-def give_way_in(things: Iterable[T]) -> Iterator[T]:
-    """*things*, with a turn for others now and then."""
+def give_way_in(things: Iterable[T], every: int = SLICE) -> Iterator[T]:
+    """*things*, with a turn for others now and then; the clock is looked at behind so many."""
     until = time.monotonic() + HOLD
     for number, thing in enumerate(things, 1):
         yield thing
-        if number % SLICE == 0 and time.monotonic() > until:
+        if number % every == 0 and time.monotonic() > until:
             gevent.sleep(0)
             until = time.monotonic() + HOLD
 

@@ -159,7 +159,7 @@ class CopiedStorage(MemoryStorage):
             most_bytes=None if most_bytes is None else read_integer(most_bytes, "most_bytes"),
         )  # fmt: skip
         self._logs[read_text(topic, "topic")] = made
-        self._logged_topics.add(tuple(topic.split("/")), topic)
+        self._logged_topics.add(topic)
 
     def _apply_entry(self, topic: Any, wire: Any) -> None:
         publication = read_wire(wire, self._clock())

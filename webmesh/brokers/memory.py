@@ -17,7 +17,7 @@ from webmesh.deadline import Clock
 from webmesh.exceptions import ConfigurationError, Overloaded
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_log import Entry, TopicLog
-from webmesh.protocol.topic_trie import TopicTrie
+from webmesh.protocol.topic_order import TopicOrder
 
 
 def open_memory(url: str, *, clock: Clock = time.monotonic) -> MemoryBroker:
@@ -45,11 +45,11 @@ class MemoryStorage:
     def __init__(self) -> None:
         self._epoch = os.urandom(6).hex()
         self._logs: dict[str, TopicLog[Publication]] = {}
-        self._logged_topics: TopicTrie[str] = TopicTrie()
+        self._logged_topics = TopicOrder()
         self._floor = 0  # the highest number of a topic that was forgotten: no number is used twice in one epoch
         self._swept_at = -math.inf
         self._retained: dict[str, Publication] = {}
-        self._retained_topics: TopicTrie[str] = TopicTrie()
+        self._retained_topics = TopicOrder()
         self._seen: OrderedDict[tuple[str, str], tuple[float, Accepted]] = OrderedDict()
         self._records: dict[str, dict[str, tuple[float, Any]]] = {}
 
@@ -102,7 +102,7 @@ class MemoryStorage:
             log.expire(now)
             if not len(log):
                 self._floor = max(self._floor, log.offset)
-                self._logged_topics.remove(tuple(topic.split("/")), topic)
+                self._logged_topics.remove(topic)
                 del self._logs[topic]
         for one in tuple(self._retained.values()):
             if one.expired(now):
@@ -114,7 +114,7 @@ class MemoryStorage:
             log = self._logs[publication.topic] = TopicLog(
                 self._epoch, most=keep.history, ttl=keep.ttl, first=self._floor + 1, most_bytes=keep.history_bytes
             )
-            self._logged_topics.add(tuple(publication.topic.split("/")), publication.topic)
+            self._logged_topics.add(publication.topic)
         publication.offset, publication.epoch = log.offset + 1, log.epoch
         log.append(publication, now, size_in(log, publication))
 
@@ -124,12 +124,12 @@ class MemoryStorage:
         if publication.payload is None:
             self._forget(topic)
             return
-        self._retained_topics.add(tuple(topic.split("/")), topic)
+        self._retained_topics.add(topic)
         self._retained[topic] = publication
 
     def _forget(self, topic: str) -> None:
         if self._retained.pop(topic, None) is not None:
-            self._retained_topics.remove(tuple(topic.split("/")), topic)
+            self._retained_topics.remove(topic)
 
     def history(self, topic: str, since: Since, now: float, *, most: int | None, reverse: bool) -> History:
         """See `Storage.history`."""
@@ -140,19 +140,29 @@ class MemoryStorage:
 
     def topics(self, pattern: tuple[str, ...], now: float) -> list[str]:
         """See `Storage.topics`."""
-        logged = ((topic, self._logs.get(topic)) for topic in give_way_in(self._logged_topics.select(pattern)))
-        return [topic for topic, log in logged if log is not None and log.newest(now) is not None]
+        return list(self.topics_after(None, pattern, now))
+
+    def topics_after(self, after: str | None, pattern: tuple[str, ...], now: float) -> Iterator[str]:
+        """The same, in the order of their names, behind that of *after*."""
+        for some in give_way_in(self._logged_topics.select(pattern, after), every=1):
+            for topic in some:
+                log = self._logs.get(topic)  # others had their turn: it may have gone
+                if log is not None and log.newest(now) is not None:
+                    yield topic
 
     def retained(self, pattern: tuple[str, ...], now: float) -> Iterator[Publication]:
         """See `Storage.retained`."""
-        for topic in give_way_in(self._retained_topics.select(pattern)):
-            one = self._retained.get(topic)  # others had their turn: it may have gone
-            if one is None:
-                continue
-            if one.expired(now):
-                self._forget(topic)
-            else:
-                yield one.as_retained()
+        return self.retained_after(None, pattern, now)
+
+    def retained_after(self, after: str | None, pattern: tuple[str, ...], now: float) -> Iterator[Publication]:
+        """The same, in the order of their topics, behind that of *after*."""
+        for some in give_way_in(self._retained_topics.select(pattern, after), every=1):
+            for topic in some:
+                one = self._retained.get(topic)  # likewise
+                if one is not None and one.expired(now):
+                    self._forget(topic)
+                elif one is not None:
+                    yield one.as_retained()
 
     # ------------------------------------------------------- groups and records
 

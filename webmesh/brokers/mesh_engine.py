@@ -49,7 +49,8 @@ class MeshEngine:
         self._clock = clock
         self._shares: dict[GroupName, GroupShares] = {}
         self._kinds: dict[GroupName, tuple[bool, float | None]] = {}
-        self._broker = OneNodeBroker(storage or MemoryStorage(), clock)
+        self._storage = storage or MemoryStorage()
+        self._broker = OneNodeBroker(self._storage, clock)
         self._broker.start(self)
         self._broker.want(("**",))
         self._table: dict[str, Callable[[str, dict[str, Any]], Any]] = {
@@ -104,13 +105,14 @@ class MeshEngine:
 
     def _topics(self, node: str, said: dict[str, Any]) -> Any:
         (pattern,) = read_patterns([said["pattern"]])
-        return part_to_wire(((topic, None) for topic in self._broker.topics(pattern)), said.get("after"))
+        found = self._storage.topics_after(_after(said), pattern, self._clock())
+        return part_to_wire((topic, None) for topic in found)
 
     def _retained(self, node: str, said: dict[str, Any]) -> Any:
         (pattern,) = read_patterns([said["pattern"]])
         now = self._clock()
-        found = ((one.topic, one) for one in self._broker.retained(pattern))
-        return part_to_wire(found, said.get("after"), lambda one: publication_to_wire(one, now))
+        found = self._storage.retained_after(_after(said), pattern, now)
+        return part_to_wire((one.topic, publication_to_wire(one, now)) for one in found)
 
     def _groups(self, node: str, said: dict[str, Any]) -> Any:
         return [group_to_wire(group) for group in self._broker.groups()]
@@ -126,7 +128,9 @@ class MeshEngine:
         return self._broker.claim(read_text(said["table"], "table"), read_text(said["key"], "key"))
 
     def _records(self, node: str, said: dict[str, Any]) -> Any:
-        return part_to_wire(self._broker.records(read_text(said["table"], "table")).items(), said.get("after"))
+        records, after = self._broker.records(read_text(said["table"], "table")), _after(said)
+        keys = sorted(key for key in records if after is None or key > after)
+        return part_to_wire((key, records[key]) for key in keys)
 
     # ---------------------------------------------------------------------- groups
 
@@ -191,3 +195,8 @@ class MeshEngine:
 
     def health(self, up: bool, reason: str) -> None:
         """`Sink.health`: likewise."""
+
+
+def _after(said: dict[str, Any]) -> str | None:
+    """The key behind which a question goes on."""
+    return None if said.get("after") is None else read_text(said["after"], "after")

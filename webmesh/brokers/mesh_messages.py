@@ -6,7 +6,7 @@ no sense is an `InvalidArgument`. No two nodes share a clock, so ages are sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from webmesh.brokers.base import Accepted, GroupName, History, Keep, Places, Since
@@ -198,13 +198,18 @@ def fitting(items: Iterable[Any]) -> list[Any]:
     return found
 
 
-def part_to_wire(
-    pairs: Iterable[tuple[str, Any]], after: str | None, to_wire: Callable[[Any], Any] = lambda value: value
-) -> dict[str, Any]:
-    """What one message holds of *pairs*, in the order of their keys, from behind the key *after* on."""
-    rest = sorted((pair for pair in pairs if after is None or pair[0] > after), key=lambda pair: str(pair[0]))
-    items = fitting([key, to_wire(value)] for key, value in rest)
-    return {"items": items, "more": len(items) < len(rest)}
+def part_to_wire(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What one message holds of the first of *pairs*, which come in the order of their keys. No more of them are taken
+    than that, and one."""
+    size = 0
+    items: list[Any] = []
+    for key, value in pairs:
+        item = [key, value]
+        size += written_size(item)
+        if items and size > PART_SIZE:
+            return {"items": items, "more": True}
+        items.append(item)
+    return {"items": items, "more": False}
 
 
 def _map(wire: object) -> Mapping[str, Any]:

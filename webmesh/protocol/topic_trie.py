@@ -132,31 +132,6 @@ class TopicTrie(Generic[V]):
                     open_ends.append((fixed, None, depth + 1))
         return found
 
-    def select(self, pattern: Segments) -> Iterator[V]:
-        """The values at all topics that *pattern* matches, where what was put here are topics and no patterns.
-
-        It costs by what matches, and by the topics that agree with the pattern's start. The trie may change between
-        two steps: what stands at its place all the time is found once, of what comes or goes meanwhile nothing is said.
-        """
-        rest = pattern[-1] == REST
-        fixed = len(pattern) - rest
-        # Of each level what is yet to come: with 100,000 topics at one level it would take long to push them.
-        ways: list[tuple[Iterator[_Node[V]], int]] = [(iter((self._root,)), 0)]
-        while ways:
-            level, depth = ways[-1]
-            node = next(level, None)
-            if node is None:
-                ways.pop()
-                continue
-            if depth > fixed or depth == fixed and not rest:
-                yield from tuple(node.values or ())
-            below = node.below or {}
-            if depth < fixed and pattern[depth] != ONE:
-                lower = below.get(pattern[depth])
-                ways.append((iter(() if lower is None else (lower,)), depth + 1))
-            elif depth < fixed or rest:
-                ways.append((iter(tuple(below.values())), depth + 1))
-
     def __iter__(self) -> Iterator[tuple[Segments, V]]:
         """All pairs of a pattern and a value."""
         ways: list[tuple[Segments, _Node[V]]] = [((), self._root)]
