@@ -6,6 +6,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from tests.brokers.contract import message, until
 from webmesh.brokers import mesh_copies
@@ -39,12 +40,18 @@ class Port:
         self.reachable = {"b", "c", "d"}
         self.copies: dict[str, CopiedStorage] = {}
         self.hangs: set[str] = set()
+        self.late: Event | None = None
+        self.asked = 0
 
     def view(self) -> View:
         return View(frozenset(self.reachable))
 
     def ask(self, node: str, path: str, payload: Any, timeout: float) -> None:
         gevent.sleep(0)
+        if self.late is not None:
+            self.asked += 1
+            self.late.wait()
+            raise RequestTimeout(path, timeout)
         if node in self.hangs:
             raise RequestTimeout(path, timeout)
         if payload["reset"]:
@@ -160,6 +167,22 @@ def test_nobody_waits_for_ever_for_what_does_not_become_safe(made: Any, monkeypa
     with pytest.raises(ReplyLost):
         copies.wait()
     copies.stop()
+
+
+def test_nothing_is_safe_that_was_not_when_another_node_began_to_lead(made: Any) -> None:
+    """Although no copy is behind any more, since all were given up in the same moment: this node was held."""
+    copies, port, leadership, storage = made
+    copies.look()
+    until(lambda: ("a", "b", "c") == leadership.council.keepers)
+    port.late = Event()
+    storage.put("t", "k", 1, 1e9)
+    waiting = gevent.spawn(copies.wait)
+    until(lambda: 2 == port.asked)
+    port.late.set()
+    copies.stop()
+    until(lambda: {} == copies._followers)
+    with pytest.raises(ReplyLost):
+        waiting.get(timeout=5)
 
 
 def test_nothing_is_safe_while_a_majority_does_not_know_who_has_copies(made: Any) -> None:

@@ -70,8 +70,8 @@ class MeshCopies:
 
     @property
     def _safe(self) -> int:
-        """How many operations all have that should."""
-        if not self._leadership.settled:
+        """How many operations all have that should; nobody knows once another node may lead."""
+        if self._stopped or not self._leadership.settled:
             return -1
         return min((self._done - len(one.waiting) - one.sent for one in self._followers.values() if one.synced),
                    default=self._done)  # fmt: skip
