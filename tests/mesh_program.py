@@ -102,7 +102,7 @@ class Program:
 
     def hold(self, seconds: float) -> None:
         """Hold the hub."""
-        self.server._run.parts.home.run(lambda: time.sleep(seconds))  # type: ignore[union-attr]
+        self.mesh._node.serving.home.run(time.sleep, seconds)
 
     def watch_lead(self) -> None:
         """From now on write down when it leads: `leading`."""

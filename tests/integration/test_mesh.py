@@ -126,6 +126,54 @@ class Load:
             thread.join()
 
 
+class Publishers:
+    """Publish numbers on a topic that is kept, two at each node at once, until it is left."""
+
+    def __init__(self, nodes: list[MeshProcess]) -> None:
+        self.acknowledged: set[int] = set()
+        self._errors: set[str] = set()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(node, itertools.count(number, 2 * len(nodes))))
+            for number, node in enumerate(nodes * 2)
+        ]  # fmt: skip
+
+    def _run(self, node: MeshProcess, numbers: Iterator[int]) -> None:
+        while not self._stop.is_set():
+            number = next(numbers)
+            try:
+                node.ask("publish", topic="kept/y", payload=number)
+                self.acknowledged.add(number)
+            except Exception as error:
+                self._errors.add(str(error.args[0]))
+
+    def go_on(self, count: int) -> bool:
+        """Whether so many more have been acknowledged."""
+        wanted = len(self.acknowledged) + count
+        return wait_for(lambda: len(self.acknowledged) >= wanted, 20)
+
+    def check(self, nodes: list[MeshProcess]) -> None:
+        """All of that is kept, once, and known to all; whoever has not heard it was told of a gap."""
+        assert self._errors <= {"PublishDoubtful", "Unavailable"}
+        for node in nodes:
+            kept = node.ask("history", topic="kept/y")
+            assert self.acknowledged <= set(kept) and len(set(kept)) == len(kept)
+            took = node.ask("took")
+            heard = [payload for topic, payload, _ in took["heard"] if topic == "kept/y"]
+            assert len(set(heard)) == len(heard) and set(heard) <= set(kept)
+            assert self.acknowledged <= set(heard) or "gap" in {event for _, event in took["events"]}
+
+    def __enter__(self) -> Publishers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
 def test_killed_instances_cost_no_idempotent_call_and_no_second_run(town: Town) -> None:
     """One of each service after another, with SIGKILL, in the middle of the load; the others notice each."""
     town.fill()
@@ -222,38 +270,31 @@ def test_the_leader_killed_under_load_loses_nothing_silently(town: Town) -> None
     assert wait_for(town.even)
     leader = next(node for node in nodes if node.ask("state")["leads"])
     left = [node for node in nodes if node is not leader]
-    acknowledged, errors = set(), set()
-    stop = threading.Event()
-
-    def publish(node: MeshProcess, numbers: Iterator[int]) -> None:
-        while not stop.is_set():
-            number = next(numbers)
-            try:
-                node.ask("publish", topic="kept/y", payload=number)
-                acknowledged.add(number)
-            except Exception as error:
-                errors.add(str(error.args[0]))
-
-    threads = [threading.Thread(target=publish, args=(left[n % 2], itertools.count(n, 4))) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        assert wait_for(lambda: 50 < len(acknowledged))
+    with Publishers(left) as publishers:
+        assert publishers.go_on(50)
         leader.kill()
-        known = len(acknowledged)
-        assert wait_for(lambda: known + 100 < len(acknowledged), 20)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert errors <= {"PublishDoubtful", "Unavailable"}
-    for node in left:
-        kept = node.ask("history", topic="kept/y")
-        assert acknowledged <= set(kept) and len(set(kept)) == len(kept)
-        took = node.ask("took")
-        heard = [payload for topic, payload, _ in took["heard"] if topic == "kept/y"]
-        assert len(set(heard)) == len(heard) and set(heard) <= set(kept)
-        assert acknowledged <= set(heard) or "gap" in {event for _, event in took["events"]}
+        assert publishers.go_on(100)
+    publishers.check(left)
+
+
+def test_a_leader_that_was_held_loses_nothing_that_it_had_acknowledged(town: Town) -> None:
+    """By its own code, for longer than its lease: another one leads meanwhile, never two, and it gives way."""
+    nodes = [town.seed, town.start("a"), town.start("b")]
+    assert wait_for(town.even)
+    for node in nodes:
+        node.ask("watch_lead")
+    leader = next(node for node in nodes if node.ask("state")["leads"])
+    with Publishers(nodes) as publishers:
+        assert publishers.go_on(50)
+        held = leader.begin("hold", seconds=4.0)
+        assert publishers.go_on(100)
+        held.result(PATIENCE)
+        assert wait_for(town.even)
+        assert publishers.go_on(100)
+    publishers.check(nodes)
+    led = sorted((*stretch, node.id) for node in nodes for stretch in node.ask("leading"))
+    assert 1 < len({node for _, _, node in led})
+    assert all(until < begin for (_, until, _), (begin, _, _) in itertools.pairwise(led))
 
 
 def test_a_node_that_talks_nonsense_is_told_so(town: Town) -> None:
