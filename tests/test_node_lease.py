@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
+import gevent
 import pytest
+from gevent.event import Event
 
+from tests.running import PATIENCE
 from tests.will_nodes import nodes, pass_time
+from webmesh import node_lease
 from webmesh.brokers.memory import MemoryBroker
 from webmesh.exceptions import BrokerUnavailable
 from webmesh.node_lease import BEAT, LEASE, SLOW, TABLE, WAIT, NodeLease
@@ -50,6 +55,25 @@ def test_who_leaves_on_purpose_is_known_to_have_left():
     other.lease.stop()
     one.lease.beat()
     assert ({other.lease.node}, {}) == (one.lease.left, one.lease.others)
+
+
+@pytest.mark.row(93)
+def test_the_end_is_not_held_up_by_a_look_that_takes_it_for_a_failure(monkeypatch: pytest.MonkeyPatch):
+    """The engine, or who looks, may have caught what was to end it."""
+    monkeypatch.setattr(node_lease, "BEAT", 0.0)
+    _, _, (one,) = nodes(1)
+    looking = Event()
+
+    def look() -> None:
+        looking.set()
+        with suppress(gevent.GreenletExit):
+            Event().wait()
+
+    one.lease.start()
+    one.lease.on_look.append(look)
+    assert looking.wait(PATIENCE)
+    with gevent.Timeout(PATIENCE):
+        one.lease.stop()
 
 
 def test_an_engine_for_one_node_gets_no_leases():

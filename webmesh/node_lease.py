@@ -84,9 +84,10 @@ class NodeLease:
 
     def stop(self) -> None:
         """This node leaves on purpose."""
-        if self._beating is None:
+        beating, self._beating = self._beating, None
+        if beating is None:
             return
-        self._beating.kill()
+        beating.kill()  # until it is dead: what it was about to write would say that this node lives
         try:
             self._broker.put(TABLE, self.node, {"left": True}, LEFT_FOR)
         except BrokerError as error:
@@ -102,7 +103,7 @@ class NodeLease:
             self._broker.put(TABLE, self.node, self.facts, LEASE)
 
     def _go_on(self) -> None:
-        while True:
+        while self._beating is not None:  # it may have been stopped in something that took the kill for a failure
             gevent.sleep(BEAT)
             self.beat()
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from random import Random
 from typing import Any
 
+import gevent
 import pytest
 
 from tests.brokers.contract import WORK, message
+from tests.running import PATIENCE
 from webmesh.brokers.base import Keep
 from webmesh.brokers.copied_storage import CopiedStorage
 from webmesh.brokers.mesh_interest import MeshInterest
@@ -75,6 +77,27 @@ def test_work_goes_to_the_node_that_has_members(made: Any, node: str) -> None:
     assert ("a" == node) == ("$work" in [path for path, _ in here])
     assert ("b" == node) == (("b", "$work") in port.told)
     lead.gone(node)
+
+
+@pytest.mark.parametrize(("node", "answer"), [("a", None), ("b", "unavailable")])
+def test_a_question_that_is_ended_while_it_waits_for_the_copies(made: Any, node: str, answer: str | None) -> None:
+    """What asks here is over; another node is told that nobody knows what will become of it, and asks again."""
+    lead, _, leadership, _ = made
+    leadership.settled = False
+    ends: list[str] = []
+
+    def ask() -> None:
+        try:
+            lead.ask(node, {"op": "put", "table": "t", "key": "k", "value": 1, "ttl": 5.0})
+        except Unavailable as error:
+            ends.append(error.code)
+
+    asking = gevent.spawn(ask)
+    gevent.sleep(0)
+    assert not asking.dead
+    asking.kill(timeout=PATIENCE)
+    assert asking.dead and ends == ([] if answer is None else [answer])
+    lead.stop()
 
 
 def test_one_that_lost_the_lead_says_that_it_cannot_tell(made: Any) -> None:

@@ -65,8 +65,12 @@ class MeshLead:
         if said.get("op") in CHANGING:
             try:
                 self._copies.wait()
-            except (ReplyLost, GreenletExit) as lost:  # the latter when the node ends meanwhile
+            except ReplyLost as lost:
                 raise Unavailable("another node leads the mesh now", details=DOUBTFUL) from lost
+            except GreenletExit as ended:  # this node ends: others are told so, and what asks here ends
+                if node == self._port.me:
+                    raise
+                raise Unavailable("another node will lead the mesh", details=DOUBTFUL) from ended
         return answer
 
     def gone(self, node: str) -> None:
