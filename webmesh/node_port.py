@@ -49,6 +49,12 @@ class NodePort:
         """`MeshPort.linked`."""
         return [link.node for link in self._node.links if link.connection.open]
 
+    def epoch(self, node: str) -> int:
+        """`MeshPort.epoch`."""
+        link = self._node.links.get(node)
+        epoch: int = 0 if link is None else link.connection.metadata["node"]["epoch"]
+        return epoch
+
     def view(self) -> View:
         """`MeshPort.view`."""
         if not self._node.started:

@@ -63,6 +63,9 @@ class Port:
     def linked(self) -> list[str]:
         return [name for name in self.net.ports if name != self.me and self.net.passes(self.me, name)]
 
+    def epoch(self, node: str) -> int:
+        return self.net.ports[node].founded
+
     def view(self) -> View:
         return View(frozenset(self.linked()), frozenset(self.net.killed))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from tests.brokers.contract import WORK, BrokerContract, BytesContract, TwoNodeContract, message, until
+from tests.brokers.contract import WORK, BrokerContract, BytesContract, RecordingSink, TwoNodeContract, message, until
 from tests.brokers.mesh_net import Net
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.mesh import MeshBroker
@@ -72,6 +72,23 @@ class TestSeveralNodes(TwoNodeContract):
         self.net.leave("n1")
         until(lambda: 2 == len(given.given))
         assert [1, 2] == sorted(publication.payload for _, publication, _ in given.given)
+
+    def test_a_process_that_takes_the_place_of_another_gets_its_work(self, node) -> None:
+        """The link to the old one was not seen to end, as when its machine was reset; and it is told everything."""
+        (one, _), (old, taken) = node(), node()
+        one.want(("a",))
+        old.join(WORK, 10, durable=True)
+        for number in range(3):
+            one.publish(message(f"jobs/{number}", number), Keep(history=9, ack=True))
+        until(lambda: 3 == len(taken.given))
+        new, given = MeshBroker(), RecordingSink()
+        self.net.add(new, "n1")
+        new.start(given)
+        self.net.changed()
+        new.join(WORK, 10, durable=True)
+        until(lambda: [0, 1, 2] == sorted(publication.payload for _, publication, _ in given.given))
+        until(lambda: {"n0"} == new._interest.nodes(("a",)) and set() == new._interest.nodes(("b",)))
+        new.stop()
 
     def test_what_no_single_message_holds_goes_in_parts(self, node) -> None:
         """Long histories, many retained values, large tables, and a copy of all of it."""

@@ -49,7 +49,7 @@ class MeshBroker(Broker):
         self._interest = MeshInterest()
         self._wants: MeshWants | None = None
         self._joined: dict[GroupName, tuple[int, bool, float | None]] = {}
-        self._known: set[str] = set()
+        self._known: dict[str, int] = {}
         self._council: MeshCouncil | None = None
         self._engine: MeshLead | None = None
         self._copy: CopiedStorage | None = None
@@ -404,15 +404,16 @@ class MeshBroker(Broker):
     # ------------------------------------------------------------------ links, interest
 
     def _links_changed(self) -> None:
-        linked, ended = set(self.port.linked()), self.port.view().dead
-        for node in self._known - linked:
+        linked = {node: self.port.epoch(node) for node in self.port.linked()}
+        ended = self.port.view().dead
+        for node in [node for node, epoch in self._known.items() if linked.get(node) != epoch]:
             self._interest.forget(node)
             self.wants.unlink(node)
             if self._engine is not None:
                 self._engine.gone(node)
             if self._sink is not None and node not in ended:  # one that has left has sent all it had
                 self._sink.gap("the link to a node was lost")
-        for node in linked - self._known:
+        for node in [node for node, epoch in linked.items() if self._known.get(node) != epoch]:
             self._interest.expect(node)
             self.wants.link(node)
         self._known = linked

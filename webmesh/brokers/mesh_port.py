@@ -31,6 +31,9 @@ class MeshPort(Protocol):
     def linked(self) -> list[str]:
         """The nodes that there is an open link to."""
 
+    def epoch(self, node: str) -> int:
+        """When the process at the other end of the link to a node began: another one may have taken its place."""
+
     def view(self) -> View:
         """Who answers, and who is proven to be gone."""
 
