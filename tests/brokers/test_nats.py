@@ -16,6 +16,7 @@ from tests.brokers.contract import (
 )  # fmt: skip
 from tests.brokers.nats_server import InLoop, NatsServer, new_prefix
 from webmesh.brokers import nats, nats_link
+from webmesh.brokers import jetstream
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.nats import NatsBroker
 from webmesh.brokers.nats_bodies import Bodies
@@ -342,6 +343,65 @@ def test_the_newest_that_still_counts_is_found_behind_others(node: Any):
     until(lambda: len(broker.history("a/b", Since()).items) == 1)
     found = broker.history("a/b", Since(), most=1, reverse=True)
     assert (["stays"], last.offset) == ([one.payload for one in found.items], found.offset)
+
+
+RETAINED = Keep(history=0, retain=True)
+
+
+def of_server(broker: NatsBroker, verb: str) -> dict[str, Any]:
+    return broker._ask(broker._node._js.api, verb)
+
+
+def read_in_batches_of_two(broker: NatsBroker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Publishes nine values; gets an item for each batch that is asked for."""
+    for number in range(9):
+        broker.publish(message(f"a/{number}", number), RETAINED)
+        broker.put("table", f"key {number}", number, 100.0)
+    asked: list[int] = []
+    batch = jetstream.Reading.next
+    monkeypatch.setattr(jetstream, "BATCH", 2)
+    monkeypatch.setattr(jetstream.Reading, "next", lambda self, *args: asked.append(1) or batch(self, *args))
+    return asked
+
+
+def test_what_is_retained_is_read_as_it_is_taken(node: Any, monkeypatch: pytest.MonkeyPatch):
+    """A page at a time, also of records; who takes no more leaves nothing behind, neither here nor at the server."""
+    broker, _ = node()
+    asked = read_in_batches_of_two(broker, monkeypatch)
+    for values in (broker.retained(("a", "*")), broker.pages("table", 2)):
+        assert next(values) and 1 == len(asked)
+        values.close()
+        asked.clear()
+    for stream in ("log", "records"):
+        until(lambda stream=stream: 0 == of_server(broker, f"STREAM.INFO.webmesh_{stream}")["state"]["consumer_count"])
+    until(lambda: 1 == len([subject for subject, _ in broker._node.link._takes if subject.startswith("_INBOX")]))
+    assert list(range(9)) == sorted(value for page in broker.pages("table", 2) for value in page.values())
+
+
+def test_what_changes_while_it_is_read_comes_once(node: Any, monkeypatch: pytest.MonkeyPatch):
+    """One of the values that it had; also where the server has forgotten how far it was read."""
+    broker, _ = node()
+    asked = read_in_batches_of_two(broker, monkeypatch)
+    values = broker.retained(("a", "*"))
+    found = [next(values)]
+    for number in (0, 5):
+        broker.publish(message(f"a/{number}", 10 * number), RETAINED)
+    (consumer,) = of_server(broker, "CONSUMER.NAMES.webmesh_log")["consumers"]
+    of_server(broker, f"CONSUMER.DELETE.webmesh_log.{consumer}")
+    found += values
+    assert [f"a/{number}" for number in range(9)] == sorted(one.topic for one in found)
+    assert {number: number for number in range(9)} | {0: 0, 5: 50} == {int(one.topic[2:]): one.payload for one in found}
+    assert len(asked) > 5
+
+
+def test_what_nobody_reads_on_ends_by_itself(node: Any, monkeypatch: pytest.MonkeyPatch):
+    """Whoever took it may have been killed before it came."""
+    broker, _ = node()
+    read_in_batches_of_two(broker, monkeypatch)
+    monkeypatch.setattr(jetstream, "UNREAD", 0.01)
+    reading = broker._ask(broker._node.topics.begin, "a.*")
+    until(lambda: reading.over)
+    until(lambda: 0 == of_server(broker, "STREAM.INFO.webmesh_log")["state"]["consumer_count"])
 
 
 def test_nodes_whose_clocks_differ_agree_when_something_ends(node: Any):

@@ -23,7 +23,9 @@ class Log:
         self.numbers, self.broken, self.asked = numbers, set[int](), list[int]()
         self.clock = FakeClock()
         self.marks = {one: Mark(one, "e", history, ttl_ms, True, False, False) for one in numbers}
-        self.past = NatsPast(lambda ask, *args: ask(*args), self, self.read, self.clock)  # type: ignore[arg-type]
+        self.past = NatsPast(  # type: ignore[arg-type]
+            lambda ask, *args: ask(*args), lambda *_: None, self, self.read, self.clock
+        )
         self.at: dict[int, float] = {}
 
     def newest_of(self, subject: str) -> Any:

@@ -29,6 +29,9 @@ BATCH = 1000
 READS = 5
 """How often something is read at most until all of it has come: what is replaced meanwhile the server may leave out."""
 
+UNREAD = 120
+"""Seconds after which a server forgets how far something is read that nobody reads on."""
+
 NO_CONSUMER = 10014
 """Number of the refusal where a consumer is not there."""
 
@@ -78,6 +81,7 @@ class JetStream:
         self._clock = clock or ServerClock()
         self._replicas = replicas
         self._made: set[str] = set()
+        self._endings: set[asyncio.Task[None]] = set()
 
     def forget(self) -> None:
         """Another server may know less than the last one."""
@@ -187,52 +191,137 @@ class JetStream:
         self, stream: str, subject: str, *, newest_only: bool, start: int | None, most: int | None
     ) -> tuple[list[Stored], bool]:
         """The same, and whether that were as many as the server had promised."""
-        inbox = f"_INBOX.{os.urandom(11).hex()}"
-        arrived: asyncio.Queue[Message] = asyncio.Queue()
-        await self.link.subscribe(inbox, arrived.put_nowait)
-        name, before = None, self._clock.own()
-        try:
-            begin = {"deliver_policy": "last_per_subject" if newest_only else "all"}
-            made = await self.api(f"CONSUMER.CREATE.{stream}", stream_name=stream, config={
-                **(begin if start is None else {"deliver_policy": "by_start_sequence", "opt_start_seq": start}),
-                "filter_subject": subject, "ack_policy": "none", "replay_policy": "instant",
-                "inactive_threshold": 30 * NANOSECONDS, "mem_storage": True, "num_replicas": 1,
-            })  # fmt: skip
-            name = made["name"]
-            self._clock.told(made.get("created"), before, self._clock.own())
-            count = int(made["num_pending"])
-            count = count if most is None else min(count, most)
-            found = await self._fetch(stream, name, inbox, arrived, count, newest_only=newest_only)
-            return found, len(found) >= count
-        finally:
-            await self.link.unsubscribe(inbox)
-            if name is not None:
-                self.link.send(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
-
-    async def _fetch(
-        self, stream: str, consumer: str, inbox: str, arrived: asyncio.Queue[Message], count: int, *, newest_only: bool
-    ) -> list[Stored]:
-        # A server gives a message twice where the one before it was replaced meanwhile: it counts once.
+        reading = await self.begin_reading(stream, subject, newest_only=newest_only, start=start, most=most)
         found: dict[int | str, Stored] = {}
-        while len(found) < count:
-            batch = min(BATCH, count - len(found))
-            asked = json.dumps({"batch": batch, "no_wait": True}).encode()
-            self.link.send(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", asked, inbox)
-            for _ in range(batch):
-                try:
-                    async with asyncio.timeout(self.link.patience):
-                        message = await arrived.get()
-                except TimeoutError:
-                    raise BrokerUnavailable("NATS did not give what it has") from None
-                if not message.reply:  # a status: some went, or were replaced, meanwhile
-                    return _in_order(found)
-                one = Stored(delivered_sequence(message), message.subject, message.data, message.headers)
-                found[one.subject if newest_only else one.sequence] = one
-        return _in_order(found)
+        try:
+            while not reading.over:
+                found |= {reading.key(one): one for one in await reading.next()}
+        finally:
+            await reading.end()
+        return sorted(found.values(), key=lambda one: one.sequence), reading.complete
+
+    async def begin_reading(
+        self, stream: str, subject: str, *, newest_only: bool, start: int | None = None, most: int | None = None
+    ) -> Reading:
+        """The same for whoever takes it batch by batch, and ends it."""
+        begin = {"deliver_policy": "last_per_subject" if newest_only else "all"}
+        question = {"stream_name": stream, "config": {
+            **(begin if start is None else {"deliver_policy": "by_start_sequence", "opt_start_seq": start}),
+            "filter_subject": subject, "ack_policy": "none", "replay_policy": "instant",
+            "inactive_threshold": int(UNREAD * NANOSECONDS), "mem_storage": True, "num_replicas": 1,
+        }}  # fmt: skip
+        reading = Reading(self.link, stream, self._endings, newest_only=newest_only)
+        begun, before = False, self._clock.own()
+        try:
+            await reading.listen()
+            made = await self.api(f"CONSUMER.CREATE.{stream}", **question)
+            reading.begin(made["name"], int(made["num_pending"]), most)
+            self._clock.told(made.get("created"), before, self._clock.own())
+            begun = True
+        finally:
+            if not begun:
+                await reading.end()
+        return reading
 
 
-def _in_order(found: Mapping[int | str, Stored]) -> list[Stored]:
-    return sorted(found.values(), key=lambda one: one.sequence)
+class Reading:
+    """What a stream has of some subjects, a batch at a time; a consumer of its own at the server knows how far it is.
+
+    It ends by itself when nobody reads on.
+
+    Args:
+        endings: Holds the tasks of those that end.
+
+    Attributes:
+        over: Nothing more comes.
+    """
+
+    def __init__(self, link: Link, stream: str, endings: set[asyncio.Task[None]], *, newest_only: bool) -> None:
+        self.over = False
+        self._endings = endings
+        self._link, self._stream, self._newest_only = link, stream, newest_only
+        self._inbox = f"_INBOX.{os.urandom(11).hex()}"
+        self._arrived: asyncio.Queue[Message] = asyncio.Queue()
+        self._consumer: str | None = None
+        self._count = 0
+        self._had: set[int | str] = set()
+        self._unread: asyncio.TimerHandle | None = None
+
+    async def listen(self) -> None:
+        """Before it begins."""
+        await self._link.subscribe(self._inbox, self._arrived.put_nowait)
+
+    def begin(self, consumer: str, count: int, most: int | None) -> None:
+        """The server has so many messages; at most so many are wanted."""
+        self._consumer, self._count = consumer, count if most is None else min(count, most)
+        self.over = not self._count
+        self._wait_for_reader()
+
+    def _wait_for_reader(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        self._unread = asyncio.get_running_loop().call_later(UNREAD, self.end_soon)
+
+    @property
+    def complete(self) -> bool:
+        """Whether that were as many as the server had promised. What is replaced meanwhile it may leave out."""
+        return len(self._had) >= self._count
+
+    def key(self, one: Stored) -> int | str:
+        """By which it counts once: a server gives a message twice where the one before it was replaced meanwhile."""
+        return one.subject if self._newest_only else one.sequence
+
+    async def next(self, most: int = BATCH) -> list[Stored]:
+        """Some more, at most *most*; none at the end, and where all that were left have gone meanwhile.
+
+        Raises:
+            BrokerUnavailable: The server does not answer.
+        """
+        self._wait_for_reader()
+        found: list[Stored] = []
+        batch = min(most, BATCH, self._count - len(self._had))
+        asked = json.dumps({"batch": batch, "no_wait": True}).encode()
+        self._link.send(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}", asked, self._inbox)
+        while len(found) < batch and not self.over:
+            message = await self._arrival()
+            if message is not None and message.reply:
+                found.append(Stored(delivered_sequence(message), message.subject, message.data, message.headers))
+            else:  # a status: some went, or were replaced, meanwhile
+                self.over = True
+        self._had.update(map(self.key, found))
+        self.over = self.over or self.complete
+        return found
+
+    async def _arrival(self) -> Message | None:
+        """What comes next; `None` where the server has forgotten how far it is, which it does not say by itself."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._link.patience):
+                return await self._arrived.get()
+        answer = await self._link.request(f"$JS.API.CONSUMER.INFO.{self._stream}.{self._consumer}")
+        try:
+            _checked(answer.data)
+        except NoStream:
+            return None
+        except Refused as error:
+            if error.number == NO_CONSUMER:
+                return None
+            raise
+        raise BrokerUnavailable("NATS did not give what it has")
+
+    async def end(self) -> None:
+        """Read no more."""
+        self.over = True
+        if self._unread is not None:
+            self._unread.cancel()
+        await self._link.unsubscribe(self._inbox)
+        if self._consumer is not None:
+            self._link.send(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._consumer}", b"")
+
+    def end_soon(self) -> None:
+        """The same for those who do not wait."""
+        task = asyncio.create_task(self.end())
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
 
 
 def delivered_sequence(message: Message) -> int:

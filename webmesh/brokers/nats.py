@@ -13,12 +13,13 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from gevent.event import Event
 
 from webmesh.brokers.asyncio_bridge import AsyncioBridge, NoAnswer
-from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Places, Since, Sink, give_way_in
+from webmesh.brokers.base import PAGE, Accepted, Broker, GroupName, History, Keep, Places, Since, Sink
 from webmesh.brokers.nats_address import read_address
 from webmesh.brokers.nats_bodies import Arrived, Bodies
 from webmesh.brokers.nats_clock import ServerClock
@@ -26,7 +27,7 @@ from webmesh.brokers.nats_groups import NatsGroups
 from webmesh.brokers.nats_link import MOST_UNSENT, Message
 from webmesh.brokers.nats_marks import MARK, Mark
 from webmesh.brokers.nats_node import NatsNode
-from webmesh.brokers.nats_past import NatsPast
+from webmesh.brokers.nats_past import NatsPast, in_pages
 from webmesh.brokers.nats_subjects import pattern_subject, topic_subject
 from webmesh.brokers.opening import query_options
 from webmesh.deadline import Clock
@@ -133,7 +134,7 @@ class NatsBroker(Broker):
         )  # fmt: skip
         self._sink, self._was_up, self._posted_bytes = sink, False, 0
         self._bridge, self._node, self._groups = bridge, node, groups
-        self._past = NatsPast(self._ask_up, node.topics, self._read_kept, self.clock)
+        self._past = NatsPast(self._ask_up, bridge.post, node.topics, self._read_kept, self.clock)
         bridge.start()
         try:
             bridge.call(node.open, timeout=4 * self._patience * len(self._address.servers))
@@ -310,22 +311,14 @@ class NatsBroker(Broker):
     def topics(self, pattern: tuple[str, ...]) -> list[str]:
         """See `Broker.topics`."""
         now = self.clock()
-        return [one.publication.topic for one in self._newest(pattern) if one.in_history(now)]
+        return [one.publication.topic for one in self._past.newest(pattern_subject(pattern)) if one.in_history(now)]
 
     def retained(self, pattern: tuple[str, ...]) -> Iterator[Publication]:
-        """See `Broker.retained`. The loop's thread reads them all; what takes long here is to decode them."""
+        """See `Broker.retained`."""
         now = self.clock()
-        for one in self._newest(pattern):
+        for one in self._past.newest(pattern_subject(pattern)):
             if one.is_value(now):
                 yield one.publication.as_retained()
-
-    def _newest(self, pattern: tuple[str, ...]) -> Iterator[Arrived]:
-        """The newest kept publications of all topics that match."""
-        found = self._ask_up(self._node.topics.newest, pattern_subject(pattern))
-        for subject, body, mark in give_way_in(found):
-            arrived = self._read_kept(subject, body, mark)
-            if arrived is not None:
-                yield arrived
 
     def _is_over(self, subject: str, body: bytes, mark: str | None) -> bool:
         """Whether a topic's newest message is not needed any more, nor what came before it. In the thread."""
@@ -382,12 +375,13 @@ class NatsBroker(Broker):
 
     def records(self, table: str) -> Mapping[str, Any]:
         """See `Broker.records`."""
-        return self._current(table, self._ask_up(self._node.records.table, table, self._timeout))
+        return {key: value for page in self.pages(table) for key, value in page.items()}
 
     def pages(self, table: str, most: int = PAGE) -> Iterator[Mapping[str, Any]]:
-        """See `Broker.pages`. The loop's thread reads them all; what takes long here is to decode them."""
-        rest = iter(self._ask_up(self._node.records.table, table, self._timeout))
-        while part := list(itertools.islice(rest, most)):
+        """See `Broker.pages`."""
+        records = self._node.records
+        begin = partial(records.begin, table, self._timeout)
+        for part in in_pages(self._ask_up, self._bridge.post, begin, partial(records.part, table=table, most=most)):
             yield self._current(table, part)
 
     def _current(self, table: str, several: list[tuple[str, int, bytes]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -226,10 +226,7 @@ class Link:
         reason = "it could not be set up"
         try:
             async with asyncio.timeout(2 * self.patience):
-                while missing := self._takes.keys() - self._sids.keys():
-                    for subject, queue in missing:
-                        await self._subscribe(client, subject, queue)
-                    await client.flush()
+                await self._restore(client)
             scheme = "tls" if self._address.tls else "nats"
             self._more_servers = [f"{scheme}://{one.netloc}" for one in client.discovered_servers]
             self.largest = client.max_payload
@@ -244,6 +241,13 @@ class Link:
         except (OSError, errors.Error, TimeoutError) as error:
             reason = str(error) or type(error).__name__
         await self._end(client, client.trouble or reason)
+
+    async def _restore(self, client: _Client) -> None:
+        """Subscribe to all that is wanted, and to what is wanted meanwhile."""
+        while missing := self._takes.keys() - self._sids.keys():
+            for subject, queue in missing:
+                await self._subscribe(client, subject, queue)
+            await client.flush()
 
     async def _until_ended(self, client: _Client) -> str:
         while True:
@@ -285,20 +289,21 @@ class Link:
         async with Turn(self._turns, (subject, queue)):
             self._takes[subject, queue] = take
             client = self._client
-            if client is not None:
+            if client is not None and (subject, queue) not in self._sids:
                 with suppress(OSError, errors.Error, TimeoutError):  # then the next connection brings it
-                    if (subject, queue) not in self._sids:
-                        await self._subscribe(client, subject, queue)
-                    async with asyncio.timeout(self.patience):
-                        await client.flush()
+                    await self._subscribe(client, subject, queue)
+            await self.settle()
 
     async def settle(self) -> None:
         """Wait until the server has done what was sent to it."""
-        client = self._client
-        if client is not None:
-            with suppress(OSError, errors.Error, TimeoutError):
-                async with asyncio.timeout(self.patience):
-                    await client.flush()
+        if self._client is not None:
+            await self._in_time(self._client.flush())
+
+    async def _in_time(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for it, unless the connection is lost: then the next one begins anew."""
+        with suppress(OSError, errors.Error, TimeoutError):
+            async with asyncio.timeout(self.patience):
+                await work
 
     async def _subscribe(self, client: _Client, subject: str, queue: str) -> None:
         made = await client.subscribe(subject, queue=queue)
@@ -310,9 +315,7 @@ class Link:
         async with Turn(self._turns, (subject, queue)):
             subscription = self._sids.pop((subject, queue), None)
             if subscription is not None and self._client is not None:
-                with suppress(OSError, errors.Error, TimeoutError):
-                    async with asyncio.timeout(self.patience):
-                        await subscription.drain()
+                await self._in_time(subscription.drain())
             self._takes.pop((subject, queue), None)
 
     def _take(self, subscribed: str, queue: str, message: Message) -> None:

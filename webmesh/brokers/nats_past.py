@@ -1,4 +1,4 @@
-"""History on NATS, as a node reads it: as much of a topic as somebody asks for, in pages.
+"""What NATS keeps, as a node reads it: as much of a topic's history as somebody asks for, or all of many, in pages.
 
 In the hub. What a page is, and where it begins, `nats_topics` finds out; here is what of it counts: numbers that follow
 each other up to the newest, as many as the topic keeps and none too old.
@@ -6,15 +6,19 @@ each other up to the newest, as many as the topic keeps and none too old.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from webmesh.brokers.base import History, Since
+from webmesh.brokers.base import History, Since, give_way_in
+from webmesh.brokers.jetstream import READS, Reading
 from webmesh.brokers.memory import read_log
 from webmesh.brokers.nats_bodies import Arrived, unbroken_log
 from webmesh.brokers.nats_marks import Mark
 from webmesh.brokers.nats_topics import Head, Topics
 from webmesh.deadline import Clock
+from webmesh.exceptions import BrokerUnavailable
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_log import TopicLog
 
@@ -22,18 +26,59 @@ PAGE = 256
 """Publications that are read at a time; between two pages others have their turn."""
 
 
+def in_pages(
+    ask: Callable[..., Any], post: Callable[..., None], begin: Callable[[], Any], more: Callable[[Reading], Any]
+) -> Iterator[list[Any]]:
+    """What a `Reading` gives, in parts of which each is read when it is wanted; what has one name comes once.
+
+    Args:
+        ask, post: Run what they are given in the thread; the former waits.
+        begin, more: Coroutine functions: they begin a reading, and take what comes next of it, whose names stand first.
+    """
+    had: set[str] = set()
+    for _ in range(READS):
+        reading: Reading = ask(begin)
+        try:
+            while part := ask(more, reading):
+                fresh = [one for one in part if one[0] not in had]
+                had.update(one[0] for one in fresh)
+                yield fresh
+        finally:
+            with suppress(BrokerUnavailable):  # the engine may have been stopped
+                post(reading.end_soon)
+        if reading.complete:
+            break
+
+
 class NatsPast:
     """See above.
 
     Args:
         ask: Runs what it is given in the thread, and waits.
+        post: The same, and does not wait.
         read: Makes a publication of a body and its mark, or drops it.
     """
 
     def __init__(
-        self, ask: Callable[..., Any], topics: Topics, read: Callable[[str, bytes, Mark], Arrived | None], clock: Clock
-    ) -> None:
-        self._ask, self._topics, self._read, self._clock = ask, topics, read, clock
+        self, ask: Callable[..., Any], post: Callable[..., None], topics: Topics,
+        read: Callable[[str, bytes, Mark], Arrived | None], clock: Clock,
+    ) -> None:  # fmt: skip
+        self._ask, self._post, self._topics, self._read, self._clock = ask, post, topics, read, clock
+
+    def newest(self, subject: str) -> Iterator[Arrived]:
+        """The newest kept publications of all topics that match, each once, read as they are taken.
+
+        Of a topic where something is published meanwhile it is one of those that were its newest, or none.
+        """
+        if subject.endswith(">") or "*" in subject.split("."):
+            pages = in_pages(self._ask, self._post, partial(self._topics.begin, subject), self._topics.newest)
+        else:
+            pages = iter([self._ask(self._topics.newest_one, subject)])
+        for page in pages:
+            for topic, body, mark in give_way_in(page):
+                arrived = self._read(topic, body, mark)
+                if arrived is not None:
+                    yield arrived
 
     def history(self, subject: str, since: Since, *, most: int | None, reverse: bool) -> History:
         """See `Broker.history`; *subject* is the topic's."""

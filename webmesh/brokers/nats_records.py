@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from webmesh.brokers.jetstream import EXPECTED, JetStream, NoStream, WrongLast
+from webmesh.brokers.jetstream import EXPECTED, JetStream, NoStream, Reading, Stored, WrongLast
 from webmesh.brokers.nats_link import NoReply
 from webmesh.brokers.nats_subjects import text_of, token
 from webmesh.exceptions import BrokerUnavailable
@@ -94,12 +94,29 @@ class Records:
         await self._persist(attempt, patience)
 
     async def table(self, table: str, patience: float) -> list[tuple[str, int, bytes]]:
-        """All records of a table: key, sequence for `drop`, body."""
+        """All records of a table, of which there are few: key, sequence for `drop`, body."""
         subject = f"{self._prefix}.records.{token(table)}.*"
         found = await self._persist(lambda: self._js.read(self._stream, subject, newest_only=True), patience)
-        start = len(subject) - 1
+        return self._in_table(table, found)
+
+    async def begin(self, table: str, patience: float) -> Reading:
+        """Read all records of a table, by `part`."""
+        subject = f"{self._prefix}.records.{token(table)}.*"
+        return await self._persist(
+            lambda: self._js.begin_reading(self._stream, subject, newest_only=True), patience
+        )
+
+    async def part(self, reading: Reading, table: str, most: int) -> list[tuple[str, int, bytes]]:
+        """Some more of them, none at the end."""
+        found: list[tuple[str, int, bytes]] = []
+        while not found and not reading.over:
+            found = self._in_table(table, await reading.next(most))
+        return found
+
+    def _in_table(self, table: str, several: list[Stored]) -> list[tuple[str, int, bytes]]:
+        start = len(f"{self._prefix}.records.{token(table)}.")
         return [
-            (text_of(one.subject[start:]), one.sequence, one.data) for one in found if CLAIM not in one.headers
+            (text_of(one.subject[start:]), one.sequence, one.data) for one in several if CLAIM not in one.headers
         ]
 
     def drop(self, sequences: list[int]) -> None:
@@ -116,13 +133,16 @@ class Records:
         """Ask until there is an answer: asking twice changes nothing here."""
         try:
             async with asyncio.timeout(patience):
-                while True:
-                    try:
-                        await self._make()
-                        return await ask()
-                    except NoReply:
-                        await self._js.link.wait_up()
-                    except NoStream:  # somebody has deleted it
-                        self._js.forget()
+                return await self._until_answered(ask)
         except TimeoutError:
             raise BrokerUnavailable(f"NATS did not answer within {patience:g} seconds") from None
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                await self._make()
+                return await ask()
+            except NoReply:
+                await self._js.link.wait_up()
+            except NoStream:  # somebody has deleted it
+                self._js.forget()

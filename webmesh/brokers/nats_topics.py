@@ -23,13 +23,17 @@ from typing import NamedTuple, TypeVar
 
 from webmesh.brokers import one_node
 from webmesh.brokers.base import Accepted, Keep
-from webmesh.brokers.jetstream import BATCH, EXPECTED, MESSAGE_ID, NANOSECONDS, JetStream, NoStream, Stored, WrongLast
+from webmesh.brokers.jetstream import (
+    BATCH, EXPECTED, MESSAGE_ID, NANOSECONDS, JetStream, NoStream, Reading, Stored, WrongLast,
+)  # fmt: skip
 from webmesh.brokers.nats_link import NoReply, Turn, Turns
 from webmesh.brokers.nats_marks import MARK, Mark, mark_for, read_mark
 from webmesh.exceptions import BrokerError, BrokerUnavailable, Overloaded, PublishDoubtful
 
 T = TypeVar("T")
 IsOver = Callable[[str, bytes, "str | None"], bool]
+Newest = tuple[str, bytes, Mark]
+"""A topic's subject, without prefix, and body and mark of its newest message."""
 
 MOST_HEADS = 10_000
 """Topics whose newest message is remembered; others cost one more request."""
@@ -371,19 +375,29 @@ class Topics:
             return found.sequence, 1 << 40
         return found.sequence if mark.last <= offset else 1, offset - mark.last
 
-    async def newest(self, subject: str) -> list[tuple[str, bytes, Mark]]:
-        """The newest messages of all topics that match, with the topics' subjects."""
-        subject = f"{self._prefix}.log.{subject}"
-        found = await self._with_stream(self.make_log, lambda: self._newest(self._log, subject))
-        start = len(self._prefix) + 5
-        return [(one.subject[start:], one.data, mark) for one in found if (mark := _mark_of(one)) is not None]
+    async def begin(self, subject: str) -> Reading:
+        """Read the newest messages of all topics that match, by `newest`."""
+        full = f"{self._prefix}.log.{subject}"
+        return await self._with_stream(
+            self.make_log, lambda: self._js.begin_reading(self._log, full, newest_only=True)
+        )
 
-    async def _newest(self, stream: str, subject: str) -> list[Stored]:
-        tokens = subject.split(".")
-        if "*" in tokens or tokens[-1] == ">":
-            return await self._js.read(stream, subject, newest_only=True)
-        found = await self._js.last(stream, subject)
-        return [] if found is None else [found]
+    async def newest(self, reading: Reading) -> list[Newest]:
+        """Some more of them, none at the end."""
+        found: list[Newest] = []
+        while not found and not reading.over:
+            found = self._newest(await reading.next())
+        return found
+
+    async def newest_one(self, subject: str) -> list[Newest]:
+        """That of one topic, if it has any."""
+        full = f"{self._prefix}.log.{subject}"
+        found = await self._with_stream(self.make_log, lambda: self._js.last(self._log, full))
+        return self._newest([] if found is None else [found])
+
+    def _newest(self, several: list[Stored]) -> list[Newest]:
+        start = len(self._prefix) + 5
+        return [(one.subject[start:], one.data, mark) for one in several if (mark := _mark_of(one)) is not None]
 
 
 class _Attempt:
