@@ -37,12 +37,13 @@ def test_a_worker_gets_its_ticket_and_tells_that_it_serves() -> None:
     supervisor, worker = pair()
     assert TICKET == worker.ticket
     assert [] == list(supervisor.read())
-    worker.ready(banner())
+    worker.ready(banner(), 40.0)
     worker.show_life()
     worker.tell(STATUS="this is for a service manager")
     said, alive = supervisor.read()
     assert {"event": "alive"} == alive and not supervisor.ended
     assert ("app:server", [{"pattern": "/route/0", "where": "app.py:1"}]) == (said["name"], said["routes"])
+    assert 40.0 == said["ends_within"]
 
 
 def test_many_routes_make_a_long_message() -> None:
@@ -50,7 +51,7 @@ def test_many_routes_make_a_long_message() -> None:
     supervisor, worker = pair()
     said: list[dict[str, object]] = []
     with native_threads(1) as spawn:  # it waits until the other end has read
-        sending = spawn(worker.ready, banner(routes=20_000))
+        sending = spawn(worker.ready, banner(routes=20_000), 40.0)
         assert wait_for(lambda: said.extend(supervisor.read()) or said)
         sending.get()
     assert 20_000 == len(said[0]["routes"])  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import signal
 import sys
@@ -43,6 +44,25 @@ def test_a_worker_is_told_who_it_is_and_says_when_it_is_ready() -> None:
     worker.link.close()
     assert wait_for(lambda: worker.ended)
     assert 0 == worker.bury() and not worker.ready
+
+
+def test_a_worker_that_does_not_end_is_late() -> None:
+    """From the time on that it said it needs; a pause of the supervisor's counts for nothing."""
+    worker = process("import time; time.sleep(60)")
+    worker.said = {"ends_within": 40.0}
+    worker.heard -= 100.0
+    assert -math.inf == worker.late() and worker.silent() >= 100.0
+    worker.forgive(100.0)
+    assert worker.silent() < 100.0
+    worker.end(0)
+    assert worker.told_to_end and -40.0 <= worker.late() < 0
+    worker._told_at -= 100.0
+    assert worker.late() >= 60.0
+    worker.forgive(100.0)
+    assert worker.late() < 0
+    worker.end(0)  # a second time does not give it more
+    worker.kill()
+    worker.bury()
 
 
 def test_the_end_of_a_worker_is_told_by_its_status() -> None:

@@ -23,6 +23,7 @@ from tests.cli.test_systemd import Manager
 from tests.processes import ENVIRONMENT, LONGEST
 from tests.running import PATIENCE, wait_for
 from webmesh import WebMeshClient
+from webmesh.cli import workers
 from webmesh.cli.announcing import Announcer
 from webmesh.cli.arguments import parse_serve_options
 from webmesh.cli.systemd import Notifier
@@ -302,6 +303,23 @@ def test_a_worker_that_does_not_come_up_is_ended(seconds: str, ends: bool) -> No
             stuck.kill()
         assert -signal.SIGKILL == stuck.bury()
         supervisor._selector.close()
+
+
+def test_a_worker_that_does_not_end_is_killed() -> None:
+    """Though its hub turns: it would keep all of them from ending."""
+    options = parse_serve_options(["--workers", "1", "--port", "0", "--worker-timeout", "0"], "serve")
+    with Place(options) as place:
+        supervisor = WorkerSupervisor([], place, options, Announcer(..., "text", "serve"))
+        sleeps = [sys.executable, "-c", "import time; time.sleep(60)", "{}"]
+        worker = supervisor._workers[1] = WorkerProcess(sleeps, ticket_of(place))
+        supervisor._selector.register(worker.link.sock, selectors.EVENT_READ, worker.hear)
+        worker.said = {"ends_within": 5.0}
+        worker.end(0)
+        supervisor._turn()
+        assert not worker.ended
+        worker._told_at -= 5.0 + workers.END_SLACK
+        supervisor._stop()
+        assert -signal.SIGKILL == worker.status and 128 + signal.SIGKILL == supervisor._status(True)
 
 
 def test_a_pause_of_the_supervisor_is_no_silence_of_the_workers() -> None:

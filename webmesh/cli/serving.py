@@ -127,7 +127,8 @@ def _report(loaded: Loaded, worker: WorkerEnd, signals: StopSignals) -> None:
         return
     if not together:
         logger.warning("this worker serves without links to all others", extra={"others": worker.ticket.fellows})
-    worker.ready(_banner(loaded))
+    timeouts = loaded.server.timeouts
+    worker.ready(_banner(loaded), ends_within=timeouts.drain + 2 * timeouts.close)  # what runs gets that, and its peers
 
 
 @contextlib.contextmanager

@@ -67,10 +67,13 @@ class WorkerEnd:
         record.worker = self.ticket.slot
         return True
 
-    def ready(self, banner: Banner) -> None:
-        """The worker serves."""
+    def ready(self, banner: Banner, ends_within: float) -> None:
+        """The worker serves, and when it is told to end it takes so many seconds at most."""
         routes = [{"pattern": route.pattern, "where": route.where} for route in banner.routes]
-        said = {"name": banner.name, "url": banner.url, "mode": banner.mode, "notice": banner.notice, "routes": routes}
+        said = {
+            "name": banner.name, "url": banner.url, "mode": banner.mode, "notice": banner.notice, "routes": routes,
+            "ends_within": ends_within,
+        }  # fmt: skip
         self._sock.setblocking(True)  # many routes make a long message
         self._tell({"event": "ready", **said}, self._sock.sendall)
         self._sock.setblocking(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -23,7 +24,6 @@ class WorkerProcess:
     Attributes:
         said: What it told when it was ready; `None` before.
         heard: The clock's reading at its last sign of life, or at its start.
-        told_to_end: Whether it was.
 
     Raises:
         OSError: There is no process, or no descriptor, to be had.
@@ -32,7 +32,7 @@ class WorkerProcess:
     def __init__(self, command: Sequence[str], ticket: WorkerTicket) -> None:
         self.ticket = ticket
         self.said: Mapping[str, Any] | None = None
-        self.told_to_end = False
+        self._told_at: float | None = None
         self.link = SupervisorEnd()
         self.link.give(ticket)
         number = self.link.inherited.fileno()
@@ -66,6 +66,28 @@ class WorkerProcess:
         return self._process.poll() is not None
 
     @property
+    def told_to_end(self) -> bool:
+        """Whether it was."""
+        return self._told_at is not None
+
+    def silent(self) -> float:
+        """Seconds without a sign of life."""
+        return time.monotonic() - self.heard
+
+    def late(self) -> float:
+        """Seconds since it should have ended by itself, at most; negative before."""
+        if self._told_at is None:
+            return -math.inf
+        within: float = (self.said or {}).get("ends_within", 0.0)
+        return time.monotonic() - self._told_at - within
+
+    def forgive(self, seconds: float) -> None:
+        """This process stood still for so long: that counts for nothing."""
+        self.heard = time.monotonic()
+        if self._told_at is not None:
+            self._told_at += seconds
+
+    @property
     def status(self) -> int | None:
         """The exit status; negative where a signal has ended it, `None` before the end."""
         return self._process.returncode
@@ -81,7 +103,8 @@ class WorkerProcess:
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """Ask it to end, by a signal; a second one ends it at once."""
-        self.told_to_end = True
+        if self._told_at is None:
+            self._told_at = time.monotonic()
         self._process.send_signal(number)
 
     def kill(self) -> None:

@@ -36,9 +36,8 @@ PAUSE = 1.0
 """Seconds by which a look may be late. If it is later, this process stood still, and perhaps the workers did, too: that
 time does not count against them."""
 
-END_TIMEOUT = 120.0
-"""Seconds after which a worker is killed that was to make room for another: it bounds its own end, by
-`Timeouts.drain` and `Timeouts.close`, which a program may set."""
+END_SLACK = 30.0
+"""Seconds that a worker gets to end beyond those that it bounds itself by, `Timeouts.drain` and `Timeouts.close`."""
 
 SIGNS_LATE = 5.0
 """Seconds without a sign of life of some worker after which the service manager gets none either."""
@@ -184,14 +183,10 @@ class WorkerSupervisor:
             routes=[ServedRoute(**route) for route in said["routes"]], workers=f"{len(self._slots)} (pids {pids})",
         ))  # fmt: skip
 
-    def _wait(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Whether it comes true in time; the workers are looked after meanwhile, and those that hang are ended."""
-        deadline = None if seconds is None else time.monotonic() + seconds
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until it comes true; the workers are looked after meanwhile, and those that hang are ended."""
         while not condition():
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
             self._turn()
-        return True
 
     def _turn(self) -> None:
         """Hear what there is, or wait for it a moment, and do what is due."""
@@ -232,13 +227,18 @@ class WorkerSupervisor:
         pause, self._looked = now - self._looked - TURN, now
         if pause > PAUSE:
             for worker in self._all():
-                worker.heard = now
+                worker.forgive(pause)
 
     def _end_hung(self, worker: WorkerProcess) -> None:
-        """One that shows no life, while it serves or drains; or that does not come up."""
+        """One that shows no life, while it serves or drains; that does not come up; or that does not end."""
         seconds = self._patience if worker.said is not None else self._start_patience
-        if seconds and not worker.ended and time.monotonic() - worker.heard > seconds:
+        if worker.ended:
+            return
+        if seconds and worker.silent() > seconds:
             logger.error("a worker hangs: killed", extra=worker.about() | {"seconds": seconds})
+            worker.kill()
+        elif worker.late() > END_SLACK:
+            logger.error("a worker did not end in time: killed", extra=worker.about())
             worker.kill()
 
     def _succeed(self, slot: int, worker: WorkerProcess) -> None:
@@ -274,9 +274,9 @@ class WorkerSupervisor:
     def _show_life(self) -> None:
         """Tell the service manager that all is well, as long as some worker serves and none hangs. One that has ended
         is being seen to here: to start all of them anew for it would end the others' work."""
-        interval, now = self._notifier.interval, time.monotonic()
+        interval = self._notifier.interval
         living = [one for one in self._workers.values() if not one.ended]
-        if interval is not None and living and all(now - one.heard < interval + SIGNS_LATE for one in living):
+        if interval is not None and living and all(one.silent() < interval + SIGNS_LATE for one in living):
             self._notifier.show_life()
 
     # -------------------------------------------------------------------- replacing
@@ -306,10 +306,7 @@ class WorkerSupervisor:
         if not before.ended:
             before.end()
         # A signal to end is for all of them at once, and for this one the second may be meant.
-        if not self._wait(lambda: before.ended or bool(self._asked), END_TIMEOUT):
-            logger.error("a worker did not end in time: killed", extra=before.about())
-            before.kill()
-            self._wait(lambda: before.ended)
+        self._wait(lambda: before.ended or bool(self._asked))
         return not self._asked
 
     # ------------------------------------------------------------------------ the end
