@@ -5,12 +5,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 from gevent.monkey import get_original
+from gevent.socket import wait_read
 
 from tests.brokers.contract import until
 from webmesh.brokers.asyncio_bridge import AsyncioBridge, NoAnswer
@@ -218,21 +220,21 @@ def test_names_are_looked_up_beside_the_loop(bridge: AsyncioBridge):
 
 def test_a_forked_process_does_not_use_its_parents_thread(bridge: AsyncioBridge):
     """It has none: there the bridge is not started, and stopping it leaves the parent's alone."""
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        code = 1
         try:
             signal.alarm(10)
             bridge.post(print)
         except BrokerUnavailable:
             bridge.stop()
-            code = 0
+            os.write(writer, b"unavailable")
         finally:
-            os._exit(code)
-    status = None
-    while status is None:
-        done, found = os.waitpid(child, os.WNOHANG)
-        status = found if done else None
-        gevent.sleep(0.01)
-    assert 0 == os.waitstatus_to_exitcode(status)
+            os._exit(0)
+    os.close(writer)
+    wait_read(reader)
+    assert b"unavailable" == os.read(reader, 64)
+    os.close(reader)
+    with suppress(ChildProcessError):  # gevent waits for all children once it has been asked for one
+        os.waitpid(child, 0)
     assert 3 == bridge.call(asyncio.sleep, 0, 3, timeout=LONG)
