@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define REVISION 3 /* of what stands here; webmesh/protocol/speedups.py takes no other */
+#define REVISION 4 /* of what stands here; webmesh/protocol/speedups.py takes no other */
 
 #define MAX_ID ((1LL << 53) - 1)
 #define KEY_SIZE 4
@@ -418,13 +418,26 @@ is_plain_id(PyObject *id)
 
 PyDoc_STRVAR(plain_request_doc,
 "plain_request(message, path_size, /)\n--\n\n"
-"Path, id and data of a map that is surely a valid request with nothing else; None for any other.");
+"Path, id, data and timeout_ms of a map that is surely a valid request with nothing else; None for any other.");
+
+/* Whether *value* is a number from 0 to MAX_ID. */
+static int
+is_plain_amount(PyObject *value)
+{
+    double number;
+
+    if (!PyFloat_CheckExact(value)) {
+        return is_plain_id(value);
+    }
+    number = PyFloat_AsDouble(value);
+    return number >= 0 && number <= (double)MAX_ID;
+}
 
 static PyObject *
 plain_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    PyObject *key, *value, *path = NULL, *id = NULL, *data = NULL;
-    Py_ssize_t at = 0, path_size;
+    PyObject *key, *value, *path = NULL, *id = NULL, *data = NULL, *timeout = NULL;
+    Py_ssize_t at = 0, path_size, keys;
 
     if (count != 2 || !PyDict_CheckExact(args[0])) {
         return PyErr_Format(PyExc_TypeError, "plain_request() takes a map and a size");
@@ -432,7 +445,8 @@ plain_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t cou
     if (!read_sizes(args + 1, &path_size, 1)) {
         return NULL;
     }
-    if (PyDict_Size(args[0]) != 3) {
+    keys = PyDict_Size(args[0]);
+    if (keys != 3 && keys != 4) {
         Py_RETURN_NONE;
     }
     while (PyDict_Next(args[0], &at, &key, &value)) {
@@ -448,11 +462,17 @@ plain_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t cou
         else if (PyUnicode_CompareWithASCIIString(key, "data") == 0) {
             data = value;
         }
+        else if (PyUnicode_CompareWithASCIIString(key, "timeout_ms") == 0) {
+            timeout = value;
+        }
     }
     if (path == NULL || id == NULL || data == NULL || !is_plain_id(id) || !is_plain_path(path, path_size)) {
         Py_RETURN_NONE;
     }
-    return PyTuple_Pack(3, path, id, data);
+    if (keys == 4 && (timeout == NULL || !is_plain_amount(timeout))) {
+        Py_RETURN_NONE;
+    }
+    return PyTuple_Pack(4, path, id, data, keys == 4 ? timeout : Py_None);
 }
 
 static PyMethodDef methods[] = {

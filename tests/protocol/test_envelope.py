@@ -39,15 +39,16 @@ class TestTheQuickLook:
     values = (
         st.sampled_from(["/", "/a", "", "/ż", "/\n", "/\x7f", "x" * 10, "x" * 11, b"/a", None, True, 0, -1, 1.0])
         | st.integers(LARGEST_ID - 1, LARGEST_ID + 1) | st.integers(2**63, 2**64) | st.text(max_size=12)
+        | st.floats()
     )  # fmt: skip
-    keys = st.sampled_from(["path", "id", "data", "topic", "datum", "pathé", b"path"])
+    keys = st.sampled_from(["path", "id", "data", "timeout_ms", "topic", "datum", "pathé", b"path"])
 
-    @given(st.dictionaries(keys, values, max_size=4))
+    @given(st.dictionaries(keys, values, max_size=5))
     def test_both_implementations_say_the_same(self, message: dict[Any, Any]) -> None:
         """C and Python recognise the same messages."""
         assert IN_PYTHON.plain_request(message, 10) == c_module().plain_request(message, 10)
 
-    @given(st.fixed_dictionaries({"path": values, "id": values, "data": values}))
+    @given(st.fixed_dictionaries({"path": values, "id": values, "data": values}, optional={"timeout_ms": values}))
     def test_it_passes_only_what_the_close_look_takes(self, message: dict[str, Any]) -> None:
         """Whatever it passes would be read as the same request without it."""
         passed = IN_PYTHON.plain_request(message, 10)
@@ -59,11 +60,13 @@ class TestTheQuickLook:
 
     @pytest.mark.parametrize("path", ["/echo", "~", " ", "x" * 10])
     @pytest.mark.parametrize("id", [0, 100_000, LARGEST_ID])
-    def test_it_recognises_ordinary_requests(self, path: str, id: int) -> None:
-        """Most messages need no closer look."""
-        message = {"data": [1], "id": id, "path": path}
+    @pytest.mark.parametrize("more", [{}, {"timeout_ms": 30_000}, {"timeout_ms": 0.5}])
+    def test_it_recognises_ordinary_requests(self, path: str, id: int, more: dict[str, float]) -> None:
+        """Most messages need no closer look; a call has its time with it."""
+        message = {"data": [1], "id": id, "path": path} | more
+        expected = (path, id, [1], more.get("timeout_ms"))
 
-        assert (path, id, [1]) == c_module().plain_request(message, 10) == IN_PYTHON.plain_request(message, 10)
+        assert expected == c_module().plain_request(message, 10) == IN_PYTHON.plain_request(message, 10)
 
 
 class TestKinds:

@@ -49,18 +49,22 @@ class InvalidEnvelope(RemoteProtocolError):
         self.id = id
 
 
-def plain_request_in_python(message: Wire, path_size: int) -> tuple[str, int, Any] | None:
-    """Path, id and data of a map that is surely a valid request with nothing else; `None` for any other message, valid
-    or not. Most messages are such requests, and the closer look costs more than twice as much."""
-    if len(message) != 3 or not ("path" in message and "id" in message and "data" in message):
+def plain_request_in_python(message: Wire, path_size: int) -> tuple[str, int, Any, float | None] | None:
+    """Path, id, data and timeout_ms of a map that is surely a valid request with nothing else; `None` for any other
+    message, valid or not. Most messages are such requests, and the closer look costs more than twice as much."""
+    keys = len(message)
+    if keys not in (3, 4) or not ("path" in message and "id" in message and "data" in message):
+        return None
+    timeout = message.get("timeout_ms")
+    if keys == 4 and not ((type(timeout) is int or type(timeout) is float) and 0 <= timeout <= MAX_ID):
         return None
     path, id = message["path"], message["id"]
     if type(id) is not int or not 0 <= id <= MAX_ID or type(path) is not str or not 0 < len(path) <= path_size:
         return None
-    return (path, id, message["data"]) if path.isascii() and path.isprintable() else None
+    return (path, id, message["data"], timeout) if path.isascii() and path.isprintable() else None
 
 
-plain_request: Callable[[Wire, int], tuple[str, int, Any] | None] = (
+plain_request: Callable[[Wire, int], tuple[str, int, Any, float | None] | None] = (
     plain_request_in_python if NATIVE is None else NATIVE.plain_request
 )
 
