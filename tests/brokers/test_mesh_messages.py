@@ -94,7 +94,7 @@ def test_numbers_are_bounded_and_of_their_kind(read: Any, wire: object) -> None:
         read(wire)
 
 
-@pytest.mark.parametrize("wire", [None, "a", [5], [""], ["a" * 513], ["a" + 32 * "/b"]])
+@pytest.mark.parametrize("wire", [None, "a", [5], [""], ["a" * 513], ["a" + 32 * "/b"], ["a"] * 20_001])
 def test_patterns_are_texts(wire: object) -> None:
     """In a list."""
     assert [("a", "*")] == messages.read_patterns(["a/*"])

@@ -18,6 +18,9 @@ from webmesh.protocol.topics import MOST_BYTES, MOST_SEGMENTS
 PART_SIZE = 256 * 1024
 """Bytes of one answer, or of one message of operations, as far as single publications are not larger."""
 
+MOST_PATTERNS = 20_000
+"""Patterns in one list that are looked at: a hub is held by them for some 50 ms."""
+
 _NAME_SIZE = 1024
 _MOST = 2**53
 """Of any number here: every serializer carries it, and so does a float."""
@@ -181,6 +184,8 @@ def read_patterns(wire: object) -> list[tuple[str, ...]]:
         InvalidArgument: It is none.
     """
     patterns = read_list(wire)
+    if len(patterns) > MOST_PATTERNS:
+        raise InvalidArgument(f"a list has at most {MOST_PATTERNS} patterns: send them in several messages")
     if not all(map(_is_path, patterns)):
         raise InvalidArgument(f"a pattern is a text of at most {MOST_BYTES} characters in {MOST_SEGMENTS} segments")
     return [tuple(one.split("/")) for one in patterns]

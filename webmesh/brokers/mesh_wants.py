@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import gevent
@@ -20,6 +21,8 @@ from webmesh.exceptions import WebMeshError
 
 HEARD = 1.0
 """Seconds for other nodes to take note of something; one that does not is told again."""
+PART = 4096
+"""Patterns in one message at most: whoever reads it serves nobody else meanwhile."""
 AGAIN, MOST_AGAIN = 0.1, 5.0
 """Seconds until then, the first time, and after many."""
 
@@ -126,7 +129,7 @@ class MeshWants:
 
     def _send(self, node: str, listener: _Listener) -> bool:
         """Tell it a part; whether it has heard it."""
-        part = fitting(listener.news)
+        part = fitting(islice(listener.news, PART))
         for text in part:
             del listener.news[text]
         waiting = [] if listener.news else listener.waiting
