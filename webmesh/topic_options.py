@@ -32,7 +32,7 @@ class TopicOptions:
         history: Publications that stay readable, each with an offset; 0 for none.
         history_bytes: Bytes of payloads and headers that stay readable of each topic, the oldest going first, and the
             newest never; `None` for no bound. 64 MiB are 64 publications of the largest size (`Limits.message_size`).
-            Engines on Redis and NATS do not keep it: see docs/BROKERS.md.
+            Without effect on NATS, which counts no bytes of a topic: see docs/BROKERS.md.
         ttl: Seconds that they stay; `None` for as long as there is room. A publication's own ttl holds besides.
         retain: Whether new subscribers get the newest publication at once.
         ack: Whether each delivery is repeated until its subscriber has acknowledged it.

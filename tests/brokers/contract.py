@@ -559,8 +559,8 @@ gevent.sleep(60)
 """
 
 
-class BytesContract(Nodes):
-    """What one node may expect of an engine that bounds what it keeps in bytes too, however it packs them."""
+class HistoryBytesContract(Nodes):
+    """What one node may expect of an engine that bounds history in bytes too, however it packs them."""
 
     def test_a_history_is_bounded_in_bytes(self, node):
         """The oldest go, and who has missed them learns it; the newest stays, however large."""
@@ -585,6 +585,10 @@ class BytesContract(Nodes):
         for number in range(10, 20):
             broker.publish(message("c", payload=[number, os.urandom(1000)]), Keep(history=3, history_bytes=5000))
         assert 3 == len(broker.history("c", Since()).items)
+
+
+class BytesContract(HistoryBytesContract):
+    """The same of one that bounds all that it keeps so."""
 
     def test_what_waits_for_a_group_is_bounded_in_bytes(self, node, monkeypatch):
         """As it is in numbers."""

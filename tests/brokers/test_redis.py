@@ -18,6 +18,7 @@ from tests.brokers.contract import (
     RETAINED,
     WORK,
     BrokerContract,
+    HistoryBytesContract,
     RecordingSink,
     TwoNodeContract,
     message,
@@ -58,8 +59,20 @@ class OnRedis:
         return RedisBroker(self.url())
 
 
-class TestRedis(OnRedis, BrokerContract):
+class TestRedis(OnRedis, BrokerContract, HistoryBytesContract):
     """One node."""
+
+    def test_a_bound_in_bytes_may_come_later_and_go(self, node):
+        """It holds for what is published while it is there."""
+        broker, _ = node()
+        for number in range(4):
+            broker.publish(message(payload=[number, os.urandom(1000)]), Keep(history=100))
+        for number in range(4, 14):
+            broker.publish(message(payload=[number, os.urandom(1000)]), Keep(history=100, history_bytes=5000))
+        assert [10, 11, 12, 13] == [p.payload[0] for p in broker.history("a/b", Since()).items]
+        for number in range(14, 18):
+            broker.publish(message(payload=[number, os.urandom(1000)]), Keep(history=100, history_bytes=None))
+        assert 17 == broker.history("a/b", Since()).items[-1].payload[0]
 
 
 class TestRedisNodes(OnRedis, TwoNodeContract):

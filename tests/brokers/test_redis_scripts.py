@@ -29,13 +29,14 @@ def run(server: RedisServer, script: str, keys: list[str], *arguments: object):
 
 
 def publish(
-    server: RedisServer, key: str, *, topic="t", known="-", newest=0, history=5, ttl="", version="0", groups=()
-):
+    server: RedisServer, key: str, *, topic="t", known="-", newest=0, history=5, ttl="", version="0", groups=(),
+    body="body", most="",
+):  # fmt: skip
     names = ["topics", "retained", "seen", "answers", "groups", "log", "nodes", "lost", *groups]
     keys = [f"{key}{name}" for name in names]
     return run(
-        server, "publish", keys, version, topic, "body", f"{key}live", history, ttl, "", 0, "", 1000, 10, 10, 10,
-        os.urandom(6).hex(), "n.1", known, newest, f"{key}log:", key, f"{key}plain:",
+        server, "publish", keys, version, topic, body, f"{key}live", history, ttl, "", 0, "", 1000, 10, 10, 10,
+        os.urandom(6).hex(), "n.1", known, newest, f"{key}log:", key, f"{key}plain:", most,
     )  # fmt: skip
 
 
@@ -49,6 +50,34 @@ def test_who_knows_other_groups_publishes_nothing(server: RedisServer, key: str)
     """The table has a version, and the publication names the one that it was matched by."""
     assert [b"stale"] == publish(server, key, version="3")
     assert 0 == server.ask("EXISTS", f"{key}topics")
+
+
+def kept(server: RedisServer, key: str) -> list[int]:
+    return [int(entry.partition(b"-")[0]) for entry, _ in server.ask("XRANGE", f"{key}log", "-", "+")]
+
+
+def test_a_log_is_bounded_in_bytes_whatever_has_gone_of_it(server: RedisServer, key: str) -> None:
+    """By its number, its time, an operator; also with entries that do not say how large they are, or say nonsense."""
+    for _ in range(4):
+        publish(server, key, body="x" * 10)
+    publish(server, key, body="x" * 10, most=25)
+    assert [1, 2, 3, 4, 5] == kept(server, key)
+    publish(server, key, body="x" * 10, most=25)
+    assert [2, 3, 4, 5, 6] == kept(server, key)
+    publish(server, key, body="x" * 10, most=25)
+    assert [6, 7] == kept(server, key)
+    server.ask("XDEL", f"{key}log", "6-0")
+    publish(server, key, body="x" * 10, most=25)
+    assert [7, 8] == kept(server, key)
+    server.ask("XTRIM", f"{key}log", "MAXLEN", "0")
+    for number, wrong in enumerate(("nan", "inf", "-5", "1e300", "x"), 8):
+        server.ask("XADD", f"{key}log", f"{number}-1", "a", "1", "u", "", "m", "x" * 50, "b", wrong)
+        assert publish(server, key, body="x" * 10, most=25)[1].startswith(b"%d " % (number + 1))
+    for _ in range(4):
+        publish(server, key, body="x" * 10, most=25)
+    assert [16, 17] == kept(server, key)
+    publish(server, key, body="x" * 100, most=25)
+    assert 1 == len(kept(server, key))
 
 
 def test_numbers_are_never_given_twice(server: RedisServer, key: str) -> None:

@@ -242,7 +242,7 @@ class RedisBroker(Broker):
                 publication.dedupe_id or "", round(one_node.DEDUPE_WINDOW * 1000), one_node.DEDUPE_MOST,
                 one_node.MOST_TOPICS, one_node.GROUP_BACKLOG, os.urandom(6).hex(),
                 f"{self._node}.{next(self._counter):x}", self._epoch or "-", self._newest.get(topic, 0),
-                keys.log(""), keys.work(""), keys.plain(""),
+                keys.log(""), keys.work(""), keys.plain(""), "" if keep.history_bytes is None else keep.history_bytes,
             )  # fmt: skip
             if outcome != b"stale":
                 return self._outcome(topic, outcome, rest)

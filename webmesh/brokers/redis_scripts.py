@@ -7,7 +7,7 @@ clock, in milliseconds: nodes need not agree on theirs.
 | key | type | holds |
 |---|---|---|
 | `topics` | hash | topic → its newest number; `$epoch` → in which it counts; `$floor` → the highest forgotten |
-| `log:<topic>` | stream | what is kept of a topic; the entry `5-0` is publication 5 |
+| `log:<topic>` | stream | what is kept of a topic; `5-0` is publication 5, its field `b` the bytes of all up to it |
 | `retained` | hash | topic → its retained value |
 | `seen`, `answers` | sorted set, hash | dedupe ids by their time; what the first of each was answered |
 | `groups` | hash | group → `1` where it is durable; the empty name → the version of this table |
@@ -34,6 +34,31 @@ local function trim(log)
   end
 end
 """
+
+SHRINK = """
+local function up_to(entry)
+  local fields = entry and entry[2] or {}
+  local sum = fields[7] == 'b' and tonumber(fields[8]) or 0
+  if not (sum >= 0 and sum < 2^52) then sum = 0 end
+  return sum, fields[6] and #fields[6] or 0
+end
+local function newest_sum(log)
+  local found = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  return found.err and 0 or (up_to(found[1]))
+end
+local function shrink(log, newest, sum, most)
+  while sum > most do
+    local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+    if not oldest or oldest[1] == newest then return end
+    local upto, own = up_to(oldest)
+    if upto >= own and upto <= sum and sum - (upto - own) <= most then return end
+    redis.call('XDEL', log, oldest[1])
+  end
+end
+"""
+"""How many bytes a log holds: each entry says how many there were up to its own end, so that what the oldest and the
+newest say is enough, however others have gone. Entries of earlier versions, which say nothing, count for none, and go
+first where there are too many. Each sum begins anew before a Lua number would lose exactness."""
 
 ROOM = """
 local function room(topics, logs, most)
@@ -68,11 +93,11 @@ end
 """Whether another topic can be numbered. Once a second those make room of which nothing is kept any more: of these no
 more needs to be known than that their numbers were used."""
 
-PUBLISH = NOW + TRIM + ROOM + MEMBERS + """
+PUBLISH = NOW + TRIM + SHRINK + ROOM + MEMBERS + """
 local topics, retained, seen, answers, groups, log, nodes, lost = unpack(KEYS, 1, 8)
 local version, topic, body, live, history, ttl, retain, ack, id = unpack(ARGV, 1, 9)
 local window, most_ids, most_topics, backlog, fresh_epoch, name, known_epoch, known_offset = unpack(ARGV, 10, 17)
-local logs, works, plains = unpack(ARGV, 18, 20)
+local logs, works, plains, most_bytes = unpack(ARGV, 18, 21)
 
 if (redis.call('HGET', groups, '') or '0') ~= version then return {'stale'} end
 
@@ -150,10 +175,16 @@ if numbered then
   else
     local entry = {'MAXLEN', '=', history, offset .. '-0',
       'a', text(now), 'u', ttl ~= '' and text(now + ttl) or '', 'm', body}
+    local sum = most_bytes ~= '' and newest_sum(log) + #body
+    if sum then
+      entry[#entry + 1] = 'b'
+      entry[#entry + 1] = text(sum)
+    end
     if redis.pcall('XADD', log, unpack(entry)).err then -- larger numbers stand there, or something else
       redis.call('DEL', log)
       redis.call('XADD', log, unpack(entry))
     end
+    if sum then shrink(log, offset .. '-0', sum, tonumber(most_bytes)) end
     if ttl ~= '' then
       trim(log)
       redis.call('PEXPIRE', log, ttl)
