@@ -11,7 +11,7 @@ from tests.brokers.contract import WORK, BrokerContract, BytesContract, Recordin
 from tests.brokers.mesh_net import Net
 from webmesh.brokers.base import Keep, Since
 from webmesh.brokers.mesh import MeshBroker
-from webmesh.exceptions import BrokerUnavailable
+from webmesh.exceptions import BrokerError, BrokerUnavailable, PublishDoubtful
 from webmesh.testing import FakeClock
 
 
@@ -89,6 +89,16 @@ class TestSeveralNodes(TwoNodeContract):
         until(lambda: [0, 1, 2] == sorted(publication.payload for _, publication, _ in given.given))
         until(lambda: {"n0"} == new._interest.nodes(("a",)) and set() == new._interest.nodes(("b",)))
         new.stop()
+
+    def test_an_answer_of_the_leader_that_makes_no_sense_is_a_failure_of_the_engine(self, node) -> None:
+        """Not of who asked; and of a publication nobody knows."""
+        (_, _), (one, _) = node(), node()
+        self.net.ports["n0"].handlers["$engine"] = lambda node, said: {"items": [["a", 5]], "offset": "x"}
+        with pytest.raises(PublishDoubtful, match="no sense"):
+            one.publish(message("a"), Keep(history=9))
+        for ask in (lambda: one.history("a", Since()), one.groups, lambda: list(one.retained(("**",)))):
+            with pytest.raises(BrokerError, match="no sense"):
+                ask()
 
     def test_what_no_single_message_holds_goes_in_parts(self, node) -> None:
         """Long histories, many retained values, large tables, and a copy of all of it."""

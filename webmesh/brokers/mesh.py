@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 
@@ -34,6 +34,8 @@ from webmesh.exceptions import (
     BrokerError, BrokerUnavailable, InvalidArgument, PublishDoubtful, Unavailable, WebMeshError,
 )  # fmt: skip
 from webmesh.protocol.publication import Publication
+
+T = TypeVar("T")
 
 logger = logging.getLogger("webmesh.broker")
 
@@ -172,9 +174,11 @@ class MeshBroker(Broker):
             "op": "publish", "publication": publication_to_wire(publication, self.clock()), "keep": keep_to_wire(keep)
         }  # fmt: skip
         try:
-            return read_accepted(self._questions.ask(said, repeatable=publication.dedupe_id is not None))
+            return _read(read_accepted, self._questions.ask(said, repeatable=publication.dedupe_id is not None))
         except Doubtful as doubtful:
             raise PublishDoubtful(f"{publication.topic}: the leader was lost before it answered") from doubtful
+        except _Nonsense as nonsense:
+            raise PublishDoubtful(f"{publication.topic}: {nonsense}") from nonsense
 
     def want(self, pattern: tuple[str, ...]) -> None:
         """See `Broker.want`."""
@@ -193,7 +197,7 @@ class MeshBroker(Broker):
             rest = None if most is None else most - len(found)
             said = {"op": "history", "topic": topic, "since": since_to_wire(since), "most": rest, "reverse": reverse}
             answer = self._questions.ask(said)
-            part = read_history(answer, self.clock())
+            part = _read(read_history, answer, self.clock())
             if not part.complete:  # what was asked for, or the rest of it, is not kept any more
                 return part
             found += part.items
@@ -208,7 +212,7 @@ class MeshBroker(Broker):
     def retained(self, pattern: tuple[str, ...]) -> Iterator[Publication]:
         """See `Broker.retained`."""
         for _, one in self._questions.ask_parts({"op": "retained", "pattern": "/".join(pattern)}):
-            yield read_wire(one, self.clock())
+            yield _read(read_wire, one, self.clock())
 
     # -------------------------------------------------------------------- groups
 
@@ -255,7 +259,7 @@ class MeshBroker(Broker):
 
     def groups(self) -> list[GroupName]:
         """See `Broker.groups`."""
-        return [read_group(one) for one in read_list(self._questions.ask({"op": "groups"}))]
+        return [_read(read_group, one) for one in _read(read_list, self._questions.ask({"op": "groups"}))]
 
     def drop_group(self, group: GroupName) -> int | None:
         """See `Broker.drop_group`."""
@@ -426,6 +430,18 @@ class MeshBroker(Broker):
         """Of the groups that have members here; a leader tells of those without any, too."""
         groups = {*self._joined, *(self._engine.durable if self._engine is not None else ())}
         return sorted({"/".join(group.pattern) for group in groups})
+
+
+class _Nonsense(BrokerError):
+    """The leader's answer is none."""
+
+
+def _read(reader: Callable[..., T], *answer: Any) -> T:
+    """An answer of the leader: what is wrong with it is not the fault of who asked."""
+    try:
+        return reader(*answer)
+    except InvalidArgument as error:
+        raise _Nonsense(f"the answer of the node that leads the mesh makes no sense: {error.message}") from error
 
 
 def _without(joined: dict[GroupName, Any], group: GroupName) -> dict[GroupName, Any]:
