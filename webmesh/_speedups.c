@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define REVISION 4 /* of what stands here; webmesh/protocol/speedups.py takes no other */
+#define REVISION 5 /* of what stands here; webmesh/protocol/speedups.py takes no other */
 
 #define MAX_ID ((1LL << 53) - 1)
 #define KEY_SIZE 4
@@ -417,8 +417,8 @@ is_plain_id(PyObject *id)
 }
 
 PyDoc_STRVAR(plain_request_doc,
-"plain_request(message, path_size, /)\n--\n\n"
-"Path, id, data and timeout_ms of a map that is surely a valid request with nothing else; None for any other.");
+"plain_request(message, path_size, headers, /)\n--\n\n"
+"Path, id, data, timeout_ms and headers of a map that is surely a valid request with nothing else; None for any other.");
 
 /* Whether *value* is a number from 0 to MAX_ID. */
 static int
@@ -433,21 +433,35 @@ is_plain_amount(PyObject *value)
     return number >= 0 && number <= (double)MAX_ID;
 }
 
+/* Whether *headers* is a map of at most *most* texts to texts. */
+static int
+is_plain_headers(PyObject *headers, Py_ssize_t most)
+{
+    PyObject *name, *text;
+    Py_ssize_t at = 0;
+
+    if (!PyDict_CheckExact(headers) || PyDict_Size(headers) > most) {
+        return 0;
+    }
+    while (PyDict_Next(headers, &at, &name, &text)) {
+        if (!PyUnicode_CheckExact(name) || !PyUnicode_CheckExact(text)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 static PyObject *
 plain_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    PyObject *key, *value, *path = NULL, *id = NULL, *data = NULL, *timeout = NULL;
-    Py_ssize_t at = 0, path_size, keys;
+    PyObject *key, *value, *path = NULL, *id = NULL, *data = NULL, *timeout = NULL, *headers = NULL;
+    Py_ssize_t at = 0, sizes[2];
 
-    if (count != 2 || !PyDict_CheckExact(args[0])) {
-        return PyErr_Format(PyExc_TypeError, "plain_request() takes a map and a size");
+    if (count != 3 || !PyDict_CheckExact(args[0])) {
+        return PyErr_Format(PyExc_TypeError, "plain_request() takes a map and two sizes");
     }
-    if (!read_sizes(args + 1, &path_size, 1)) {
+    if (!read_sizes(args + 1, sizes, 2)) {
         return NULL;
-    }
-    keys = PyDict_Size(args[0]);
-    if (keys != 3 && keys != 4) {
-        Py_RETURN_NONE;
     }
     while (PyDict_Next(args[0], &at, &key, &value)) {
         if (!PyUnicode_CheckExact(key)) {
@@ -465,14 +479,21 @@ plain_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t cou
         else if (PyUnicode_CompareWithASCIIString(key, "timeout_ms") == 0) {
             timeout = value;
         }
+        else if (PyUnicode_CompareWithASCIIString(key, "headers") == 0) {
+            headers = value;
+        }
+        else {
+            Py_RETURN_NONE;
+        }
     }
-    if (path == NULL || id == NULL || data == NULL || !is_plain_id(id) || !is_plain_path(path, path_size)) {
+    if (path == NULL || id == NULL || data == NULL || !is_plain_id(id) || !is_plain_path(path, sizes[0])) {
         Py_RETURN_NONE;
     }
-    if (keys == 4 && (timeout == NULL || !is_plain_amount(timeout))) {
+    if ((timeout != NULL && !is_plain_amount(timeout)) || (headers != NULL && !is_plain_headers(headers, sizes[1]))) {
         Py_RETURN_NONE;
     }
-    return PyTuple_Pack(4, path, id, data, keys == 4 ? timeout : Py_None);
+    return PyTuple_Pack(
+        5, path, id, data, timeout == NULL ? Py_None : timeout, headers == NULL ? Py_None : headers);
 }
 
 static PyMethodDef methods[] = {

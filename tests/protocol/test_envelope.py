@@ -41,32 +41,36 @@ class TestTheQuickLook:
         | st.integers(LARGEST_ID - 1, LARGEST_ID + 1) | st.integers(2**63, 2**64) | st.text(max_size=12)
         | st.floats()
     )  # fmt: skip
-    keys = st.sampled_from(["path", "id", "data", "timeout_ms", "topic", "datum", "pathé", b"path"])
+    keys = st.sampled_from(["path", "id", "data", "timeout_ms", "headers", "topic", "datum", "pathé", b"path"])
 
-    @given(st.dictionaries(keys, values, max_size=5))
+    headers = st.dictionaries(st.text(max_size=3), st.text(max_size=3) | st.none(), max_size=3)
+
+    @given(st.dictionaries(keys, values | headers, max_size=6))
     def test_both_implementations_say_the_same(self, message: dict[Any, Any]) -> None:
         """C and Python recognise the same messages."""
-        assert IN_PYTHON.plain_request(message, 10) == c_module().plain_request(message, 10)
+        assert IN_PYTHON.plain_request(message, 10, 2) == c_module().plain_request(message, 10, 2)
 
-    @given(st.fixed_dictionaries({"path": values, "id": values, "data": values}, optional={"timeout_ms": values}))
+    @given(st.fixed_dictionaries(
+        {"path": values, "id": values, "data": values}, optional={"timeout_ms": values, "headers": headers | values}
+    ))  # fmt: skip
     def test_it_passes_only_what_the_close_look_takes(self, message: dict[str, Any]) -> None:
         """Whatever it passes would be read as the same request without it."""
-        passed = IN_PYTHON.plain_request(message, 10)
-        assert passed == c_module().plain_request(message, 10)
+        passed = IN_PYTHON.plain_request(message, 10, 2)
+        assert passed == c_module().plain_request(message, 10, 2)
         if passed is not None:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(envelope, "plain_request", lambda message, size: None)
-                assert Request(*passed) == classify(message, Limits(path_size=10))
+                patch.setattr(envelope, "plain_request", lambda message, size, headers: None)
+                assert Request(*passed) == classify(message, Limits(path_size=10, headers=2))
 
     @pytest.mark.parametrize("path", ["/echo", "~", " ", "x" * 10])
     @pytest.mark.parametrize("id", [0, 100_000, LARGEST_ID])
-    @pytest.mark.parametrize("more", [{}, {"timeout_ms": 30_000}, {"timeout_ms": 0.5}])
-    def test_it_recognises_ordinary_requests(self, path: str, id: int, more: dict[str, float]) -> None:
-        """Most messages need no closer look; a call has its time with it."""
+    @pytest.mark.parametrize("more", [{}, {"timeout_ms": 30_000}, {"timeout_ms": 0.5, "headers": {"call-chain": "a"}}])
+    def test_it_recognises_ordinary_requests(self, path: str, id: int, more: dict[str, Any]) -> None:
+        """Most messages need no closer look; a call has its time with it, and that of a service its way."""
         message = {"data": [1], "id": id, "path": path} | more
-        expected = (path, id, [1], more.get("timeout_ms"))
+        expected = (path, id, [1], more.get("timeout_ms"), more.get("headers"))
 
-        assert expected == c_module().plain_request(message, 10) == IN_PYTHON.plain_request(message, 10)
+        assert expected == c_module().plain_request(message, 10, 2) == IN_PYTHON.plain_request(message, 10, 2)
 
 
 class TestKinds:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from webmesh.exceptions import RemoteProtocolError
 from webmesh.options import Limits
@@ -37,6 +37,9 @@ _REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode categories of control characters, surrogates, and what ends a line for some readers of logs."""
 
 
+PlainRequest: TypeAlias = tuple[str, int, Any, "float | None", "dict[str, str] | None"]
+
+
 class InvalidEnvelope(RemoteProtocolError):
     """A well-formed value that is no valid message.
 
@@ -49,22 +52,35 @@ class InvalidEnvelope(RemoteProtocolError):
         self.id = id
 
 
-def plain_request_in_python(message: Wire, path_size: int) -> tuple[str, int, Any, float | None] | None:
-    """Path, id, data and timeout_ms of a map that is surely a valid request with nothing else; `None` for any other
-    message, valid or not. Most messages are such requests, and the closer look costs more than twice as much."""
-    keys = len(message)
-    if keys not in (3, 4) or not ("path" in message and "id" in message and "data" in message):
+def plain_request_in_python(message: Wire, path_size: int, headers_most: int) -> PlainRequest | None:
+    """Path, id, data, timeout_ms and headers of a map that is surely a valid request with nothing else; `None` for any
+    other message, valid or not. Most messages are such requests, and the closer look costs more than twice as much."""
+    if not ("path" in message and "id" in message and "data" in message):
         return None
-    timeout = message.get("timeout_ms")
-    if keys == 4 and not ((type(timeout) is int or type(timeout) is float) and 0 <= timeout <= MAX_ID):
-        return None
-    path, id = message["path"], message["id"]
+    path, id, data = message["path"], message["id"], message["data"]
     if type(id) is not int or not 0 <= id <= MAX_ID or type(path) is not str or not 0 < len(path) <= path_size:
         return None
-    return (path, id, message["data"], timeout) if path.isascii() and path.isprintable() else None
+    if not (path.isascii() and path.isprintable()):
+        return None
+    if len(message) == 3:
+        return path, id, data, None, None
+    if len(message) != 3 + ("timeout_ms" in message) + ("headers" in message):
+        return None
+    timeout, headers = message.get("timeout_ms"), message.get("headers")
+    if "timeout_ms" in message and not ((type(timeout) is int or type(timeout) is float) and 0 <= timeout <= MAX_ID):
+        return None
+    if "headers" in message and not _are_plain(headers, headers_most):
+        return None
+    return path, id, data, timeout, headers
 
 
-plain_request: Callable[[Wire, int], tuple[str, int, Any, float | None] | None] = (
+def _are_plain(headers: object, most: int) -> bool:
+    if type(headers) is not dict or len(headers) > most:
+        return False
+    return all(type(name) is str and type(text) is str for name, text in headers.items())
+
+
+plain_request: Callable[[Wire, int, int], PlainRequest | None] = (
     plain_request_in_python if NATIVE is None else NATIVE.plain_request
 )
 
@@ -77,7 +93,7 @@ def classify(message: object, limits: Limits) -> Message:
     """
     if type(message) is not dict:
         raise InvalidEnvelope(f"a message must be a map, not {_kind(message)}")
-    plain = plain_request(message, limits.path_size)
+    plain = plain_request(message, limits.path_size, limits.headers)
     if plain is not None:
         return Request(*plain)
     if "path" in message:

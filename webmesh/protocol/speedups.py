@@ -10,7 +10,7 @@ import os
 from importlib import import_module
 from types import ModuleType
 
-REVISION = 4
+REVISION = 5
 """What `_speedups.c` calls itself. A build of another one, left over in a working copy, is as good as none."""
 
 
