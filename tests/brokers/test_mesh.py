@@ -73,19 +73,20 @@ class TestSeveralNodes(TwoNodeContract):
         until(lambda: 2 == len(given.given))
         assert [1, 2] == sorted(publication.payload for _, publication, _ in given.given)
 
-    def test_a_process_that_takes_the_place_of_another_gets_its_work(self, node) -> None:
-        """The link to the old one was not seen to end, as when its machine was reset; and it is told everything."""
-        (one, _), (old, taken) = node(), node()
+    def test_the_work_of_a_process_whose_place_another_takes_is_given_to_others(self, node) -> None:
+        """The link to the old one was not seen to end, as when its machine was reset; and the new one is told all."""
+        (one, given), (old, taken) = node(), node()
         one.want(("a",))
         old.join(WORK, 10, durable=True)
         for number in range(3):
             one.publish(message(f"jobs/{number}", number), Keep(history=9, ack=True))
         until(lambda: 3 == len(taken.given))
-        new, given = MeshBroker(), RecordingSink()
+        one.join(WORK, 10, durable=True)
+        assert [] == given.given
+        new = MeshBroker()
         self.net.add(new, "n1")
-        new.start(given)
+        new.start(RecordingSink())
         self.net.changed()
-        new.join(WORK, 10, durable=True)
         until(lambda: [0, 1, 2] == sorted(publication.payload for _, publication, _ in given.given))
         until(lambda: {"n0"} == new._interest.nodes(("a",)) and set() == new._interest.nodes(("b",)))
         new.stop()
