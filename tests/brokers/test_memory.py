@@ -6,7 +6,7 @@ import pytest
 from tests.brokers.contract import KEPT, BrokerContract, BytesContract, RecordingSink, message
 from webmesh.brokers import base, one_node
 from webmesh.brokers.base import Keep, Since
-from webmesh.brokers.memory import MemoryBroker
+from webmesh.brokers.memory import MemoryBroker, MemoryStorage
 from webmesh.exceptions import Overloaded
 from webmesh.protocol.publication import Publication
 from webmesh.testing import FakeClock
@@ -101,3 +101,17 @@ def test_retained_values_are_read_in_pages(monkeypatch: pytest.MonkeyPatch):
     assert {f"a/{number}" for number in range(1, 4 * base.SLICE, 2)} <= set(found)
     assert len(found) < 4 * base.SLICE
     broker.stop()
+
+
+@pytest.mark.row(86)
+def test_records_that_are_over_go_though_nobody_lists_them() -> None:
+    """With as many claims as there are records: each claim costs the same."""
+    storage = MemoryStorage()
+    for number in range(100):
+        storage.put("t", f"{number}", number, 5.0 if number < 90 else 50.0)
+    for number in range(90, 100):
+        assert storage.claim("t", f"{number}", 10.0) == number
+    assert 90 == len(storage._records["t"])
+    for _ in range(90):
+        assert storage.claim("t", "other", 10.0) is None
+    assert {} == storage._records == storage._record_keys == storage._claims

@@ -112,6 +112,28 @@ def test_a_page_costs_what_it_holds(engine: MeshEngine, monkeypatch: pytest.Monk
     assert [f"jobs/{number:03}" for number in range(500)] == found
 
 
+def test_records_come_in_pages_too(engine: MeshEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of their keys; what is over, or was claimed, is in none, and is kept no longer."""
+    monkeypatch.setattr(mesh_messages, "PART_SIZE", 100)
+    for number in range(60):
+        key, ttl = f"{number * 7 % 60:02}", 1.0 if number < 5 else 9.0
+        engine.ask("p", {"op": "put", "table": "t", "key": key, "value": number, "ttl": ttl})
+    engine._clock.advance(2.0)  # type: ignore[attr-defined]
+    assert 5 == engine.ask("p", {"op": "claim", "table": "t", "key": "35"})
+    assert engine.ask("p", {"op": "claim", "table": "t", "key": "35"}) is None
+    found: list[str] = []
+    more, pages = True, 0
+    while more:
+        part = engine.ask("p", {"op": "records", "table": "t", "after": found[-1] if found else None})
+        found, more, pages = [*found, *(key for key, _ in part["items"])], part["more"], pages + 1
+    gone = {f"{number * 7 % 60:02}" for number in range(6)}
+    assert [f"{number:02}" for number in range(60) if f"{number:02}" not in gone] == found
+    assert 3 == pages and len(found) == len(engine._storage._records["t"])
+    for key in found:
+        engine.ask("p", {"op": "claim", "table": "t", "key": key})
+    assert {} == engine._storage._records == engine._storage._record_keys
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -18,6 +18,7 @@ from webmesh.exceptions import ConfigurationError, Overloaded
 from webmesh.protocol.publication import Publication
 from webmesh.protocol.topic_log import Entry, TopicLog
 from webmesh.protocol.topic_order import TopicOrder
+from webmesh.protocol.topics import REST
 
 
 def open_memory(url: str, *, clock: Clock = time.monotonic) -> MemoryBroker:
@@ -52,6 +53,8 @@ class MemoryStorage:
         self._retained_topics = TopicOrder()
         self._seen: OrderedDict[tuple[str, str], tuple[float, Accepted]] = OrderedDict()
         self._records: dict[str, dict[str, tuple[float, Any]]] = {}
+        self._record_keys: dict[str, TopicOrder] = {}
+        self._claims: dict[str, int] = {}  # since the table was last rid of what is over
 
     def open(self) -> Iterable[KeptGroup]:
         """See `Storage.open`."""
@@ -181,23 +184,43 @@ class MemoryStorage:
     def put(self, table: str, key: str, value: Any, until: float) -> None:
         """See `Storage.put`."""
         self._records.setdefault(table, {})[key] = (until, value)
+        self._record_keys.setdefault(table, TopicOrder()).add(key)
 
     def claim(self, table: str, key: str, now: float) -> Any | None:
         """See `Storage.claim`."""
-        value = self.records(table, now).get(key)
-        kept = self._records.get(table)
-        if kept is not None:
-            kept.pop(key, None)
+        until, value = self._records.get(table, {}).get(key, (-math.inf, None))
+        self._drop_record(table, key)
+        self._claims[table] = self._claims.get(table, 0) + 1
+        if self._claims[table] >= len(self._records.get(table, {})):  # of all, and so seldom where they are many
+            self.records(table, now)
+            self._claims.pop(table, None)
+        return value if until > now else None
+
+    def _drop_record(self, table: str, key: str) -> None:
+        kept = self._records.get(table, {})
+        if kept.pop(key, None) is not None:
+            self._record_keys[table].remove(key)
             if not kept:
-                del self._records[table]
-        return value
+                del self._records[table], self._record_keys[table]
+                self._claims.pop(table, None)
 
     def records(self, table: str, now: float) -> Mapping[str, Any]:
         """See `Storage.records`."""
         kept = self._records.get(table, {})
         for key in [key for key, (until, _) in kept.items() if until <= now]:
-            del kept[key]
+            self._drop_record(table, key)
         return {key: value for key, (_, value) in kept.items()}
+
+    def records_after(self, after: str | None, table: str, now: float) -> Iterator[tuple[str, Any]]:
+        """The same, in the order of their keys, behind that key; read as they are taken."""
+        keys = self._record_keys.get(table, TopicOrder())
+        for some in give_way_in(keys.select((REST,), after), every=1):
+            for key in some:
+                until, value = self._records.get(table, {}).get(key, (-math.inf, None))  # it may have gone meanwhile
+                if until > now:
+                    yield key, value
+                else:
+                    self._drop_record(table, key)
 
     def pages(self, table: str, now: float, most: int) -> Iterator[Mapping[str, Any]]:
         """See `Storage.pages`."""

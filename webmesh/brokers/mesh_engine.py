@@ -128,9 +128,9 @@ class MeshEngine:
         return self._broker.claim(read_text(said["table"], "table"), read_text(said["key"], "key"))
 
     def _records(self, node: str, said: dict[str, Any]) -> Any:
-        records, after = self._broker.records(read_text(said["table"], "table")), _after(said)
-        keys = sorted(key for key in records if after is None or key > after)
-        return part_to_wire((key, records[key]) for key in keys)
+        return part_to_wire(
+            self._storage.records_after(_after(said), read_text(said["table"], "table"), self._clock())
+        )
 
     # ---------------------------------------------------------------------- groups
 

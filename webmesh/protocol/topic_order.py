@@ -1,4 +1,4 @@
-"""Topics in the order of their names: those that a pattern matches, from any of them on.
+"""Topics, or other names, in their order: those that a pattern matches, from any of them on.
 
 Pure. The names are cut into blocks, so that one that comes or goes moves few others. A search leaps over what cannot
 match: it costs by what matches, and by the topics that agree with the pattern in some first segments.
