@@ -91,8 +91,12 @@ def measure(calls: int = CALLS, repeats: int = REPEATS) -> list[Cost]:
                     taken.setdefault(f"{what} {callers}", []).append(spent / (each * callers) * 1e6)
         return [Cost(what, median(times)) for what, times in taken.items()]
     finally:
-        for process in (b, a):
-            process.communicate("", timeout=LONGEST)
+        try:
+            for process in (b, a):
+                process.communicate("", timeout=LONGEST)
+        finally:
+            for process in (b, a):
+                process.kill()  # nothing, where it has ended
 
 
 def product(ways: tuple[tuple[str, str], ...], callers: tuple[int, ...]) -> list[tuple[str, str, int]]:

@@ -74,7 +74,10 @@ def _rate(workers: int, folder: str) -> float:
         return _load(f"ws://127.0.0.1:{port}")
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(LONGEST)
+        try:
+            server.wait(LONGEST)
+        finally:
+            server.kill()  # nothing, where it has ended: its workers end with it
 
 
 def _load(url: str) -> float:
