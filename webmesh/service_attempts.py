@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from webmesh.breaker import NODE_FAULTS
 from webmesh.call import CURRENT, follow_current
+from webmesh.call_policy import BALANCES
 from webmesh.deadline import Clock, Deadline
 from webmesh.exceptions import (
     NOT_STARTED, Cancelled, ConnectionClosed, Overloaded, RemoteError, RequestTimeout, ServiceNotFound, TransportError,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 LOOK_AGAIN = 0.5
 """Seconds after which a call that finds nobody looks again, if it is told of no change: a rest may be over."""
+ANY = tuple(balance for balance in BALANCES if balance != "key")
+"""Ways to choose that have no say where there is one instance. Of the others one needs a key, or is the caller's own."""
 REFUSED_REST = 0.5
 """Seconds for which an instance gets nothing new that has refused a call without saying how long, as one that drains.
 By then the news of that is here."""
@@ -186,7 +189,10 @@ class ServiceAttempts:
             ServiceNotFound, Unavailable: There is none, or none that can be reached.
             RequestTimeout: There was none in time.
         """
-        return self._choose(request, self._candidates(request)) or self._find_later(request)
+        known = self._candidates(request)
+        if len(known) == 1 and not request.tried and request.balance in ANY and known[0].ready(self._clock()):
+            return known[0]  # there is nothing to choose
+        return self._choose(request, known) or self._find_later(request)
 
     def _choose(self, request: ServiceRequest, known: Sequence[Instance]) -> Instance | None:
         """The best of those that are *known*; `None` where none of them can be reached."""
