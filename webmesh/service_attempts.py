@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LOOK_AGAIN = 0.5
 """Seconds after which a call that finds nobody looks again, if it is told of no change: a rest may be over."""
 ANY = tuple(balance for balance in BALANCES if balance != "key")
-"""Ways to choose that have no say where there is one instance. Of the others one needs a key, or is the caller's own."""
+"""Ways to choose that have no say where there is one instance. The others: one needs a key, one is the caller's own."""
 REFUSED_REST = 0.5
 """Seconds for which an instance gets nothing new that has refused a call without saying how long, as one that drains.
 By then the news of that is here."""
