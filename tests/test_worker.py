@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,6 +116,21 @@ def test_workers_need_no_login_of_each_other(tmp_path: Path) -> None:
         assert ["1"] == list(links) and NODE_ROLE in links["1"].identity.roles
         with pytest.raises(LinkRefused), WebMeshClient(first.url) as client:
             client.call("/")
+
+
+@pytest.mark.parametrize("epochs", [(1, 2), (2, 1)])
+def test_of_one_that_is_being_replaced_the_successor_is_asked(epochs: tuple[int, int]) -> None:
+    """In whichever order they were linked: whoever scrapes would get the figures of either, by turns."""
+    ticket = WorkerTicket(slot=2, life=2, folder="/run/x", secret=SECRET)
+    own = {"workers": ticket.group, "worker": 1}
+    members = {
+        str(epoch): SimpleNamespace(record=SimpleNamespace(epoch=epoch, metadata=own)) for epoch in epochs
+    }
+    links = [SimpleNamespace(node=str(epoch), connection=SimpleNamespace(open=True, epoch=epoch)) for epoch in epochs]
+    node: Any = SimpleNamespace(links=links, membership=SimpleNamespace(members=members))
+    assert {"1": 2} == {label: connection.epoch for label, connection in fellow_links(node, ticket).items()}
+    next(link for link in links if link.node == "2").connection.open = False
+    assert {"1": 1} == {label: connection.epoch for label, connection in fellow_links(node, ticket).items()}
 
 
 def test_the_door_leads_to_the_mesh_only(tmp_path: Path) -> None:

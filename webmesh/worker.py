@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from webmesh.brokers.memory import MemoryBroker
@@ -104,11 +105,11 @@ def _settled(server: WebMeshServer, node: MeshNode, ticket: WorkerTicket) -> boo
 
 
 def fellow_links(node: MeshNode, ticket: WorkerTicket) -> dict[str, Any]:
-    """Links to the other workers, by the number of each."""
-    links = {}
+    """Links to the other workers, by the number of each; of one that is being replaced, to its successor."""
+    found = []
     for link in node.links:
         member = node.membership.members.get(link.node)
         metadata = {} if member is None else member.record.metadata
-        if metadata.get("workers") == ticket.group and link.connection.open:
-            links[str(metadata.get("worker"))] = link.connection
-    return links
+        if member is not None and metadata.get("workers") == ticket.group and link.connection.open:
+            found.append((member.record.epoch, str(metadata.get("worker")), link.connection))
+    return {label: connection for _, label, connection in sorted(found, key=itemgetter(0))}
