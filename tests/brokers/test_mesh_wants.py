@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from webmesh.brokers import mesh_messages, mesh_wants
 from webmesh.brokers.mesh_interest import MeshInterest
 from webmesh.brokers.mesh_messages import read_patterns
 from webmesh.brokers.mesh_wants import MeshWants
-from webmesh.exceptions import RequestTimeout
+from webmesh.exceptions import ConnectionClosed, RequestTimeout, WebMeshError
 
 X, Y = ("x",), ("y", "*")
 
@@ -28,13 +29,13 @@ class Port:
         self.interest.expect("me")
         self.said: list[dict[str, Any]] = []
         self.everything: list[bool] = []
-        self.hangs = False
+        self.failure: WebMeshError | None = None
 
     def ask(self, node: str, path: str, said: dict[str, Any], timeout: float) -> None:
         gevent.sleep(0)
         self.said.append(said)
-        if self.hangs:
-            raise RequestTimeout(path, timeout)
+        if self.failure is not None:
+            raise self.failure
         options = {"all": said.get("all") is True, "more": said.get("more") is True}
         self.interest.told("me", read_patterns(said["add"]), read_patterns(said["remove"]), **options)
         self.everything.append({"me"} == self.interest.nodes(("anything",)))
@@ -81,20 +82,27 @@ def test_what_is_wanted_again_at_once_stays_wanted(port: Port, wants: MeshWants)
     assert {"me"} == port.interest.nodes(X)
 
 
+@pytest.mark.parametrize(
+    ("failure", "told"), [(RequestTimeout("$interest", 5.0), True), (ConnectionClosed(1006, "no link"), False)]
+)
 def test_what_was_not_heard_is_told_again(
-    port: Port, wants: MeshWants, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Until it is; meanwhile the other side takes this node for one that may want everything."""
+    port: Port, wants: MeshWants, failure: WebMeshError, told: bool, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Until it is; meanwhile the other side takes this node for one that may want everything. The log tells of it, but
+    not of a link that has ended."""
+    caplog.set_level(logging.INFO, "webmesh")
     monkeypatch.setattr(mesh_wants, "AGAIN", 0.01)
-    port.hangs = True
+    port.failure = failure
     wants.want(X)
     wants.link("n")
     until(lambda: 1 < len(port.said))
     wants.want(Y)
     assert {"me"} == port.interest.nodes(("anything",))
-    port.hangs = False
+    port.failure = None
     until(lambda: {"me"} == port.interest.nodes(X) == port.interest.nodes(("y", "1")))
     until(lambda: set() == port.interest.nodes(("anything",)))
+    assert told is ("a node did not hear what is wanted here" in caplog.messages)
 
 
 def test_what_no_message_holds_goes_in_parts(port: Port, wants: MeshWants, monkeypatch: pytest.MonkeyPatch) -> None:

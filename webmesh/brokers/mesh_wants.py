@@ -17,7 +17,7 @@ from gevent.event import Event
 from webmesh.brokers.mesh_messages import fitting
 from webmesh.brokers.mesh_port import MeshPort
 from webmesh.brokers.mesh_questions import ANSWER
-from webmesh.exceptions import WebMeshError
+from webmesh.exceptions import ConnectionClosed, WebMeshError
 
 HEARD = 1.0
 """Seconds for other nodes to take note of something; one that does not is told again."""
@@ -149,7 +149,8 @@ class MeshWants:
         try:
             self._port.ask(node, "$interest", said, ANSWER)
         except WebMeshError as error:
-            logger.info("a node did not hear what is wanted here", extra={"node": node, "error": str(error)})
+            if not isinstance(error, ConnectionClosed):  # of links that end there is other news
+                logger.info("a node did not hear what is wanted here", extra={"node": node, "error": str(error)})
             listener.news = dict.fromkeys(part) | listener.news
             listener.begins, listener.groups = begins or listener.begins, groups or listener.groups
             return False
