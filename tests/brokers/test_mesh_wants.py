@@ -119,7 +119,7 @@ def test_what_no_message_holds_goes_in_parts(port: Port, wants: MeshWants, monke
 
 def test_who_is_not_linked_any_more_is_told_nothing(port: Port, wants: MeshWants) -> None:
     """Nor waited for."""
-    port.hangs = True
+    port.failure = RequestTimeout("$interest", 5.0)
     wants.link("n")
     until(lambda: 1 == len(port.said))
     waiting = gevent.spawn(wants.want, X)
